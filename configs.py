@@ -1,0 +1,442 @@
+"""Every setting of every run: frozen dataclasses, and the presets made of them.
+
+A field's docstring is its help on the command line: meaning, unit, the paper's symbol
+and the official option (`SamsungSAILMontreal/TinyRecursiveModels`). Values are checked
+here and never written back; derived numbers are properties. Sizes that come from the
+data (vocabulary, sequence length, number of puzzles) are not settings.
+
+Imports the standard library alone; every other package may import this file.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Raise `ValueError` unless each named field of `config` is at least 1."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 1, f"`{name}` must be at least 1: got {value}.")
+
+
+# -- data ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SudokuExtreme:
+    """How puzzle lists in CSV form become a dataset (Sudoku-Extreme by default)."""
+
+    source: str = "sapientinc/sudoku-extreme"
+    """A Hugging Face dataset, or a local folder, with `train.csv` and `test.csv`."""
+
+    train_csv: tuple[str, ...] = ()
+    """Local CSV files (`.csv` or `.csv.gz`) to train on, instead of `source`."""
+
+    test_csv: tuple[str, ...] = ()
+    """Local CSV files to test on, instead of `source`."""
+
+    subsample: int | None = 1000
+    """Training puzzles drawn from the source; all of them if None. `subsample-size`."""
+
+    augmentations: int = 1000
+    """Symmetric images added to each training puzzle. Officially `num-aug`."""
+
+    min_difficulty: int | None = None
+    """Least rating (guesses of the tdoku solver) of a puzzle, in both splits."""
+
+    seed: int = 0
+    """Seed of the subsample and of the augmentations (the official draw has none)."""
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.train_csv) == bool(self.test_csv),
+            "`train_csv` and `test_csv` must be given together: got "
+            f"{len(self.train_csv)} and {len(self.test_csv)} files. Give both or none.",
+        )
+        require(
+            self.augmentations >= 0,
+            f"`augmentations` must be at least 0: got {self.augmentations}.",
+        )
+        if self.subsample is not None:
+            require_positive(self, "subsample")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedSudoku:
+    """How small Sudoku are made up: unique solutions, no grid in both splits."""
+
+    size: Literal[4, 6, 9] = 6
+    """Rows, columns and digits of a puzzle."""
+
+    train: int = 1000
+    """Training puzzles before augmentation."""
+
+    test: int = 1000
+    """Test puzzles; their solved grids are none of the training grids."""
+
+    augmentations: int = 0
+    """Symmetric images added to each training puzzle."""
+
+    blanks: float = 0.5
+    """Share of the cells to leave empty, as far as the solution stays unique."""
+
+    seed: int = 0
+    """Seed of the grids, of the cells left empty and of the augmentations."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "train", "test")
+        require(
+            self.augmentations >= 0,
+            f"`augmentations` must be at least 0: got {self.augmentations}.",
+        )
+        require(
+            0.0 < self.blanks < 1.0,
+            f"`blanks` must lie between 0 and 1: got {self.blanks}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PuzzleDataConfig:
+    """Where the puzzles lie, and how they are made if they are missing."""
+
+    paths: tuple[str, ...] = ("datasets/sudoku-extreme-1k-aug-1000",)
+    """Directories in the official format; several are merged. `data_paths`."""
+
+    build: SudokuExtreme | GeneratedSudoku | None = field(default_factory=SudokuExtreme)
+    """How to make the first path if it is missing. None: stop if it is missing."""
+
+    prefetch: int = 2
+    """Batches prepared ahead of the device, by one background thread."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.paths), "`paths` must name at least one directory: got none.")
+        require_positive(self, "prefetch")
+
+
+# -- models ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRMConfig:
+    """A Tiny Recursive Model (arXiv 2510.04871) or one of its relatives."""
+
+    variant: Literal["trm", "single_z", "hier6", "hrm", "transformer"] = "trm"
+    """What is refined, and how. Officially a model class each (`arch`)."""
+
+    mixer: Literal["attention", "mlp"] = "mlp"
+    """How positions exchange information. `mlp` is officially `mlp_t=True`."""
+
+    positions: Literal["rope", "learned", "none"] = "none"
+    """How attention tells positions apart. `pos_encodings`."""
+
+    dim: int = 512
+    """Width of every position. D in the paper, `hidden_size` officially."""
+
+    heads: int = 8
+    """Attention heads; must divide `dim`. `num_heads`."""
+
+    expansion: float = 4.0
+    """Feed-forward width over `dim`, before SwiGLU's 2/3 and rounding. `expansion`."""
+
+    layers: int = 2
+    """Blocks of each network. `L_layers` (and `H_layers` where there are two)."""
+
+    H_cycles: int = 3
+    """Deep-recursion cycles a supervision step; the last has gradient. T."""
+
+    L_cycles: int = 6
+    """Refinements of z in one cycle. n in the paper, `L_cycles` officially."""
+
+    prefix: int = 16
+    """Positions in front of the puzzle, filled from the puzzle table. `puzzle_emb_len`.
+    HRM and the transformer baseline officially take ceil(`puzzle_dim` / `dim`)."""
+
+    puzzle_dim: int = 512
+    """Width of a row of the puzzle table; 0 for no table. `puzzle_emb_ndim`."""
+
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies. `rope_theta`."""
+
+    norm_eps: float = 1e-5
+    """Added to the mean square inside RMSNorm. `rms_norm_eps`."""
+
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in bfloat16, else XLA."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "dim", "heads", "layers", "H_cycles", "L_cycles")
+        require(
+            self.mixer == "mlp" or self.dim % self.heads == 0,
+            f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
+            f"Use dim={self.dim // self.heads * self.heads or self.heads} or "
+            f"dim={-(-self.dim // self.heads) * self.heads}.",
+        )
+        require(
+            self.positions != "rope" or self.mixer == "mlp" or self.head_dim % 2 == 0,
+            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
+        )
+        require(
+            self.mixer == "attention" or self.positions != "rope",
+            "`positions=rope` needs `mixer=attention`: the token MLP has no queries "
+            "to turn. Use positions=none or learned.",
+        )
+        require(
+            0 <= self.puzzle_dim <= self.prefix * self.dim,
+            f"`puzzle_dim` must lie between 0 and prefix * dim = "
+            f"{self.prefix * self.dim}: got {self.puzzle_dim}.",
+        )
+        require(
+            self.puzzle_dim > 0 or self.prefix == 0,
+            f"`prefix` positions are filled from the puzzle table: got "
+            f"prefix={self.prefix} with puzzle_dim=0. Use prefix=0.",
+        )
+        require(
+            self.variant != "hier6" or self.L_cycles <= 6,
+            f"hier6 has six scratchpads, one a refinement: got "
+            f"L_cycles={self.L_cycles}. Use at most 6.",
+        )
+        require(
+            self.variant != "transformer" or self.H_cycles == 1,
+            f"the transformer baseline is one call a step: got "
+            f"H_cycles={self.H_cycles}. Use H_cycles=1.",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class ACTConfig:
+    """Adaptive computation time: how many supervision steps a puzzle gets."""
+
+    max_steps: int = 16
+    """Supervision steps after which a puzzle is let go. N_sup, `halt_max_steps`."""
+
+    exploration: float = 0.1
+    """Probability of demanding a random least number of steps, drawn for each row at
+    each training step. `halt_exploration_prob`."""
+
+    halt: Literal["positive", "compare", "never"] = "positive"
+    """When a row may halt early in training: `positive`: q_halt > 0 (TRM). `compare`:
+    q_halt > q_continue (HRM). `never`: `act_enabled=False` of the baseline."""
+
+    continue_loss: bool = False
+    """Train q_continue by Q-learning, one more forward a step (HRM). Officially
+    `no_ACT_continue=False`."""
+
+    loss: Literal["stablemax", "softmax"] = "stablemax"
+    """Cross-entropy over the vocabulary. `loss_type`."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_steps")
+        require(
+            0.0 <= self.exploration <= 1.0,
+            f"`exploration` is a probability: got {self.exploration}.",
+        )
+
+
+# -- optimization ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The update of the network's parameters, and of the puzzle table."""
+
+    name: Literal["adam_atan2", "adamw"] = "adam_atan2"
+    """Update rule. The official code uses AdamATan2, the paper's text says AdamW."""
+
+    lr: float = 1e-4
+    """Peak learning rate of the network. `lr`."""
+
+    warmup: int = 2000
+    """Updates of linear warm-up. `lr_warmup_steps`."""
+
+    min_ratio: float = 1.0
+    """Final over peak rate of the cosine decay; 1 keeps it. `lr_min_ratio`."""
+
+    weight_decay: float = 1.0
+    """Decoupled decay of every parameter, times the rate. `weight_decay`."""
+
+    beta1: float = 0.9
+    """Decay of the first moment. `beta1`."""
+
+    beta2: float = 0.95
+    """Decay of the second moment. `beta2`."""
+
+    eps: float = 1e-8
+    """Added to the root of the second moment; AdamW only (AdamATan2 has none)."""
+
+    clip: float = 0.0
+    """Largest global norm of a gradient; 0 for no clipping (official)."""
+
+    ema: float = 0.999
+    """Decay of the averaged weights that are evaluated; 0 for none. `ema_rate`."""
+
+    table_lr: float = 1e-4
+    """Peak learning rate of the puzzle table's SignSGD. `puzzle_emb_lr`."""
+
+    table_weight_decay: float = 1.0
+    """Decay of the touched rows, times the rate. `puzzle_emb_weight_decay`."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0.0, f"`lr` must be above 0: got {self.lr}.")
+        require(self.warmup >= 0, f"`warmup` must be at least 0: got {self.warmup}.")
+        for name in ("min_ratio", "ema", "beta1", "beta2"):
+            value = getattr(self, name)
+            require(0.0 <= value <= 1.0, f"`{name}` must lie in [0, 1]: got {value}.")
+        for name in ("weight_decay", "clip", "table_lr", "table_weight_decay"):
+            value = getattr(self, name)
+            require(value >= 0.0, f"`{name}` must be at least 0: got {value}.")
+
+
+# -- machines and runs -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """The device mesh. The batch is split over both axes, parameters over `model`."""
+
+    data: int | None = None
+    """Size of the `data` axis. None: all devices that `model` leaves."""
+
+    model: int = 1
+    """Size of the `model` axis, over which parameters, averages and optimizer state are
+    split (gathered once a step)."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "model")
+        if self.data is not None:
+            require_positive(self, "data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """When and how the test split is evaluated (on the averaged weights)."""
+
+    epochs: float = 5000.0
+    """Epochs of training between two evaluations; always one at the end.
+    `eval_interval`."""
+
+    puzzles: int | None = 10000
+    """Puzzles of the evaluations on the way, the first ones; None for all. (The
+    recipe's full evaluations cost 45 % of its compute.)"""
+
+    final_puzzles: int | None = None
+    """Puzzles of the last evaluation; None for all."""
+
+    batch_size: int | None = None
+    """Puzzles evaluated at once, over all devices. None: the training batch."""
+
+    mode: Literal["fixed", "halt"] = "fixed"
+    """`fixed`: `max_steps` for every puzzle (official). `halt`: a puzzle stops by the
+    rule of training."""
+
+    def __post_init__(self) -> None:
+        require(self.epochs > 0, f"`epochs` must be above 0: got {self.epochs}.")
+        for name in ("puzzles", "final_puzzles", "batch_size"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Files and reports of a run. May differ when a run is continued."""
+
+    log_every: int = 50
+    """Steps between two lines of metrics."""
+
+    save_every: int = 1000
+    """Steps between two checkpoints; also after each evaluation and on SIGTERM."""
+
+    keep_last: int = 2
+    """Newest checkpoints to keep."""
+
+    keep_best: int = 1
+    """Best evaluated checkpoints to keep besides; 0 for none."""
+
+    keep_every: int = 0
+    """Keep each checkpoint whose step is a multiple of this; 0 for none."""
+
+    wandb: str = ""
+    """Weights & Biases project to report to; empty for none (extra `wandb`)."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events beside the metrics (extra `tensorboard`)."""
+
+    compilation_cache: str = ""
+    """Folder of compiled programs kept between runs; empty for none."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "log_every", "save_every", "keep_last")
+        require(self.keep_best >= 0, f"`keep_best` must be >= 0: got {self.keep_best}.")
+        require(
+            self.keep_every >= 0, f"`keep_every` must be >= 0: got {self.keep_every}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTRM:
+    """One training run of a Tiny Recursive Model: all that decides its numbers."""
+
+    batch_size: int = 768
+    """Puzzles in flight, over all devices. `global_batch_size`."""
+
+    epochs: float = 50000.0
+    """Passes over the groups of puzzles; an epoch shows one image of each. `epochs`."""
+
+    seed: int = 0
+    """Seed of the weights, the data's order and the exploration. `seed`."""
+
+    loop: Literal["stream", "episode"] = "stream"
+    """`stream`: one update a batch, halted rows refilled (official code). `episode`:
+    updates on one batch until all its rows halt or `max_steps` (paper, figure 3)."""
+
+    supervision_steps: int = 1
+    """Supervision steps whose mean gradient makes one update (`stream` only)."""
+
+    accumulation: int = 1
+    """Slices of the batch that go through the network one after another, to save
+    memory. The update is the same."""
+
+    steps_per_call: int = 1
+    """Updates made by one dispatch to the devices (`stream` only)."""
+
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Compute type; parameters, losses and norms are float32. `forward_dtype`."""
+
+    run_dir: str = ""
+    """Folder of the run; the same command on it continues the run. Empty:
+    `runs/<preset>-<time>`."""
+
+    model: TRMConfig = field(default_factory=TRMConfig)
+    act: ACTConfig = field(default_factory=ACTConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    data: PuzzleDataConfig = field(default_factory=PuzzleDataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "batch_size", "supervision_steps", "accumulation", "steps_per_call"
+        )
+        require(self.epochs > 0, f"`epochs` must be above 0: got {self.epochs}.")
+        require(self.seed >= 0, f"`seed` must be at least 0: got {self.seed}.")
+        require(
+            self.batch_size % self.accumulation == 0,
+            f"`accumulation` must divide `batch_size`: got batch_size="
+            f"{self.batch_size}, accumulation={self.accumulation}.",
+        )
+        require(
+            self.loop == "stream"
+            or (self.supervision_steps == 1 and self.steps_per_call == 1),
+            "`supervision_steps` and `steps_per_call` above 1 need `loop=stream`.",
+        )

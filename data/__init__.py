@@ -1,0 +1,1 @@
+"""Puzzle datasets in NumPy: building, reading and sampling them, without JAX."""

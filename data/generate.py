@@ -1,0 +1,92 @@
+"""Small Sudoku made up from a seed: a dataset that needs no download.
+
+Test grids are kept out of training altogether: no training puzzle, nor any image of
+one, has a solution that a test puzzle has.
+"""
+
+import random
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from configs import GeneratedSudoku
+from data.solver import Search, carve
+from data.symmetry import BOXES, Box, augment
+from data.writer import Boards, check_vacant, write_sudoku
+
+
+def build_generated(config: GeneratedSudoku, out: Path) -> None:
+    """Build the dataset in `out`; only training puzzles get images.
+
+    Raises:
+        ValueError: if `out` is not vacant.
+    """
+    check_vacant(out)
+    box = BOXES[config.size]
+    rng = random.Random(config.seed)
+    train_grids, test_grids = _draw_grids(config, box, rng)
+    train = _carve_all(train_grids, config.train, config, rng)
+    test = _carve_all(test_grids, config.test, config, rng)
+    images = augment(
+        *train, config.augmentations, box, np.random.default_rng(config.seed)
+    )
+    per_group = 1 + config.augmentations
+    _undo_leaks(*images, test[1], per_group)
+    splits = {"train": Boards(*images, images=per_group), "test": Boards(*test)}
+    source = f"generated {config.size}x{config.size}"
+    write_sudoku(splits, out, {"seed": config.seed, "source": source})
+
+
+def _draw_grids(
+    config: GeneratedSudoku, box: Box, rng: random.Random
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return different solved grids for training and for testing.
+
+    One for each puzzle; but of size 4 there are 288 in all, which are shared out in
+    proportion if more puzzles than that are wanted.
+    """
+    empty = [0] * box.size**2
+    total = config.train + config.test
+    if config.size == 4:
+        grids = list(Search(empty, box).solutions())
+        rng.shuffle(grids)
+        grids = grids[:total]
+    else:
+        found: dict[bytes, list[int]] = {}
+        while len(found) < total:
+            grid = next(Search(empty, box).solutions(rng))
+            found[bytes(grid)] = grid
+        grids = list(found.values())
+    share = round(len(grids) * config.train / total)
+    share = min(max(share, 1), len(grids) - 1)
+    return grids[:share], grids[share:]
+
+
+def _carve_all(
+    grids: list[list[int]], count: int, config: GeneratedSudoku, rng: random.Random
+) -> tuple[UInt8[np.ndarray, "puzzles seq"], UInt8[np.ndarray, "puzzles seq"]]:
+    """Return `count` puzzles and their solutions, taking the grids in turn."""
+    answers = [grids[i % len(grids)] for i in range(count)]
+    blanks = round(config.blanks * config.size**2)
+    box = BOXES[config.size]
+    questions = [carve(answer, box, blanks, rng) for answer in answers]
+    return np.array(questions, np.uint8), np.array(answers, np.uint8)
+
+
+def _undo_leaks(
+    questions: UInt8[np.ndarray, "images seq"],
+    answers: UInt8[np.ndarray, "images seq"],
+    test_answers: UInt8[np.ndarray, "tests seq"],
+    per_group: int,
+) -> None:
+    """Put the puzzle itself in place of images whose solution is a test grid."""
+    leaks = np.flatnonzero(np.isin(_as_keys(answers), _as_keys(test_answers)))
+    originals = leaks // per_group * per_group
+    questions[leaks] = questions[originals]
+    answers[leaks] = answers[originals]
+
+
+def _as_keys(boards: UInt8[np.ndarray, "boards seq"]) -> np.ndarray:
+    """Return each full board as one string of bytes, which NumPy can compare."""
+    return np.ascontiguousarray(boards).view(f"S{boards.shape[1]}").reshape(-1)

@@ -1,0 +1,153 @@
+"""`dataset.json`: what a split of a dataset says about itself, and merging several.
+
+The keys are those of the official `dataset/common.py` (`PuzzleDatasetMetadata`), so
+that directories made by the official builders load here and the other way round.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+FILE = "dataset.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """The sizes and special ids of a split."""
+
+    pad_id: int
+    """Token that fills the rows of an incomplete test batch."""
+
+    ignore_label_id: int | None
+    """Label that is not scored; None if every label is."""
+
+    blank_identifier_id: int
+    """Identifier of no puzzle in particular, shared by all datasets."""
+
+    vocab_size: int
+    """Tokens are 0 .. vocab_size - 1."""
+
+    seq_len: int
+    """Tokens of one example."""
+
+    num_puzzle_identifiers: int
+    """Identifiers are 0 .. num_puzzle_identifiers - 1, the blank one among them."""
+
+    total_groups: int
+    """Groups of puzzles that are images of each other; an epoch visits each once."""
+
+    mean_puzzle_examples: float
+    """Mean number of examples of a puzzle."""
+
+    total_puzzles: int
+    """Weight of `mean_puzzle_examples` in a merge (official Sudoku: the groups)."""
+
+    sets: tuple[str, ...]
+    """Prefixes of the array files, nearly always just `all`."""
+
+    extra: Mapping[str, object] = field(default_factory=dict, compare=False)
+    """Keys of the file beyond the official ones, such as `seed` and `content_hash`."""
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Metadata":
+        """Return the metadata of the split in `folder`.
+
+        Raises:
+            ValueError: if the file is missing, is not JSON, or lacks or mistypes a key.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise ValueError(
+                f"A split must hold `{FILE}`: there is none in {folder}. "
+                "Check the path, or build the dataset with `python -m data.prepare`."
+            )
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise _bad(path, f"it is not JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise _bad(path, f"it is a {type(values).__name__}, not an object")
+        names = [f.name for f in fields(cls) if f.name != "extra"]
+        if missing := [name for name in names if name not in values]:
+            raise _bad(path, f"it lacks {', '.join(missing)}")
+        for name in names:
+            if not _is_valid(name, values[name]):
+                raise _bad(path, f"`{name}` is {values[name]!r}")
+        known = {name: values.pop(name) for name in names}
+        known["sets"] = tuple(known["sets"])
+        return cls(**known, extra=values)
+
+    def write(self, folder: Path) -> None:
+        """Write `dataset.json` into `folder`, the extra keys after the official."""
+        values = asdict(self)
+        values.update(values.pop("extra"))
+        text = json.dumps(values, indent=2)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+SAME = (
+    "seq_len",
+    "vocab_size",
+    "pad_id",
+    "ignore_label_id",
+    "blank_identifier_id",
+    "sets",
+)
+
+
+def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
+    """Return the metadata of several datasets read as one.
+
+    Args:
+        parts: one or more metadata that agree on everything but their counts.
+        names: what to call each of them in an error.
+
+    Raises:
+        ValueError: if they do not agree.
+
+    Source: official `puzzle_dataset.PuzzleDataset.__init__`, which also wants equal
+    numbers of identifiers; here these may differ.
+    """
+    first = parts[0]
+    for part, name in zip(parts[1:], names[1:], strict=True):
+        for key in SAME:
+            if getattr(part, key) != getattr(first, key):
+                raise ValueError(
+                    f"Merged datasets must agree on `{key}`: got "
+                    f"{getattr(first, key)} in {names[0]} and {getattr(part, key)} "
+                    f"in {name}. Rebuild one of them, or train on one alone."
+                )
+    puzzles = sum(part.total_puzzles for part in parts)
+    examples = sum(part.mean_puzzle_examples * part.total_puzzles for part in parts)
+    return Metadata(
+        **{key: getattr(first, key) for key in SAME},
+        num_puzzle_identifiers=sum(part.num_puzzle_identifiers for part in parts),
+        total_groups=sum(part.total_groups for part in parts),
+        mean_puzzle_examples=examples / puzzles,
+        total_puzzles=puzzles,
+        extra=first.extra if len(parts) == 1 else {},
+    )
+
+
+def _is_valid(name: str, value: object) -> bool:
+    """Whether `value` can stand under the key `name`."""
+    if name == "sets":
+        names = value if isinstance(value, list) else []
+        return bool(names) and all(isinstance(n, str) for n in names)
+    if name == "ignore_label_id" and value is None:
+        return True
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if name == "mean_puzzle_examples":
+        return value > 0
+    lowest = 0 if name.endswith("_id") else 1
+    return isinstance(value, int) and (value >= lowest or name == "ignore_label_id")
+
+
+def _bad(path: Path, what: str) -> ValueError:
+    """Return the error for a metadata file that can't be used."""
+    return ValueError(
+        f"Metadata must have the official keys and types: {path} is unusable, {what}. "
+        "Repair the file or rebuild the dataset with `python -m data.prepare`."
+    )

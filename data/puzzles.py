@@ -1,0 +1,170 @@
+"""Batches of puzzles from datasets on disk, as pure functions of the step.
+
+Everything that trains or evaluates reads its puzzles here. Below it lie the format
+(`data/metadata.py`, `data/reading.py`), the merging of datasets (`data/store.py`) and
+the order of the training examples (`data/sampling.py`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from data.metadata import Metadata
+from data.sampling import Schedule, pick
+from data.store import Store
+
+__all__ = ["IGNORE", "Metadata", "Puzzle", "PuzzleDataset"]
+
+IGNORE = -100
+"""Label of a position that is not scored."""
+
+
+class Puzzle(NamedTuple):
+    """Puzzles with their solutions: NumPy arrays here, JAX arrays elsewhere.
+
+    Not generic in the array type, since beartype 0.23 rejects generic named tuples.
+    """
+
+    inputs: Int[Any, "*batch seq"]
+    labels: Int[Any, "*batch seq"]
+    puzzle_id: Int[Any, " *batch"]
+
+
+class PuzzleDataset:
+    """A split of one dataset, or of several merged.
+
+    Merged datasets must agree on everything but their counts. Their groups are mixed
+    in every epoch (officially one dataset is gone through after the other); for their
+    identifiers see `Store`.
+
+    Attributes:
+        metadata: of all datasets together.
+        num_examples: examples in all datasets.
+        batch_size: examples of a batch over all processes.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        split: str,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        epochs_per_block: int = 1,
+        rows: Int[np.ndarray, " rows"] | None = None,
+    ):
+        """Open and check the datasets.
+
+        Args:
+            paths: dataset directories.
+            split: `train` or `test`.
+            batch_size: examples of a batch over all processes.
+            seed: of the order of the training examples.
+            epochs_per_block: epochs strung together before a partial batch is dropped.
+            rows: the rows of each batch to load, in order; None loads all.
+
+        Raises:
+            ValueError: if an argument is out of range or a dataset is not usable.
+        """
+        if isinstance(paths, str) or not paths:
+            raise ValueError(
+                f"`paths` must be a list of dataset directories: got {paths!r}. "
+                "Name at least one, in a list."
+            )
+        _require_least("batch_size", batch_size, 1)
+        _require_least("epochs_per_block", epochs_per_block, 1)
+        _require_least("seed", seed, 0)
+        self.batch_size = batch_size
+        self._seed = seed
+        self._rows = np.arange(batch_size) if rows is None else np.array(rows)
+        if ((self._rows < 0) | (self._rows >= batch_size)).any():
+            raise ValueError(
+                f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got "
+                f"{rows}. Pass this process's row numbers in the global batch."
+            )
+        self._store = Store(paths, split)
+        self.metadata = self._store.metadata
+        self.num_examples = len(self._store)
+        self._schedule = Schedule(
+            self._store.index, batch_size, epochs_per_block, seed=seed
+        )
+
+    def steps(self, epochs: float) -> int:
+        """Return the training steps that make up `epochs`.
+
+        Source: `total_steps` of the official `pretrain.py`.
+        """
+        total = epochs * self.metadata.total_groups * self.metadata.mean_puzzle_examples
+        return int(total / self.batch_size)
+
+    def batch(self, step: int) -> Puzzle:
+        """Return this process's rows of training batch `step`, counted from 0.
+
+        A function of seed and step alone, whatever was asked for before. Threads may
+        call it at the same time.
+
+        Raises:
+            ValueError: if `step` is negative, or a block of epochs fills no batch.
+        """
+        _require_least("step", step, 0)
+        plan, block, batch = self._schedule.locate(step)
+        rng = np.random.default_rng((self._seed, block, batch))
+        index = self._store.index
+        examples, puzzles = pick(plan, batch, index, self.batch_size, rng)
+        return self._load(examples[self._rows], puzzles[self._rows])
+
+    def num_test_batches(self, limit: int | None = None) -> int:
+        """Return how many batches the first `limit` examples make (None: all)."""
+        return -(-self._count(limit) // self.batch_size)
+
+    def test_batch(self, index: int, limit: int | None = None) -> Puzzle:
+        """Return this process's rows of batch `index` of the examples in file order.
+
+        Rows past the last example are padding: the pad token, `IGNORE` and the blank
+        identifier.
+
+        Raises:
+            ValueError: if `index` or `limit` is out of range.
+        """
+        total = self.num_test_batches(limit)
+        if not 0 <= index < total:
+            raise ValueError(
+                f"`index` must lie in 0 .. {total - 1}: got {index}. "
+                "Ask for no more than `num_test_batches(limit)` batches."
+            )
+        examples = index * self.batch_size + self._rows
+        padding = examples >= self._count(limit)
+        examples[padding] = 0
+        starts = self._store.index.puzzles
+        puzzle = self._load(examples, starts.searchsorted(examples, side="right") - 1)
+        puzzle.inputs[padding] = self.metadata.pad_id
+        puzzle.labels[padding] = IGNORE
+        puzzle.puzzle_id[padding] = self.metadata.blank_identifier_id
+        return puzzle
+
+    def _count(self, limit: int | None) -> int:
+        """Return the number of examples to evaluate."""
+        if limit is None:
+            return self.num_examples
+        _require_least("limit", limit, 1)
+        return min(limit, self.num_examples)
+
+    def _load(
+        self, examples: Int[np.ndarray, " rows"], puzzles: Int[np.ndarray, " rows"]
+    ) -> Puzzle:
+        """Return the examples with unscored labels as `IGNORE`."""
+        inputs, labels = self._store.gather(examples)
+        if self.metadata.ignore_label_id is not None:
+            labels[labels == self.metadata.ignore_label_id] = IGNORE
+        return Puzzle(inputs, labels, self._store.identifiers[puzzles])
+
+
+def _require_least(name: str, value: int, least: int) -> None:
+    """Raise `ValueError` unless `value` is at least `least`."""
+    if value < least:
+        raise ValueError(
+            f"`{name}` must be at least {least}: got {value}. Pass {least} or more."
+        )

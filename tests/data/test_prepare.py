@@ -1,0 +1,118 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data.build
+from configs import GeneratedSudoku, SudokuExtreme
+from data.build import prepare
+from data.prepare import main
+from data.puzzles import Metadata
+
+ROW = (
+    "test,7.....8....2..5....3..6..9..7.6....1...1.3.7.....7.9.....4.2....9..3..1..2.."
+    "1643.,7693418521428953675382671942736895419541236786815749233164527894957382168279"
+    "16435,12"
+)
+
+
+@pytest.fixture
+def csv(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text(f"source,question,answer,rating\n{ROW}\n")
+    return str(path)
+
+
+def test_sudoku_from_the_command_line(tmp_path, csv, capsys):
+    out = tmp_path / "out"
+    files = ["--train-csv", csv, csv, "--test-csv", csv]
+    options = ["--subsample", "None", "--augmentations", "2", "--seed", "3"]
+    main(["sudoku", "--out", str(out), *files, *options])
+    metadata = Metadata.read(out / "train")
+    assert metadata.total_groups == 2
+    assert metadata.extra["seed"] == 3
+    printed = capsys.readouterr().out
+    assert "train: 2 puzzles, 6 examples of 81 cells" in printed
+    assert str(metadata.extra["content_hash"]) in printed
+
+
+def test_generate_from_the_command_line(tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["generate", "--out", str(out), "--size", "4", "--train", "5", "--test", "2"])
+    assert Metadata.read(out / "test").total_groups == 2
+    assert "test: 2 puzzles, 2 examples of 16 cells" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["sudoku", "--train-csv", "none.csv", "--test-csv", "a"], "there is no none"),
+        (["sudoku", "--train-csv", "none.csv"], "given together"),
+        (["sudoku", "--augmentations", "-1"], "at least 0"),
+        (["generate", "--blanks", "2"], "between 0 and 1"),
+    ],
+)
+def test_errors_are_messages_with_status_2(tmp_path, capsys, args, message):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        main([*args, "--out", str(out)])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_wrong_options_have_status_2(capsys):
+    for args in (["maze"], ["generate", "--size", "6"], ["sudoku", "--nope"]):
+        with pytest.raises(SystemExit) as stop:
+            main(args)
+        assert stop.value.code == 2
+
+
+def test_a_system_error_is_a_message(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "--out", str(tmp_path / "file" / "out"), "--train", "1"])
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_prepare_goes_by_the_type(tmp_path, csv, capsys):
+    extreme = SudokuExtreme(train_csv=(csv,), test_csv=(csv,), augmentations=0)
+    prepare(extreme, tmp_path / "extreme")
+    prepare(GeneratedSudoku(train=2, test=1), tmp_path / "generated")
+    assert Metadata.read(tmp_path / "extreme" / "train").seq_len == 81
+    assert Metadata.read(tmp_path / "generated" / "train").seq_len == 36
+
+
+def test_help_explains_the_options(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sudoku", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for flag in ("--out", "--source", "--train-csv", "--min-difficulty", "--seed"):
+        assert flag in printed
+
+
+def test_it_runs_as_a_module(tmp_path):
+    root = Path(data.build.__file__).parents[1]
+    command = [sys.executable, "-m", "data.prepare", "sudoku", "--out", str(tmp_path)]
+    command += ["--train-csv", "none.csv", "--test-csv", "none.csv"]
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: A CSV file must exist")
+
+
+def test_data_imports_numpy_and_no_framework():
+    allowed = {"configs", "data", "jaxtyping", "numpy", "huggingface_hub"}
+    for file in Path(data.build.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+            extra = {"tyro"} if file.name == "prepare.py" else set()
+            assert tops <= allowed | extra, file.name

@@ -1,0 +1,319 @@
+import gzip
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from configs import SudokuExtreme
+from data.puzzles import Metadata, PuzzleDataset
+from data.sudoku import build, read_csv
+from data.symmetry import BOXES, augment, draw_symmetries, is_solved
+
+HEADER = "source,question,answer,rating"
+QUESTION = (
+    "7.....8....2..5....3..6..9..7.6....1...1.3.7.....7.9.....4.2....9..3..1..2..1643."
+)
+ANSWER = (
+    "769341852142895367538267194273689541954123678681574923316452789495738216827916435"
+)
+
+
+def row(question=QUESTION, answer=ANSWER, rating: int | str = 12):
+    return f"test,{question},{answer},{rating}"
+
+
+def relabelled(shift):
+    """Another puzzle: every digit of the first moved on by `shift`."""
+    names = str.maketrans("123456789", "123456789"[shift:] + "123456789"[:shift])
+    return row(QUESTION.translate(names), ANSWER.translate(names), rating=shift)
+
+
+@pytest.fixture
+def files(tmp_path):
+    train = [HEADER, *(relabelled(shift) for shift in range(6))]
+    test = [HEADER, *(relabelled(shift) for shift in (7, 8))]
+    (tmp_path / "train.csv").write_text("\n".join(train) + "\n")
+    (tmp_path / "test.csv").write_text("\n".join(test) + "\n")
+    return tmp_path
+
+
+def config(files, **settings):
+    names = {s: (str(files / f"{s}.csv"),) for s in ("train", "test")}
+    settings = {"subsample": None, "augmentations": 3, **settings}
+    return SudokuExtreme(train_csv=names["train"], test_csv=names["test"], **settings)
+
+
+# -- reading ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_become_digits(tmp_path, end):
+    path = tmp_path / "a.csv"
+    path.write_bytes(end.join([HEADER, row(), relabelled(3)]).encode())
+    questions, answers = read_csv(path)
+    assert questions.shape == answers.shape == (2, 81)
+    assert questions.dtype == np.uint8
+    assert "".join(map(str, questions[0])) == QUESTION.replace(".", "0")
+    assert "".join(map(str, answers[0])) == ANSWER
+
+
+def test_gzip_and_difficulty(tmp_path):
+    path = tmp_path / "a.csv.gz"
+    lines = [HEADER, *(relabelled(shift) for shift in range(9))]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert len(read_csv(path)[0]) == 9
+    assert len(read_csv(path, 5)[0]) == 4
+    assert len(read_csv(path, 9)[0]) == 0
+    path.write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match="readable CSV"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a,b,c", "4 columns: got 3"),
+        (row() + ",1", "4 columns: got 5"),
+        ("", "4 columns: got 0"),
+        (row(QUESTION[:-1]), "question of 81 cells: got 80"),
+        (row(answer=ANSWER + "1"), "answer of 81 cells: got 82"),
+        (row(rating="hard"), "integer rating: got 'hard'"),
+        (row(QUESTION.replace(".", "x", 1)), "question of digits and dots"),
+        (row(QUESTION.replace(".", "é", 1)), "question of digits and dots"),
+        (row(answer=ANSWER.replace("1", "0", 1)), "answer of digits 1 to 9"),
+        (row(answer=ANSWER.replace("1", ".", 1)), "answer of digits 1 to 9"),
+        (row(answer=ANSWER.replace("7", "6", 1)), "keeps the givens"),
+        (row("." * 81, "123456789" * 9), "each row, column and box"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, line, message):
+    path = tmp_path / "bad.csv"
+    path.write_text("\n".join([HEADER, row(), row(), line, row()]), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"bad\.csv, line 4: .*{message}"):
+        read_csv(path)
+
+
+def test_bad_rows_count_even_if_too_easy(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_text("\n".join([HEADER, row(answer="1" * 81, rating=0), row()]))
+    with pytest.raises(ValueError, match="line 2"):
+        read_csv(path, 5)
+
+
+def test_header_and_file_must_be_there(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*none\.csv"):
+        read_csv(tmp_path / "none.csv")
+    path = tmp_path / "a.csv"
+    for text in ("", row(), "question,answer"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"a\.csv, line 1: .*header"):
+            read_csv(path)
+
+
+# -- symmetries ------------------------------------------------------------------------
+
+SOLVED = {
+    4: "1234341221434321",
+    6: "123456456123231564564231312645645312",
+    9: ANSWER,
+}
+
+
+def board(size):
+    return np.array([list(map(int, SOLVED[size]))], dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [4, 6, 9])
+def test_images_are_solved_and_keep_the_givens(size):
+    rng = np.random.default_rng(0)
+    answers = np.repeat(board(size), 3, axis=0)
+    questions = np.where(rng.random(answers.shape) < 0.5, answers, 0).astype(np.uint8)
+    many, solved = augment(questions, answers, 200, BOXES[size], rng)
+    assert many.shape == solved.shape == (3 * 201, size * size)
+    assert is_solved(solved, BOXES[size]).all()
+    np.testing.assert_array_equal(many[::201], questions)
+    np.testing.assert_array_equal(solved[::201], answers)
+    assert ((many == 0) | (many == solved)).all()
+    givens = (many != 0).sum(axis=1).reshape(3, 201)
+    assert (givens == givens[:, :1]).all()
+    assert len(np.unique(many, axis=0)) > (100 if size == 4 else 590)
+
+
+def test_every_symmetry_of_4x4_is_drawn():
+    # 4! digits, (2! 2!^2)^2 orders of rows and columns, 2 axes: 3,072; this board has
+    # one image for each, as its cells can be told apart by their digits' places.
+    rng = np.random.default_rng(0)
+    lines = draw_symmetries(rng, 2000, BOXES[4])
+    rows = {tuple(r) for r in lines.lines[0]}
+    assert rows == {(a, b, c, d) for a, b, c, d in rows if {a, b} in ({0, 1}, {2, 3})}
+    assert len(rows) == 8
+    assert len({tuple(d) for d in lines.digits}) == 24
+    assert 900 < lines.transposed.sum() < 1100
+
+
+def test_boxes_that_are_not_square_are_not_transposed():
+    assert not draw_symmetries(np.random.default_rng(0), 99, BOXES[6]).transposed.any()
+
+
+def test_is_solved_sees_each_kind_of_fault():
+    latin = np.array([[(r + c) % 9 + 1 for r in range(9) for c in range(9)]], np.uint8)
+    assert not is_solved(latin, BOXES[9]).any()  # rows and columns right, boxes wrong
+    swapped = board(9)
+    swapped[0, [0, 1]] = swapped[0, [1, 0]]
+    assert not is_solved(swapped, BOXES[9]).any()
+    assert is_solved(board(9), BOXES[9]).all()
+
+
+# -- building --------------------------------------------------------------------------
+
+
+def test_the_official_format_is_written(files):
+    out = files / "deep" / "out"
+    build(config(files, seed=4), out)
+    metadata = Metadata.read(out / "train")
+    assert (metadata.vocab_size, metadata.seq_len) == (11, 81)
+    assert (metadata.total_groups, metadata.total_puzzles) == (6, 6)
+    assert metadata.ignore_label_id == metadata.pad_id == 0
+    assert metadata.num_puzzle_identifiers == metadata.mean_puzzle_examples == 1
+    assert metadata.extra["seed"] == 4
+    assert json.loads((out / "identifiers.json").read_text()) == ["<blank>"]
+    load = lambda name: np.load(out / "train" / f"all__{name}.npy")
+    assert load("inputs").dtype == load("labels").dtype == np.uint8
+    assert load("inputs").shape == (24, 81)
+    np.testing.assert_array_equal(load("group_indices"), np.arange(0, 25, 4))
+    np.testing.assert_array_equal(load("puzzle_indices"), np.arange(25))
+    np.testing.assert_array_equal(load("puzzle_identifiers"), np.zeros(24))
+    questions, answers = read_csv(files / "train.csv")
+    np.testing.assert_array_equal(load("inputs")[::4], questions + 1)
+    np.testing.assert_array_equal(load("labels")[::4], answers + 1)
+    assert is_solved(load("labels") - np.uint8(1), BOXES[9]).all()
+    assert Metadata.read(out / "test").total_groups == 2
+    assert not list(out.parent.glob(".*"))
+
+
+def test_a_built_dataset_can_be_read(files):
+    build(config(files), files / "out")
+    dataset = PuzzleDataset([files / "out"], "train", batch_size=6, epochs_per_block=2)
+    puzzle = dataset.batch(3)
+    assert puzzle.labels.min() == 2
+    assert puzzle.labels.max() == 10
+    given = puzzle.inputs != 1
+    assert (puzzle.inputs == puzzle.labels)[given].all()
+
+
+def hashes(out):
+    splits = ("train", "test")
+    return [Metadata.read(out / split).extra["content_hash"] for split in splits]
+
+
+def test_the_hash_is_that_of_the_seed(files):
+    found = []
+    for i, seed in enumerate((0, 0, 1)):
+        build(config(files, seed=seed), files / f"out{i}")
+        found.append(hashes(files / f"out{i}"))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+    assert found[0][1] == found[2][1]  # the test split is not drawn
+
+
+def test_the_subsample_is_drawn_by_seed(files):
+    def drawn(seed, size):
+        out = files / f"{seed}-{size}"
+        build(config(files, subsample=size, seed=seed, augmentations=0), out)
+        assert Metadata.read(out / "test").total_groups == 2
+        return {tuple(x) for x in np.load(out / "train" / "all__inputs.npy")}
+
+    samples = [drawn(seed, 3) for seed in range(4)]
+    assert {len(sample) for sample in samples} == {3}
+    assert any(sample != samples[0] for sample in samples)
+    assert len(drawn(0, 100)) == 6
+
+
+def test_difficulty_holds_for_both_splits(files):
+    build(config(files, min_difficulty=5), files / "out")
+    assert Metadata.read(files / "out" / "train").total_groups == 1
+    with pytest.raises(ValueError, match="none rated 6 or more"):
+        build(config(files, min_difficulty=6), files / "other")
+    assert not (files / "other").exists()
+
+
+def test_several_files_are_joined(files):
+    names = (str(files / "train.csv"), str(files / "test.csv"))
+    both = SudokuExtreme(train_csv=names, test_csv=names[1:], augmentations=0)
+    build(both, files / "out")
+    assert Metadata.read(files / "out" / "train").total_groups == 8
+
+
+def test_a_local_folder_is_a_source(files):
+    build(SudokuExtreme(source=str(files), augmentations=0), files / "out")
+    assert Metadata.read(files / "out" / "train").total_groups == 6
+    train = files / "train.csv"
+    (files / "train.csv.gz").write_bytes(gzip.compress(train.read_bytes()))
+    train.unlink()
+    build(SudokuExtreme(source=str(files), augmentations=0), files / "zipped")
+    assert hashes(files / "out") == hashes(files / "zipped")
+    (files / "test.csv").unlink()
+    with pytest.raises(ValueError, match=r"`test\.csv` or `test\.csv\.gz`"):
+        build(SudokuExtreme(source=str(files)), files / "none")
+
+
+def test_a_folder_in_use_is_not_touched(files):
+    out = files / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    with pytest.raises(ValueError, match="new or empty folder"):
+        build(config(files), out)
+    assert [file.name for file in out.iterdir()] == ["mine"]
+    (out / "mine").unlink()
+    build(config(files), out)
+    assert (out / "train").is_dir()
+
+
+def test_an_interrupted_build_leaves_nothing(files, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data.writer._content_hash", interrupt)
+    before = sorted(files.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        build(config(files), files / "out")
+    assert sorted(files.iterdir()) == before
+
+
+def fake_hub(monkeypatch, download):
+    hub = types.ModuleType("huggingface_hub")
+    hub.hf_hub_download = download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+
+
+def test_the_hub_is_asked_for_both_splits(files, monkeypatch):
+    asked = []
+
+    def download(repo, file, repo_type):
+        asked.append((repo, file, repo_type))
+        return str(files / file)
+
+    fake_hub(monkeypatch, download)
+    build(SudokuExtreme(source="someone/sudoku", augmentations=0), files / "out")
+    assert asked == [
+        ("someone/sudoku", "train.csv", "dataset"),
+        ("someone/sudoku", "test.csv", "dataset"),
+    ]
+
+
+def test_without_the_hub_the_local_command_is_given(tmp_path, monkeypatch):
+    def download(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    fake_hub(monkeypatch, download)
+    wanted = SudokuExtreme(augmentations=7, min_difficulty=3)
+    with pytest.raises(ValueError, match="ConnectionError: no route") as error:
+        build(wanted, tmp_path / "out")
+    command = (
+        f"python -m data.prepare sudoku --out {tmp_path / 'out'} --train-csv train.csv "
+        "--test-csv test.csv --augmentations 7 --min-difficulty 3"
+    )
+    assert str(error.value).endswith(command)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,160 @@
+"""Golden cases: what the official code computes, and our objects built to match.
+
+Each case is `golden/<name>.npz` with `golden/<name>.json`: tiny configurations run
+through the official PyTorch code (commit e7b6871) on a CPU.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import ACTConfig, OptimConfig, TRMConfig
+from data.puzzles import Puzzle
+from train.optim import make_optimizer, warmup_cosine
+from train.step import Plan, Rules
+from train.state import TrainState, make_init
+from trm.act import init_carry
+from trm.build import build_trm
+from trm.model import TRM
+from trm.official import load_official
+from trm.task import TRMTask
+
+FOLDER = Path(__file__).parent / "golden"
+CASES = (
+    "trm_attention",
+    "trm_mlp",
+    "trm_learned_positions",
+    "trm_singlez",
+    "trm_hier6",
+    "hrm",
+    "transformer",
+)
+VARIANTS = {"trm_singlez": "single_z", "trm_hier6": "hier6"}
+
+
+@dataclass(frozen=True)
+class Golden:
+    name: str
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(FOLDER / f"{self.name}.npz") as stored:
+            return {name: stored[name] for name in stored.files}
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        return json.loads((FOLDER / f"{self.name}.json").read_text())
+
+    def tree(self, prefix: str) -> dict[str, np.ndarray]:
+        prefix += "/"
+        return {
+            name.removeprefix(prefix): array
+            for name, array in self.arrays.items()
+            if name.startswith(prefix)
+        }
+
+    @cached_property
+    def config(self) -> TRMConfig:
+        o = self.options
+        return TRMConfig(
+            variant=VARIANTS.get(o["arch"], o["arch"]),
+            mixer="mlp" if o["mlp_t"] else "attention",
+            positions=o["pos_encodings"],
+            dim=o["hidden_size"],
+            heads=o["num_heads"],
+            expansion=float(o["expansion"]),
+            layers=o["L_layers"],
+            H_cycles=o["H_cycles"],
+            L_cycles=o["L_cycles"],
+            prefix=o["puzzle_emb_len"],
+            puzzle_dim=o["puzzle_emb_ndim"],
+        )
+
+    @cached_property
+    def act(self) -> ACTConfig:
+        compares = self.options["arch"] in ("hrm", "transformer")
+        return ACTConfig(
+            max_steps=self.options["halt_max_steps"],
+            exploration=self.options["halt_exploration_prob"],
+            halt="compare" if compares else "positive",
+            continue_loss=self.options["arch"] == "hrm",
+            loss="stablemax",
+        )
+
+    @cached_property
+    def optim(self) -> OptimConfig:
+        o = self.options["optimizer"]
+        return OptimConfig(
+            lr=o["lr"],
+            warmup=o["warmup_steps"],
+            weight_decay=o["weight_decay"],
+            beta1=o["beta1"],
+            beta2=o["beta2"],
+            ema=o["ema_rate"],
+            table_lr=o["puzzle_emb_lr"],
+            table_weight_decay=o["puzzle_emb_weight_decay"],
+        )
+
+    @property
+    def batch_size(self) -> int:
+        return self.options["batch_size"]
+
+    @cached_property
+    def task(self) -> TRMTask:
+        return TRMTask(self.act, self.options["seq_len"])
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan(
+            batch_size=self.batch_size,
+            precision=self.options["forward_dtype"],
+            seed=0,
+        )
+
+    def model(self, prefix: str = "weights") -> TRM:
+        model = build_trm(
+            self.config,
+            vocab=self.options["vocab_size"],
+            seq=self.options["seq_len"],
+            key=jax.random.key(0),
+        )
+        weights = {**self.tree("weights"), **self.tree(prefix)}
+        return load_official(weights, model, self.config)
+
+    def rules(self) -> Rules:
+        optim, total = self.optim, 10**6
+        schedule = warmup_cosine(optim.lr, optim.warmup, total, optim.min_ratio)
+        return Rules(
+            optimizer=make_optimizer(optim, schedule),
+            schedule=schedule,
+            ema=optim.ema,
+            table_schedule=warmup_cosine(
+                optim.table_lr, optim.warmup, total, optim.min_ratio
+            ),
+            table_weight_decay=optim.table_weight_decay,
+        )
+
+    def state(self) -> TrainState:
+        table = jnp.asarray(self.arrays["weights/puzzle_emb.weights"])
+        return make_init(
+            lambda: (self.model(), table),
+            lambda model: init_carry(
+                self.plan.cast(model), self.batch_size, self.options["seq_len"]
+            ),
+            self.rules().optimizer,
+            ema=True,
+        )()
+
+    def batch(self, prefix: str) -> Puzzle:
+        return Puzzle(
+            *(
+                jnp.asarray(self.arrays[f"{prefix}/{name}"], jnp.int32)
+                for name in ("inputs", "labels", "puzzle_identifiers")
+            )
+        )

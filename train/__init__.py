@@ -1,0 +1,1 @@
+"""Training of every model: the only place with devices, files and clocks."""

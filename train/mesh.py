@@ -1,0 +1,160 @@
+"""The device mesh, the layout of every array on it, and the way between layouts.
+
+The batch is split over both axes. Parameters, their average and the optimizer's state
+are split over `model` along their largest divisible axis, gathered once at the top of a
+device's work, and their gradients reduced once at its end. No model knows of this.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from configs import MeshConfig, require
+
+AXES = ("data", "model")
+BATCH = PartitionSpec(AXES)
+REPLICATED = PartitionSpec()
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """A (data, model) mesh over this run's devices, of all processes.
+
+    Raises:
+        ValueError: if the sizes do not fit the number of devices.
+    """
+    available = jax.device_count()
+    data = config.data or max(available // config.model, 1)
+    needed = data * config.model
+    advice = "Change `--config.mesh.data` or `--config.mesh.model`."
+    require(
+        needed <= available,
+        f"The mesh must not be larger than the devices: got {data} x {config.model} = "
+        f"{needed} on {available} device(s). {advice}",
+    )
+    require(
+        needed == available or jax.process_count() == 1,
+        f"With several processes the mesh must use all devices: got {needed} of "
+        f"{available}. {advice}",
+    )
+    return jax.make_mesh(
+        (data, config.model),
+        AXES,
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=None if needed == available else jax.devices()[:needed],
+    )
+
+
+def split_axis(shape: tuple[int, ...], mesh: Mesh) -> int | None:
+    """The axis of a parameter that is split over `model`: the largest divisible one."""
+    size = mesh.shape["model"]
+    axes = [i for i, n in enumerate(shape) if n % size == 0 and n > 0]
+    return max(axes, key=lambda i: shape[i]) if axes and size > 1 else None
+
+
+def layout(tree: PyTree, mesh: Mesh) -> PyTree[PartitionSpec]:
+    """Partition specs of parameters, or of anything of their shapes."""
+
+    def spec(leaf: Any) -> PartitionSpec:
+        axis = split_axis(leaf.shape, mesh)
+        return REPLICATED if axis is None else PartitionSpec(*[None] * axis, "model")
+
+    return jax.tree.map(spec, tree)
+
+
+def named(specs: PyTree[PartitionSpec], mesh: Mesh) -> PyTree[NamedSharding]:
+    """Shardings of the specs."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def _axis_of(spec: PartitionSpec) -> int | None:
+    return tuple(spec).index("model") if "model" in tuple(spec) else None
+
+
+def gather(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
+    """Inside `shard_map`: whole parameters from their parts.
+
+    The result is marked as varying over the mesh, so that differentiating it yields
+    each device's own gradient, with no reduction hidden in it.
+    """
+
+    def whole(x: Array, spec: PartitionSpec) -> Array:
+        axis = _axis_of(spec)
+        if axis is None:
+            return jax.lax.pcast(x, AXES, to="varying")
+        x = jax.lax.all_gather(x, "model", axis=axis, tiled=True)
+        return jax.lax.pcast(x, ("data",), to="varying")
+
+    return jax.tree.map(whole, tree, specs)
+
+
+def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
+    """Inside `shard_map`: sums over all devices, split like the parameters."""
+
+    def total(x: Array, spec: PartitionSpec) -> Array:
+        axis = _axis_of(spec)
+        if axis is None:
+            return jax.lax.psum(x, AXES)
+        x = jax.lax.psum_scatter(x, "model", scatter_dimension=axis, tiled=True)
+        return jax.lax.psum(x, "data")
+
+    return jax.tree.map(total, tree, specs)
+
+
+def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
+    """Row numbers of a global batch that this process's devices hold, ascending.
+
+    Raises:
+        ValueError: if the batch does not divide by the number of devices.
+    """
+    require(
+        batch % mesh.size == 0,
+        f"The batch must divide by the {mesh.size} devices of the mesh: got {batch}. "
+        f"Use {batch // mesh.size * mesh.size or mesh.size} or "
+        f"{-(-batch // mesh.size) * mesh.size}.",
+    )
+    slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch,))
+    numbers = np.arange(batch)
+    return np.unique(np.concatenate([numbers[index] for index in slices.values()]))
+
+
+def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyTree]:
+    """A function from this process's rows of a batch to global device arrays.
+
+    Args:
+        mesh: the devices.
+        batch: rows of the global batch.
+        leading: axes in front of the rows (several batches stacked).
+    """
+    rows = process_rows(mesh, batch)
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * leading, AXES))
+    everything = np.arange(batch)
+
+    def place(local: np.ndarray) -> Array:
+        shape = (*local.shape[:leading], batch, *local.shape[leading + 1 :])
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            wanted = np.searchsorted(rows, everything[index[leading]])
+            return np.take(local, wanted, axis=leading)
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return lambda tree: jax.tree.map(place, tree)
+
+
+def describe_layout(tree: PyTree, mesh: Mesh) -> str:
+    """A table of every array: path, shape, spec and bytes on each device."""
+    lines = []
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        axis = split_axis(leaf.shape, mesh)
+        parts = 1 if axis is None else mesh.shape["model"]
+        size = leaf.size * leaf.dtype.itemsize // parts
+        where = "replicated" if axis is None else f"axis {axis} over model"
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        lines.append(
+            f"  {jax.tree_util.keystr(path):50s} {shape:>14s} {where:18s} {size:>11,d} B"
+        )
+    return "\n".join(lines)

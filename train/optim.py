@@ -1,0 +1,112 @@
+"""Optimizers, schedules, and which leaves of a model are trained.
+
+Built from optax; only the AdamATan2 rule is ours.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, assert_never
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from configs import OptimConfig
+from trm.recursion import Buffer
+
+Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+
+
+def split_trainable(model: PyTree) -> tuple[PyTree, PyTree]:
+    """The model's trained leaves and its buffers, each with None for the other."""
+
+    def is_buffer(node: Any) -> bool:
+        return isinstance(node, Buffer)
+
+    trained = jax.tree.map(lambda node: not is_buffer(node), model, is_leaf=is_buffer)
+    return eqx.partition(model, trained)
+
+
+def warmup_cosine(
+    peak: float, warmup: int, total: int, min_ratio: float
+) -> Schedule:
+    """Rate of update `count + 1`: linear to `peak`, then cosine to `min_ratio * peak`.
+
+    Source: `pretrain.py`, `cosine_schedule_with_warmup_lr_lambda`; updates count
+    from 1.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup, max(total, warmup + 1), peak * min_ratio
+    )
+    return lambda count: jnp.asarray(schedule(count + 1), jnp.float32)
+
+
+class AdamATan2State(NamedTuple):
+    """Updates made, and the two moments."""
+
+    count: Int[Array, ""]
+    mu: PyTree
+    nu: PyTree
+
+
+def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
+    """Adam with `atan2(m, sqrt(v_hat)) / (1 - b1^t)` for the quotient: no epsilon.
+
+    Source: the package adam-atan2 0.0.3 (which the official code uses; the first moment
+    is corrected outside of atan2, and there is no factor); arXiv 2407.05872.
+    """
+
+    def init(params: PyTree) -> AdamATan2State:
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)
+        return AdamATan2State(jnp.zeros((), jnp.int32), zeros(), zeros())
+
+    def update(
+        grads: PyTree, state: AdamATan2State, params: PyTree | None = None
+    ) -> tuple[PyTree, AdamATan2State]:
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
+        nu = jax.tree.map(lambda v, g: v + (1 - b2) * (g * g - v), state.nu, grads)
+        correct1 = 1 - b1 ** count.astype(jnp.float32)
+        correct2 = jnp.sqrt(1 - b2 ** count.astype(jnp.float32))
+        updates = jax.tree.map(
+            lambda m, v: jnp.arctan2(m, jnp.sqrt(v) / correct2) / correct1, mu, nu
+        )
+        return updates, AdamATan2State(count, mu, nu)
+
+    # optax types its callables for any tree and extra arguments.
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def make_optimizer(
+    config: OptimConfig, schedule: Schedule
+) -> optax.GradientTransformation:
+    """The network's optimizer; decay is decoupled and applies to every parameter."""
+    match config.name:
+        case "adam_atan2":
+            scale = scale_by_adam_atan2(config.beta1, config.beta2)
+        case "adamw":
+            scale = optax.scale_by_adam(config.beta1, config.beta2, eps=config.eps)
+        case _:
+            assert_never(config.name)
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    return optax.chain(
+        clip,
+        scale,
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def update_ema(ema: Any, model: Any, decay: float) -> Any:
+    """`decay * ema + (1 - decay) * model` on trained leaves; buffers stay.
+
+    Source: `models/ema.py`, `EMAHelper`; paper section 4.7.
+    """
+    averaged, buffers = split_trainable(ema)
+    trained, _ = split_trainable(model)
+    averaged = jax.tree.map(
+        lambda e, p: decay * e + (1.0 - decay) * p, averaged, trained
+    )
+    return eqx.combine(averaged, buffers)

@@ -1,0 +1,111 @@
+"""All that changes during training, in one tree of arrays: what a checkpoint holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PyTree
+
+from train.mesh import BATCH, REPLICATED, layout, named
+from train.optim import split_trainable
+
+
+class TrainState(eqx.Module):
+    """The state between two steps. Keys and batches are functions of the counters."""
+
+    step: Int[Array, ""]
+    """Batches consumed (`stream` with several supervision steps: updates)."""
+
+    updates: Int[Array, ""]
+    """Optimizer updates made: the step, unless one batch gets several (`episode`)."""
+
+    model: Any
+    """Trained, in float32."""
+
+    ema: Any
+    """Average of the model, evaluated in its place; None if off."""
+
+    table: PyTree
+    """Puzzle table of a TRM, `puzzles width`; () without one."""
+
+    opt_state: PyTree
+    """Moments of the optimizer."""
+
+    carry: PyTree
+    """ACT rows of a TRM; (). Leading axis of the global batch on every leaf."""
+
+    @property
+    def evaluated(self) -> Any:
+        """The weights to evaluate and to release."""
+        return self.model if self.ema is None else self.ema
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """The sharding of every leaf: the layout table, applied."""
+
+    def everywhere(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda _: REPLICATED, tree)
+
+    specs = TrainState(
+        step=REPLICATED,
+        updates=REPLICATED,
+        model=layout(state.model, mesh),
+        ema=layout(state.ema, mesh),
+        table=everywhere(state.table),
+        opt_state=layout(state.opt_state, mesh),
+        carry=jax.tree.map(lambda _: BATCH, state.carry),
+    )
+    return named(specs, mesh)
+
+
+def make_init(
+    build: Callable[[], tuple[Any, PyTree]],
+    init_carry: Callable[[Any], PyTree],
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: bool,
+) -> Callable[[], TrainState]:
+    """The function that makes the first state.
+
+    Args:
+        build: gives a fresh model and its table.
+        init_carry: gives the first carry of a model in the compute type.
+        optimizer: of the model's trained leaves.
+        ema: whether an average is kept.
+    """
+
+    def init() -> TrainState:
+        model, table = build()
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            updates=jnp.zeros((), jnp.int32),
+            model=model,
+            ema=jax.tree.map(jnp.copy, model) if ema else None,
+            table=table,
+            opt_state=optimizer.init(split_trainable(model)[0]),
+            carry=init_carry(model),
+        )
+
+    return init
+
+
+def init_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """The first state, each leaf born where it belongs."""
+    shardings = state_shardings(jax.eval_shape(init), mesh)
+    return jax.jit(init, out_shardings=shardings)()
+
+
+def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """Shapes, types and shardings of a state, without its values."""
+    shapes = jax.eval_shape(init)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        state_shardings(shapes, mesh),
+    )

@@ -1,0 +1,1 @@
+"""Tiny Recursive Models and their relatives. Knows no mesh, no optimizer, no files."""

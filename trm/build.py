@@ -1,0 +1,100 @@
+"""From a configuration to a model: one `match` for the mixer, one for the variant."""
+
+from typing import Literal, assert_never
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+from configs import TRMConfig
+from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
+from trm.model import TRM
+from trm.recursion import AbstractRecursion
+from trm.variants.hrm import HRM
+from trm.variants.single_latent import SingleLatent
+from trm.variants.six_latent import SixLatent
+from trm.variants.transformer import Transformer
+from trm.variants.two_latent import TwoLatent
+
+
+def build_mixer(
+    config: TRMConfig, length: int, attention: Literal["xla", "cudnn"], key: PRNGKeyArray
+) -> AbstractMixer:
+    """The token mixer of one block, over `length` positions."""
+    match config.mixer:
+        case "attention":
+            return AttentionMixer(
+                config.dim,
+                config.heads,
+                rope_theta=config.rope_theta if config.positions == "rope" else None,
+                eps=config.norm_eps,
+                implementation=attention,
+                key=key,
+            )
+        case "mlp":
+            return TokenMLP(length, config.expansion, eps=config.norm_eps, key=key)
+        case _:
+            assert_never(config.mixer)
+
+
+def build_network(
+    config: TRMConfig, length: int, attention: Literal["xla", "cudnn"], key: PRNGKeyArray
+) -> Network:
+    """`config.layers` blocks over `length` positions."""
+    blocks = []
+    for block_key in jax.random.split(key, config.layers):
+        mixer_key, mlp_key = jax.random.split(block_key)
+        mixer = build_mixer(config, length, attention, mixer_key)
+        block = Block(
+            mixer, config.dim, config.expansion, eps=config.norm_eps, key=mlp_key
+        )
+        blocks.append(block)
+    return Network(tuple(blocks))
+
+
+def build_recursion(
+    config: TRMConfig, length: int, attention: Literal["xla", "cudnn"], key: PRNGKeyArray
+) -> AbstractRecursion:
+    """The variant that `config` names, with its networks."""
+    latent_key, network_key, second_key = jax.random.split(key, 3)
+    network = build_network(config, length, attention, network_key)
+    match config.variant:
+        case "trm":
+            return TwoLatent(network, config.dim, config.L_cycles, key=latent_key)
+        case "single_z":
+            return SingleLatent(network, config.dim, config.L_cycles, key=latent_key)
+        case "hier6":
+            return SixLatent(network, config.dim, config.L_cycles, key=latent_key)
+        case "hrm":
+            high = build_network(config, length, attention, second_key)
+            return HRM(high, network, config.dim, config.L_cycles, key=latent_key)
+        case "transformer":
+            return Transformer(network, config.dim, key=latent_key)
+        case _:
+            assert_never(config.variant)
+
+
+def build_trm(
+    config: TRMConfig,
+    *,
+    vocab: int,
+    seq: int,
+    attention: Literal["xla", "cudnn"] = "xla",
+    key: PRNGKeyArray,
+) -> TRM:
+    """A freshly initialised model in float32 for puzzles of `seq` tokens.
+
+    `attention` is the kernel that `config.attention` comes to on the devices at hand.
+    """
+    model_key, recursion_key = jax.random.split(key)
+    length = config.prefix + seq
+    return TRM(
+        build_recursion(config, length, attention, recursion_key),
+        vocab=vocab,
+        seq=seq,
+        dim=config.dim,
+        prefix=config.prefix,
+        cycles=config.H_cycles,
+        learned_positions=config.positions == "learned",
+        positions_first=config.mixer == "mlp",
+        key=model_key,
+    )

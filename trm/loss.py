@@ -1,0 +1,101 @@
+"""Losses and metrics of one puzzle after one supervision step.
+
+A metric is a pair (sum, count) of which the loop sums both parts over rows, devices and
+steps, and divides at the end. Losses count every row; the others only the rows that
+halted in this step, as officially.
+
+Source: `models/losses.py`; paper section 4.1 and figure 3.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from data.puzzles import IGNORE
+from trm.model import Prediction
+
+Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+Parts = dict[str, Shaped[Array, "*batch"]]
+
+
+def log_stablemax(logits: Float[Array, "*axes vocab"]) -> Float[Array, "*axes vocab"]:
+    """`log(s / sum(s))` with `s(x) = x + 1` for x >= 0, `1 / (1 - x)` below; float32.
+
+    Written with `log1p` on both sides of 0, since the gradient of the plain form is
+    `0 * inf` at a logit of exactly 1. The official code computes it in float64.
+
+    Source: arXiv 2501.04697; `models/losses.py`, `log_stablemax`.
+    """
+    x = logits.astype(jnp.float32)
+    log_s = jnp.where(
+        x >= 0, jnp.log1p(jnp.maximum(x, 0)), -jnp.log1p(jnp.maximum(-x, 0))
+    )
+    return log_s - jax.nn.logsumexp(log_s, axis=-1, keepdims=True)
+
+
+def log_softmax(logits: Float[Array, "*axes vocab"]) -> Float[Array, "*axes vocab"]:
+    """Log probabilities of a softmax, in float32."""
+    return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+
+def cross_entropy(
+    logit: Float[Array, ""], target: Shaped[Array, ""]
+) -> Float[Array, ""]:
+    """Cross-entropy, in nats, of `target` under a probability given as a logit."""
+    return jax.nn.softplus(logit) - target * logit
+
+
+def puzzle_loss(
+    prediction: Prediction,
+    labels: Int[Array, " seq"],
+    q_target: Float[Array, ""] | None,
+    kind: Literal["stablemax", "softmax"],
+) -> tuple[Float[Array, ""], Parts, Parts]:
+    """The loss of one puzzle in nats, the parts it is made of, and how right it is.
+
+    The loss is the mean cross-entropy over scored cells plus half of the cross-entropy
+    of q_halt against "all of them are right" (and of q_continue against `q_target`).
+    """
+    log_p = log_stablemax if kind == "stablemax" else log_softmax
+    valid = labels != IGNORE
+    cells = jnp.maximum(valid.sum(), 1).astype(jnp.float32)
+    targets = jnp.where(valid, labels, 0)
+    nll = -jnp.take_along_axis(log_p(prediction.logits), targets[:, None], axis=-1)
+    right = valid & (jnp.argmax(prediction.logits, axis=-1) == labels)
+    solved = right.sum() == valid.sum()
+
+    lm_loss = jnp.where(valid, nll[:, 0], 0.0).sum() / cells
+    q_losses = {"q_halt_loss": cross_entropy(prediction.q_halt, solved)}
+    if q_target is not None:
+        q_losses["q_continue_loss"] = cross_entropy(prediction.q_continue, q_target)
+    scores = {
+        "accuracy": right.sum() / cells,
+        "exact_accuracy": solved,
+        "q_halt_accuracy": (prediction.q_halt >= 0) == solved,
+    }
+    loss = lm_loss + 0.5 * sum(q_losses.values())
+    return loss, {"lm_loss": lm_loss, **q_losses}, scores
+
+
+def metrics(
+    losses: Parts,
+    scores: Parts,
+    *,
+    active: Bool[Array, " batch"],
+    scored: Bool[Array, " batch"],
+) -> Metrics:
+    """Sums and counts over a batch: losses over active rows, scores over scored ones.
+
+    Leading batch axis on every leaf of `losses` and `scores`.
+    """
+
+    def mean(values: Array, mask: Bool[Array, " batch"]) -> tuple[Array, Array]:
+        weight = mask.astype(jnp.float32)
+        return jnp.sum(values * weight), jnp.sum(weight)
+
+    return {
+        **{name: mean(value, active) for name, value in losses.items()},
+        **{name: mean(value, scored) for name, value in scores.items()},
+    }

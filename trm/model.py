@@ -1,0 +1,111 @@
+"""The whole model: embed a puzzle, refine its latents, read an answer from them.
+
+One supervision step is `predict(refine(latents, embed(inputs, rows)))`. Leading axes
+are free: one puzzle, or any batch of them.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from gpt.layers import Embedding, Linear, truncated_normal
+from trm.recursion import AbstractRecursion, Latents, deep_recursion
+
+
+class Prediction(eqx.Module):
+    """What the heads say of the current latents."""
+
+    logits: Float[Array, "*batch seq vocab"]
+    q_halt: Float[Array, "*batch"]
+    q_continue: Float[Array, "*batch"]
+
+
+class TRM(eqx.Module):
+    """Embedding, recursion and heads. Parameter for parameter the official `Inner`.
+
+    The puzzle's own vector (a row of the puzzle table, which is not part of the model)
+    fills `prefix` positions in front of its tokens; the first of them is where the
+    halting head reads.
+
+    Source: `models/recursive_reasoning/trm.py`,
+    `TinyRecursiveReasoningModel_ACTV1_Inner`.
+    """
+
+    embedding: Embedding
+    positions: Float[Array, "prefix+seq dim"] | None
+    recursion: AbstractRecursion
+    head: Linear
+    halt_head: Linear
+    prefix: int = eqx.field(static=True)
+    cycles: int = eqx.field(static=True)
+    positions_first: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        recursion: AbstractRecursion,
+        *,
+        vocab: int,
+        seq: int,
+        dim: int,
+        prefix: int,
+        cycles: int,
+        learned_positions: bool,
+        positions_first: bool,
+        key: PRNGKeyArray,
+    ):
+        embed_key, position_key, head_key, halt_key = jax.random.split(key, 4)
+        self.embedding = Embedding(vocab, dim, key=embed_key)
+        self.positions = (
+            truncated_normal(position_key, (prefix + seq, dim), dim**-0.5)
+            if learned_positions
+            else None
+        )
+        self.recursion = recursion
+        self.head = Linear(dim, vocab, key=head_key)
+        # Starts almost sure that nothing is solved: fast learning of Q, deep recursion.
+        halt_head = Linear(dim, 2, bias=True, key=halt_key)
+        self.halt_head = jax.tree.map(jnp.zeros_like, halt_head)
+        self.halt_head = eqx.tree_at(
+            lambda head: head.bias, self.halt_head, jnp.full(2, -5.0)
+        )
+        self.prefix = prefix
+        self.cycles = cycles
+        self.positions_first = positions_first
+
+    def embed(
+        self, inputs: Int[Array, "*batch seq"], rows: Float[Array, "*batch width"]
+    ) -> Float[Array, "*batch prefix+seq dim"]:
+        """The question x: rows of the puzzle table, then tokens, to unit variance."""
+        x = self.embedding(inputs)
+        dim = x.shape[-1]
+        if self.prefix:
+            missing = self.prefix * dim - rows.shape[-1]
+            padding = [(0, 0)] * (rows.ndim - 1) + [(0, missing)]
+            front = jnp.pad(rows.astype(x.dtype), padding)
+            front = front.reshape(*rows.shape[:-1], self.prefix, dim)
+            x = jnp.concatenate((front, x), axis=-2)
+        scale = math.sqrt(dim)
+        if self.positions is not None:
+            x = x + self.positions
+            scale = scale * 0.707106781  # keeps the variance of a sum of two
+        return (scale * x.astype(jnp.float32)).astype(x.dtype)
+
+    def refine(
+        self, latents: Latents, x: Float[Array, "*batch length dim"]
+    ) -> PyTree[Float[Array, "*batch length dim"]]:
+        """The latents after one supervision step's deep recursion."""
+        if not self.positions_first:
+            return deep_recursion(self.recursion, latents, x, self.cycles)
+        latents, x = jax.tree.map(lambda a: jnp.moveaxis(a, -2, 0), (latents, x))
+        latents = deep_recursion(self.recursion, latents, x, self.cycles)
+        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), latents)
+
+    def predict(self, latents: PyTree[Float[Array, "*batch length dim"]]) -> Prediction:
+        """Logits of every cell in the compute type, Q values in float32."""
+        y = self.recursion.answer(latents)
+        q = self.halt_head(y[..., 0, :]).astype(jnp.float32)
+        logits = self.head(y[..., self.prefix :, :])
+        return Prediction(logits, q[..., 0], q[..., 1])

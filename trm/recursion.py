@@ -1,0 +1,67 @@
+"""Deep recursion: what all variants share, and what each of them replaces.
+
+In the paper's symbols, x is the embedded question, y the current answer (`z_H` in the
+official code) and z the scratchpad (`z_L`). One call of a recursion is one cycle: n
+refinements of z and one of y. `deep_recursion` makes T cycles, the last with gradient.
+
+Source: paper figure 3; `models/recursive_reasoning/trm.py`, `forward`.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from gpt.layers import truncated_normal
+
+Latents = PyTree[Float[Array, "..."]]
+"""What a variant carries between supervision steps: any tree of `*axes dim` arrays."""
+
+
+class Buffer(eqx.Module):
+    """An array of the model that is saved with it but never trained, nor averaged."""
+
+    value: Float[Array, "..."]
+
+    def __call__(self) -> Float[Array, "..."]:
+        return jax.lax.stop_gradient(self.value)
+
+
+def fresh_latent(dim: int, key: PRNGKeyArray) -> Buffer:
+    """The fixed latent of every position of a fresh puzzle (`H_init`, `L_init`)."""
+    return Buffer(truncated_normal(key, (dim,), 1.0))
+
+
+class AbstractRecursion(eqx.Module):
+    """How latents are refined by one cycle: the part that variants replace."""
+
+    @abc.abstractmethod
+    def init(self) -> Latents:
+        """Latents of a fresh puzzle: a `dim` vector each, the same at all positions."""
+
+    @abc.abstractmethod
+    def __call__(self, latents: Latents, x: Float[Array, "*axes dim"]) -> Latents:
+        """One cycle, in the layout of the network."""
+
+    @abc.abstractmethod
+    def answer(self, latents: Latents) -> Float[Array, "*axes dim"]:
+        """What the heads read."""
+
+
+def deep_recursion(
+    recursion: AbstractRecursion,
+    latents: Latents,
+    x: Float[Array, "*axes dim"],
+    cycles: int,
+) -> Latents:
+    """The latents after `cycles` cycles, of which only the last carries gradient.
+
+    The others see inputs whose gradient is stopped, the weights included, so that
+    nothing of them is kept for the backward pass.
+    """
+    frozen, still, latents = jax.lax.stop_gradient((recursion, x, latents))
+    latents = jax.lax.fori_loop(
+        0, cycles - 1, lambda _, carried: frozen(carried, still), latents
+    )
+    return recursion(jax.lax.stop_gradient(latents), x)

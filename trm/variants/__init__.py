@@ -1,0 +1,1 @@
+"""What a TRM refines, and how: one final class a file."""
