@@ -8,7 +8,7 @@ data (vocabulary, sequence length, number of puzzles) are not settings.
 Imports the standard library alone; every other package may import this file.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -311,6 +311,10 @@ class MeshConfig:
     """Size of the `model` axis, over which parameters, averages and optimizer state are
     split (gathered once a step)."""
 
+    distributed: bool = False
+    """Join the other processes of this run first (`jax.distributed.initialize`): on a
+    TPU pod, under Slurm, or with JAX's own environment variables."""
+
     def __post_init__(self) -> None:
         require_positive(self, "model")
         if self.data is not None:
@@ -440,3 +444,71 @@ class TrainTRM:
             or (self.supervision_steps == 1 and self.steps_per_call == 1),
             "`supervision_steps` and `steps_per_call` above 1 need `loop=stream`.",
         )
+
+
+MAY_CHANGE = ("run_dir", "mesh", "run", "eval", "data.prefetch")
+"""Settings in which a continued run may differ from its beginning."""
+
+
+# -- presets ---------------------------------------------------------------------------
+
+_ATTENTION = TRMConfig(mixer="attention", positions="rope")
+
+TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
+    "sudoku": (
+        "Sudoku-Extreme, token MLP: 87.4 % in the paper; one 48 GB GPU, < 36 h.",
+        TrainTRM(),
+    ),
+    "quickstart": (
+        "6x6 Sudoku made up here; minutes on two CPU cores.",
+        TrainTRM(
+            batch_size=128,
+            epochs=200.0,
+            precision="float32",
+            model=TRMConfig(
+                dim=64, prefix=2, puzzle_dim=64, H_cycles=2, L_cycles=3, layers=2
+            ),
+            act=ACTConfig(max_steps=8),
+            optim=OptimConfig(
+                lr=1e-3, warmup=100, weight_decay=0.1, table_lr=1e-3, ema=0.995
+            ),
+            data=PuzzleDataConfig(
+                paths=("datasets/sudoku-6x6",),
+                build=GeneratedSudoku(size=6, train=4000, test=1000, augmentations=8),
+            ),
+            eval=EvalConfig(epochs=50.0, puzzles=None),
+            run=RunConfig(log_every=100, save_every=1000),
+        ),
+    ),
+    "sudoku-attention": (
+        "Sudoku-Extreme, attention: 74.7 % in the paper; one 48 GB GPU, < 36 h.",
+        TrainTRM(model=_ATTENTION),
+    ),
+    "sudoku-single-z": (
+        "Sudoku-Extreme, one latent: 71.9 % in the paper (table 2).",
+        TrainTRM(model=TRMConfig(variant="single_z")),
+    ),
+    "sudoku-hier6": (
+        "Sudoku-Extreme, six scratchpads: 77.6 % in the paper (table 2).",
+        TrainTRM(model=TRMConfig(variant="hier6")),
+    ),
+    "sudoku-hrm": (
+        "Sudoku-Extreme, HRM, 27 M parameters: 55.0 % in the paper.",
+        TrainTRM(
+            model=replace(
+                _ATTENTION, variant="hrm", layers=4, H_cycles=2, L_cycles=2, prefix=1
+            ),
+            act=ACTConfig(halt="compare", continue_loss=True),
+        ),
+    ),
+    "sudoku-transformer": (
+        "Sudoku-Extreme, 8 layers without recursion: the official baseline.",
+        TrainTRM(
+            model=replace(
+                _ATTENTION, variant="transformer", layers=8, H_cycles=1, prefix=1
+            ),
+            act=ACTConfig(halt="compare"),
+        ),
+    ),
+}
+"""Name -> (task, the paper's result, hardware; configuration). The first is default."""

@@ -4,14 +4,14 @@ import math
 from itertools import zip_longest
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from data.symmetry import BOXES, Box
 
 GAP = "    "
 
 
-def render(tokens: Int[np.ndarray, " seq"], size: int | None = None) -> str:
+def render(tokens: Integer[np.ndarray, " seq"], size: int | None = None) -> str:
     """Return a board, one row a line, with lines between the boxes of a Sudoku.
 
     Args:
@@ -23,9 +23,9 @@ def render(tokens: Int[np.ndarray, " seq"], size: int | None = None) -> str:
 
 
 def render_solution(
-    inputs: Int[np.ndarray, " seq"],
-    prediction: Int[np.ndarray, " seq"],
-    labels: Int[np.ndarray, " seq"],
+    inputs: Integer[np.ndarray, " seq"],
+    prediction: Integer[np.ndarray, " seq"],
+    labels: Integer[np.ndarray, " seq"],
 ) -> str:
     """Return puzzle and prediction side by side, with `!` after each wrong cell.
 

@@ -76,6 +76,7 @@ class Metadata:
                 raise _bad(path, f"`{name}` is {values[name]!r}")
         known = {name: values.pop(name) for name in names}
         known["sets"] = tuple(known["sets"])
+        known["mean_puzzle_examples"] = float(known["mean_puzzle_examples"])
         return cls(**known, extra=values)
 
     def write(self, folder: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from data.metadata import Metadata
-from data.sampling import Schedule, pick
+from data.sampling import Schedule
 from data.store import Store
 
 __all__ = ["IGNORE", "Metadata", "Puzzle", "PuzzleDataset"]
@@ -54,7 +54,7 @@ class PuzzleDataset:
         batch_size: int,
         seed: int = 0,
         epochs_per_block: int = 1,
-        rows: Int[np.ndarray, " rows"] | None = None,
+        rows: Integer[np.ndarray, " rows"] | None = None,
     ):
         """Open and check the datasets.
 
@@ -78,8 +78,7 @@ class PuzzleDataset:
         _require_least("epochs_per_block", epochs_per_block, 1)
         _require_least("seed", seed, 0)
         self.batch_size = batch_size
-        self._seed = seed
-        self._rows = np.arange(batch_size) if rows is None else np.array(rows)
+        self._rows = np.arange(batch_size) if rows is None else rows.astype(int)
         if ((self._rows < 0) | (self._rows >= batch_size)).any():
             raise ValueError(
                 f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got "
@@ -92,7 +91,7 @@ class PuzzleDataset:
             self._store.index, batch_size, epochs_per_block, seed=seed
         )
 
-    def steps(self, epochs: float) -> int:
+    def steps(self, epochs: int | float) -> int:
         """Return the training steps that make up `epochs`.
 
         Source: `total_steps` of the official `pretrain.py`.
@@ -110,10 +109,7 @@ class PuzzleDataset:
             ValueError: if `step` is negative, or a block of epochs fills no batch.
         """
         _require_least("step", step, 0)
-        plan, block, batch = self._schedule.locate(step)
-        rng = np.random.default_rng((self._seed, block, batch))
-        index = self._store.index
-        examples, puzzles = pick(plan, batch, index, self.batch_size, rng)
+        examples, puzzles = self._schedule.examples(step)
         return self._load(examples[self._rows], puzzles[self._rows])
 
     def num_test_batches(self, limit: int | None = None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from data.metadata import Metadata
 
@@ -19,11 +19,11 @@ CHUNK = 1 << 22  # tokens looked at in one go: 4 MB of uint8, so it stays in the
 class Arrays(NamedTuple):
     """The arrays of one set; inputs and labels are mapped from disk, not loaded."""
 
-    inputs: Int[np.ndarray, "examples seq"]
-    labels: Int[np.ndarray, "examples seq"]
-    puzzle_identifiers: Int[np.ndarray, " puzzles"]
-    puzzle_indices: Int[np.ndarray, " puzzles+1"]
-    group_indices: Int[np.ndarray, " groups+1"]
+    inputs: Integer[np.ndarray, "examples seq"]
+    labels: Integer[np.ndarray, "examples seq"]
+    puzzle_identifiers: Integer[np.ndarray, " puzzles"]
+    puzzle_indices: Integer[np.ndarray, " puzzles+1"]
+    group_indices: Integer[np.ndarray, " groups+1"]
 
 
 def read_arrays(folder: Path, name: str, metadata: Metadata) -> Arrays:
@@ -73,14 +73,14 @@ def _load(path: Path) -> np.ndarray:
     return array
 
 
-def _check_shape(where: str, array: Int[np.ndarray, "..."], seq_len: int) -> None:
+def _check_shape(where: str, array: Integer[np.ndarray, "..."], seq_len: int) -> None:
     """Raise `ValueError` unless `array` has rows of `seq_len` tokens."""
     if array.ndim != 2 or array.shape[1] != seq_len or not len(array):
         raise _broken(where, f"the shape (examples, {seq_len})", f"{array.shape}")
 
 
 def _check_indices(
-    where: str, indices: Int[np.ndarray, "..."], total: int, of: str
+    where: str, indices: Integer[np.ndarray, "..."], total: int, of: str
 ) -> None:
     """Raise `ValueError` unless `indices` cut `total` things into non-empty ranges."""
     if indices.ndim != 1 or len(indices) < 2:
@@ -96,7 +96,7 @@ def _check_indices(
 
 
 def _check_values(
-    where: str, array: Int[np.ndarray, "..."], size: int, ignored: int | None
+    where: str, array: Integer[np.ndarray, "..."], size: int, ignored: int | None
 ) -> None:
     """Raise `ValueError` unless all values are `ignored` or in 0 .. size - 1."""
     flat = array.reshape(-1)

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 
 class Schedule:
-    """Finds the plan of any step; keeps the latest plans, and how long others were."""
+    """The examples of any step; keeps the latest plans, and how long others were."""
 
     def __init__(self, index: Index, batch_size: int, epochs: int, *, seed: int):
         """Prepare for batches of `batch_size` from blocks of `epochs` epochs."""
@@ -49,14 +49,27 @@ class Schedule:
         self._plans: dict[int, Plan] = {}
         self._firsts = [0]  # first step of blocks 0, 1, ..., as far as counted
 
-    def locate(self, step: int) -> tuple[Plan, int, int]:
+    def examples(
+        self, step: int
+    ) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
+        """Return the examples of batch `step` and the puzzle each belongs to.
+
+        Raises:
+            ValueError: if a block of epochs does not fill a batch.
+        """
+        plan, block, batch = self._locate(step)
+        visits = plan.visits[plan.starts[batch] : plan.starts[batch + 1]]
+        if self._index.is_flat():
+            return visits, visits
+        # The 1 and 2 part the seeds: (s, b) and (s, b, 0) would be the same seed.
+        rng = np.random.default_rng((self._seed, 2, block, batch))
+        return _expand(visits, self._index, self._batch_size, rng)
+
+    def _locate(self, step: int) -> tuple[Plan, int, int]:
         """Return the plan of the block of `step`, the block, and the batch within.
 
         Blocks before it must be planned once to be counted, unless all puzzles have
         one example, when blocks are equally long.
-
-        Raises:
-            ValueError: if a block does not fill a batch.
         """
         with self._lock:
             if self._index.is_flat():
@@ -73,7 +86,7 @@ class Schedule:
     def _plan(self, block: int) -> Plan:
         """Return the plan of a block, made now unless it is one of the latest two."""
         if block not in self._plans:
-            rng = np.random.default_rng((self._seed, block))
+            rng = np.random.default_rng((self._seed, 1, block))
             plan = make_plan(self._index, self._batch_size, self._epochs, rng)
             while len(self._plans) > 1:
                 del self._plans[next(iter(self._plans))]
@@ -104,13 +117,13 @@ def make_plan(
     return Plan(visits, _cut(np.diff(index.puzzles)[visits], batch_size))
 
 
-def pick(
-    plan: Plan, batch: int, index: Index, batch_size: int, rng: np.random.Generator
+def _expand(
+    visits: Int[np.ndarray, " visits"],
+    index: Index,
+    batch_size: int,
+    rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
-    """Return the examples of a batch and the puzzle each belongs to."""
-    visits = plan.visits[plan.starts[batch] : plan.starts[batch + 1]]
-    if index.is_flat():
-        return visits, visits
+    """Return all examples of the visits in random order, cut, and their puzzles."""
     first = index.puzzles[visits]
     sizes = index.puzzles[visits + 1] - first
     visit = np.repeat(np.arange(len(visits)), sizes)

@@ -16,7 +16,7 @@ class Search:
     def __init__(self, cells: list[int], box: Box):
         """Start from the given digits, which must not contradict each other."""
         size = box.size
-        self.cells = list(cells)
+        self.cells = [0] * len(cells)
         self._all = (1 << size + 1) - 2
         self._units = [
             (cell // size, size + cell % size, 2 * size + int(number))

@@ -40,14 +40,18 @@ class Store:
         for folder, part in zip(folders, parts, strict=True):
             for name in part.sets:
                 self._arrays.append(read_arrays(folder, name, part))
-                own = self._arrays[-1].puzzle_identifiers
+                own = self._arrays[-1].puzzle_identifiers.astype(np.int64)
                 blank = own == part.blank_identifier_id
                 identifiers.append(np.where(blank, own, own + offset))
             offset += part.num_puzzle_identifiers
         self.identifiers = np.concatenate(identifiers).astype(np.int32)
         self.index = Index(
-            groups=_chain([arrays.group_indices for arrays in self._arrays]),
-            puzzles=_chain([arrays.puzzle_indices for arrays in self._arrays]),
+            groups=_chain(
+                [arrays.group_indices.astype(np.int64) for arrays in self._arrays]
+            ),
+            puzzles=_chain(
+                [arrays.puzzle_indices.astype(np.int64) for arrays in self._arrays]
+            ),
         )
         sizes = [len(arrays.inputs) for arrays in self._arrays]
         self._firsts = np.cumsum([0, *sizes])

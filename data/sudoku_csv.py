@@ -3,9 +3,8 @@
 import csv
 import gzip
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -49,7 +48,7 @@ def read_csv(
 
 
 def _read_rows(
-    file: TextIO, path: Path
+    file: Iterable[str], path: Path
 ) -> tuple[list[str], list[str], Int[np.ndarray, " rows"], list[int]]:
     """Return questions, answers, ratings and the line number of every row."""
     reader = csv.reader(file)

@@ -83,7 +83,7 @@ def _write_split(boards: Boards, folder: Path, extra: Mapping[str, object]) -> N
         seq_len=seq,
         num_puzzle_identifiers=1,
         total_groups=groups,
-        mean_puzzle_examples=1,
+        mean_puzzle_examples=1.0,
         total_puzzles=groups,
         sets=("all",),
         extra={**extra, "content_hash": _content_hash(arrays)},

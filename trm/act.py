@@ -26,7 +26,7 @@ class Carry(eqx.Module):
     latents: PyTree[Float[Array, "batch length dim"]]
     steps: Int32[Array, " batch"]
     halted: Bool[Array, " batch"]
-    puzzle: Puzzle[Array]
+    puzzle: Puzzle
 
 
 def init_carry(model: TRM, batch: int, seq: int) -> Carry:
@@ -54,7 +54,7 @@ def choose(flag: Bool[Array, " batch"], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(pick, new, old)
 
 
-def refill(model: TRM, carry: Carry, puzzle: Puzzle[Array]) -> Carry:
+def refill(model: TRM, carry: Carry, puzzle: Puzzle) -> Carry:
     """Rows that have halted start on the puzzle offered; the others keep theirs."""
     return Carry(
         latents=choose(carry.halted, model.recursion.init(), carry.latents),

@@ -23,7 +23,7 @@ class TRMTask(eqx.Module):
         """Rows that have all halted."""
         return init_carry(model, batch, self.seq)
 
-    def admit(self, model: TRM, carry: Carry, batch: Puzzle[Array]) -> Carry:
+    def admit(self, model: TRM, carry: Carry, batch: Puzzle) -> Carry:
         """Rows that have halted take the puzzles offered; the rest are dropped."""
         return refill(model, carry, batch)
 

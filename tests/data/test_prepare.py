@@ -73,7 +73,17 @@ def test_wrong_options_have_status_2(capsys):
 def test_a_system_error_is_a_message(tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as stop:
-        main(["generate", "--out", str(tmp_path / "file" / "out"), "--train", "1"])
+        main(
+            [
+                "generate",
+                "--out",
+                str(tmp_path / "file" / "out"),
+                "--test",
+                "1",
+                "--train",
+                "1",
+            ]
+        )
     assert stop.value.code == 2
     assert "error:" in capsys.readouterr().err
 

@@ -1,0 +1,64 @@
+"""The command line of the train scripts: a preset by name, then fields to override."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from train.loop import NonFiniteError
+
+Config = TypeVar("Config")
+Presets = Mapping[str, tuple[str, Config]]
+
+
+def parse(
+    presets: Presets[Config], description: str, argv: Sequence[str]
+) -> tuple[str, Config]:
+    """The preset's name and the configuration of a command line.
+
+    Ends the process with a message if the command line cannot be understood.
+
+    Args:
+        presets: name to (one line on it, configuration); the first is the default.
+        description: shown by `--help`.
+        argv: the arguments.
+    """
+    names = tuple(presets)
+    chosen = argv[0] if argv and argv[0] in names else names[0]
+    lines = "\n".join(f"{name}: {presets[name][0]}" for name in names)
+    help_text = f"Preset to start from.\n{lines}\n"
+    kind = type(presets[chosen][1])
+    name_type = Annotated[
+        tyro.conf.Positional[Literal[names]],  # pyright: ignore[reportInvalidTypeForm]
+        tyro.conf.arg(help=help_text),
+    ]
+
+    def entry(preset: Any = names[0], config: Any = presets[chosen][1]) -> Any:
+        return preset, config
+
+    entry.__annotations__ = {
+        "preset": name_type,
+        "config": tyro.conf.AvoidSubcommands[kind],
+    }
+    entry.__doc__ = description
+    return tyro.cli(entry, args=list(argv))
+
+
+def run(
+    main: Callable[[str, Config], int], presets: Presets[Config], description: str
+) -> None:
+    """Parse the command line, run `main`, and exit with its status.
+
+    A `ValueError` is bad input: its message alone is printed, status 2. A loss that is
+    not finite: status 1.
+    """
+    try:
+        preset, config = parse(presets, description, sys.argv[1:])
+        status = main(preset, config)
+    except (ValueError, NonFiniteError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1 if isinstance(error, NonFiniteError) else 2
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)

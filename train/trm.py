@@ -1,0 +1,228 @@
+"""Train a Tiny Recursive Model: `python -m train.trm [PRESET] [--config.FIELD VALUE]`.
+
+Examples:
+    python -m train.trm quickstart
+    python -m train.trm --config.batch-size 6144
+    python -m train.trm sudoku-attention --config.seed 3
+"""
+
+if not __package__:
+    raise SystemExit("Run it as a module, from the project's root: python -m train.trm")
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from configs import TRM_PRESETS, PuzzleDataConfig, TrainTRM, require
+from data.boards import render_solution
+from data.build import prepare
+from data.puzzles import Puzzle, PuzzleDataset
+from train.cli import run
+from train.devices import attention_kernel, start
+from train.job import Job, Outcome, run_job
+from train.loop import Intervals
+from train.mesh import global_batch, make_mesh, process_rows
+from train.optim import make_optimizer, warmup_cosine
+from train.rundir import open_run_dir, settings
+from train.state import make_init
+from train.step import Plan, Rules
+from trm.build import build_trm
+from trm.model import TRM
+from trm.task import TRMTask
+
+
+def prepare_missing(config: PuzzleDataConfig) -> None:
+    """Build the first dataset if it is missing and a build is configured."""
+    first = Path(config.paths[0])
+    if not first.exists() and config.build is not None and jax.process_index() == 0:
+        print(f"No dataset at `{first}`: making it.", flush=True)
+        prepare(config.build, first)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("dataset prepared")
+
+
+def make_rules(config: TrainTRM, total: int) -> Rules:
+    """The update rules of a run of `total` steps."""
+    optim = config.optim
+    updates = total * (config.act.max_steps if config.loop == "episode" else 1)
+    schedule = warmup_cosine(optim.lr, optim.warmup, updates, optim.min_ratio)
+    return Rules(
+        optimizer=make_optimizer(optim, schedule),
+        schedule=schedule,
+        ema=optim.ema,
+        table_schedule=warmup_cosine(
+            optim.table_lr, optim.warmup, updates, optim.min_ratio
+        ),
+        table_weight_decay=optim.table_weight_decay,
+    )
+
+
+def evaluation_batch(config: TrainTRM) -> int:
+    """Puzzles evaluated at once."""
+    return config.eval.batch_size or config.batch_size
+
+
+class PuzzleFeed:
+    """The puzzles of a run as global batches."""
+
+    def __init__(self, config: TrainTRM, mesh: Mesh):
+        paths, eval_batch = config.data.paths, evaluation_batch(config)
+        train_rows = process_rows(mesh, config.batch_size)
+        eval_rows = process_rows(mesh, eval_batch)
+        prepare_missing(config.data)
+        self.config = config
+        self.train = PuzzleDataset(
+            paths,
+            "train",
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs_per_block=max(1, round(config.eval.epochs)),
+            rows=train_rows,
+        )
+        self.test = PuzzleDataset(paths, "test", batch_size=eval_batch, rows=eval_rows)
+        self.total = max(self.train.steps(config.epochs), 1)
+        leading = 0 if config.loop == "episode" else 2
+        self._place = global_batch(mesh, config.batch_size, leading)
+        self._place_test = global_batch(mesh, eval_batch, 0)
+
+    def batch(self, first: int) -> Puzzle:
+        """The input of the dispatch that begins at step `first`."""
+        if self.config.loop == "episode":
+            return self._place(self.train.batch(first))
+        calls = min(self.config.steps_per_call, self.total - first)
+        passes = self.config.supervision_steps
+        numbers = range(first * passes, (first + calls) * passes)
+        puzzles = [self.train.batch(number) for number in numbers]
+        stack = lambda *rows: np.stack(rows).reshape(calls, passes, *rows[0].shape)
+        return self._place(jax.tree.map(stack, *puzzles))
+
+    def eval_batches(self, last: bool) -> tuple[Iterator[Puzzle], int]:
+        """Batches of an evaluation, and the puzzles in them."""
+        config = self.config.eval
+        limit = config.final_puzzles if last else config.puzzles
+        limit = min(limit or self.test.num_examples, self.test.num_examples)
+        batches = range(self.test.num_test_batches(limit))
+        return (
+            self._place_test(self.test.test_batch(index, limit)) for index in batches
+        ), limit
+
+
+def make_job(preset: str, config: TrainTRM) -> Job:
+    """The run that a configuration describes.
+
+    Raises:
+        ValueError: if mesh, batch and data do not go together.
+    """
+    mesh = make_mesh(config.mesh)
+    local = config.batch_size // mesh.size
+    process_rows(mesh, config.batch_size)
+    require(
+        local % config.accumulation == 0,
+        f"`accumulation` must divide the {local} puzzles of a device: got "
+        f"{config.accumulation}. Use fewer slices or a larger batch.",
+    )
+    feed = PuzzleFeed(config, mesh)
+    metadata = feed.train.metadata
+    attention = attention_kernel(config.model.attention, config.precision)
+    rules = make_rules(config, feed.total)
+    early = config.eval.mode == "halt"
+    task = TRMTask(config.act, metadata.seq_len, early_halt=early)
+    plan = Plan(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        passes=config.supervision_steps,
+    )
+
+    def build() -> tuple[TRM, Array]:
+        model = build_trm(
+            config.model,
+            vocab=metadata.vocab_size,
+            seq=metadata.seq_len,
+            attention=attention,
+            key=jax.random.key(config.seed),
+        )
+        width = config.model.puzzle_dim
+        return model, jnp.zeros((metadata.num_puzzle_identifiers, width))
+
+    return Job(
+        title=preset,
+        unit="puzzles",
+        score="exact_accuracy",
+        mesh=mesh,
+        task=task,
+        rules=rules,
+        plan=plan,
+        eval_plan=replace(
+            plan, batch_size=evaluation_batch(config), accumulation=1, passes=1
+        ),
+        intervals=Intervals(
+            total=feed.total,
+            per_call=config.steps_per_call,
+            eval_every=max(feed.train.steps(config.eval.epochs), 1),
+        ),
+        episode=config.loop == "episode",
+        prefetch=config.data.prefetch,
+        init=make_init(
+            build,
+            lambda model: task.init_carry(plan.cast(model), config.batch_size),
+            rules.optimizer,
+            ema=config.optim.ema > 0,
+        ),
+        make_batch=feed.batch,
+        eval_batches=feed.eval_batches,
+    )
+
+
+def last_evaluation(folder: Path) -> dict:
+    """The newest evaluation in the metrics of a run."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if '"split": "eval"' in line][-1]
+
+
+def finish(job: Job, outcome: Outcome, folder: Path) -> None:
+    """Print the final evaluation as a table, and one test puzzle as a board."""
+    batches, _ = job.eval_batches(True)
+    puzzle = next(iter(batches))
+    model, table = outcome.state.evaluated, outcome.state.table
+    _, prediction = outcome.eval_step(model, table, puzzle)
+    if jax.process_index() != 0:
+        return
+    values = last_evaluation(folder)
+    notes = {
+        "exact_accuracy": "test puzzles solved",
+        "accuracy": "test cells right",
+        "q_halt_accuracy": "puzzles of which q_halt tells whether they are solved",
+        "steps": "mean supervision steps",
+    }
+    print(f"\nTest split after {values['step']} steps ({folder}):")
+    for name, note in notes.items():
+        print(f"  {values[name]:8.4f}  {name:16s} {note}")
+    first = lambda array: np.asarray(array.addressable_shards[0].data)[0]
+    inputs, labels = first(puzzle.inputs), first(puzzle.labels)
+    answer = first(prediction.logits).argmax(-1)
+    print(f"\n{render_solution(inputs, answer, labels)}")
+
+
+def main(preset: str, config: TrainTRM) -> int:
+    """Train, evaluate and save; returns the exit status."""
+    start(config.mesh, config.run)
+    job = make_job(preset, config)
+    folder = open_run_dir(config, preset)
+    outcome = run_job(job, folder, config.run, settings(config))
+    if outcome.status == 0:
+        finish(job, outcome, folder)
+    return outcome.status
+
+
+if __name__ == "__main__":
+    run(main, TRM_PRESETS, "Train a Tiny Recursive Model on puzzles.")
