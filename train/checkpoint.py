@@ -28,7 +28,7 @@ def _items(state: TrainState) -> dict[str, PyTree]:
         "counters": {"step": state.step, "updates": state.updates},
         "model": state.model,
         "ema": state.ema,
-        "table": state.table,
+        "table": {"rows": state.table},  # Orbax takes no bare array
         "opt_state": state.opt_state,
         "carry": state.carry,
     }
@@ -179,8 +179,9 @@ class Checkpoints:
         read = self._manager.restore(step, args=ocp.args.Composite(**args))
         parts = {name: read[name] for name in wanted}
         counters = parts.pop("counters")
-        rest = {"ema": None, "table": (), "carry": ()}
-        return TrainState(**{**rest, **counters, **parts})
+        table = parts.pop("table", {"rows": ()})["rows"]
+        rest = {"ema": None, "carry": ()}
+        return TrainState(**{**rest, **counters, **parts}, table=table)
 
     def _set_aside(self, damaged: list[tuple[int, Exception]], outcome: str) -> None:
         """Move damaged checkpoints out of the way of the next save."""

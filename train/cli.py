@@ -45,18 +45,29 @@ def parse(
     return tyro.cli(entry, args=list(argv))
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether this project raised the error on purpose, rather than a library."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    name = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
+    return name.split(".")[0] in ("__main__", "configs", "data", "gpt", "trm", "train")
+
+
 def run(
     main: Callable[[str, Config], int], presets: Presets[Config], description: str
 ) -> None:
     """Parse the command line, run `main`, and exit with its status.
 
-    A `ValueError` is bad input: its message alone is printed, status 2. A loss that is
-    not finite: status 1.
+    A `ValueError` of ours is bad input: its message alone is printed, status 2. A loss
+    that is not finite: status 1.
     """
     try:
         preset, config = parse(presets, description, sys.argv[1:])
         status = main(preset, config)
     except (ValueError, NonFiniteError) as error:
+        if not _is_ours(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         status = 1 if isinstance(error, NonFiniteError) else 2
     except KeyboardInterrupt:
