@@ -65,6 +65,7 @@ class SudokuExtreme:
         )
         if self.subsample is not None:
             require_positive(self, "subsample")
+        require(self.seed >= 0, f"`seed` must be at least 0: got {self.seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,7 @@ class GeneratedSudoku:
             0.0 < self.blanks < 1.0,
             f"`blanks` must lie between 0 and 1: got {self.blanks}.",
         )
+        require(self.seed >= 0, f"`seed` must be at least 0: got {self.seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,22 +464,25 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
     "quickstart": (
         "6x6 Sudoku made up here; minutes on two CPU cores.",
         TrainTRM(
-            batch_size=128,
-            epochs=200.0,
+            batch_size=32,
+            epochs=14.0,
             precision="float32",
-            model=TRMConfig(
-                dim=64, prefix=2, puzzle_dim=64, H_cycles=2, L_cycles=3, layers=2
-            ),
+            model=TRMConfig(dim=32, prefix=1, puzzle_dim=32, H_cycles=1, L_cycles=2),
             act=ACTConfig(max_steps=8),
             optim=OptimConfig(
-                lr=1e-3, warmup=100, weight_decay=0.1, table_lr=1e-3, ema=0.995
+                lr=3e-3,
+                warmup=100,
+                min_ratio=0.1,
+                weight_decay=0.1,
+                table_lr=3e-3,
+                ema=0.99,
             ),
             data=PuzzleDataConfig(
                 paths=("datasets/sudoku-6x6",),
                 build=GeneratedSudoku(size=6, train=4000, test=1000, augmentations=8),
             ),
-            eval=EvalConfig(epochs=50.0, puzzles=None),
-            run=RunConfig(log_every=100, save_every=1000),
+            eval=EvalConfig(epochs=4.0, puzzles=256, batch_size=128),
+            run=RunConfig(log_every=100, save_every=500),
         ),
     ),
     "sudoku-attention": (

@@ -65,11 +65,6 @@ def layout(tree: PyTree, mesh: Mesh) -> PyTree[PartitionSpec]:
     return jax.tree.map(spec, tree)
 
 
-def named(specs: PyTree[PartitionSpec], mesh: Mesh) -> PyTree[NamedSharding]:
-    """Shardings of the specs."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
-
-
 def _axis_of(spec: PartitionSpec) -> int | None:
     return tuple(spec).index("model") if "model" in tuple(spec) else None
 

@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PyTree
 
-from train.mesh import BATCH, REPLICATED, layout, named
+from train.mesh import BATCH, REPLICATED, layout
 from train.optim import split_trainable
 
 
@@ -44,22 +44,19 @@ class TrainState(eqx.Module):
         return self.model if self.ema is None else self.ema
 
 
-def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """The sharding of every leaf: the layout table, applied."""
+def state_shardings(state: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
+    """The sharding of every leaf of a state, by the field it stands in."""
 
-    def everywhere(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda _: REPLICATED, tree)
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        match path[0].name:
+            case "model" | "ema" | "opt_state":
+                return NamedSharding(mesh, layout(leaf, mesh))
+            case "carry":
+                return NamedSharding(mesh, BATCH)
+            case _:
+                return NamedSharding(mesh, REPLICATED)
 
-    specs = TrainState(
-        step=REPLICATED,
-        updates=REPLICATED,
-        model=layout(state.model, mesh),
-        ema=layout(state.ema, mesh),
-        table=everywhere(state.table),
-        opt_state=layout(state.opt_state, mesh),
-        carry=jax.tree.map(lambda _: BATCH, state.carry),
-    )
-    return named(specs, mesh)
+    return jax.tree.map_with_path(sharding, state)
 
 
 def make_init(

@@ -9,14 +9,14 @@ optimizer sees global arrays; the compiler splits it like the parameters.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout, reduce
 from train.optim import Schedule, split_trainable, update_ema
@@ -27,6 +27,7 @@ Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 """Sums over rows and steps, each with the count to divide it by."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the step needs to know of a kind of model. All batches are local."""
 
@@ -47,7 +48,7 @@ class Task(Protocol):
         ...
 
     def loss(
-        self, model: Any, rows: PyTree, carry: PyTree, keys: PRNGKeyArray
+        self, model: Any, rows: PyTree, carry: PyTree, keys: Key[Array, " batch"]
     ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
         """The summed loss of an admitted carry, the next carry, the metrics."""
         ...
@@ -124,7 +125,7 @@ def make_gradients(
     local = plan.batch_size // mesh.size
     slices = plan.accumulation
 
-    def one_slice(model: Any, table: PyTree, carry: PyTree, keys: PRNGKeyArray) -> Any:
+    def one_slice(model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]) -> Any:
         ids = task.row_ids(carry)
         trained, buffers = split_trainable(model)
 
@@ -139,11 +140,11 @@ def make_gradients(
         grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         return grads, ((ids, row_grads), carry, metrics)
 
-    def one_pass(model: Any, table: PyTree, carry: PyTree, keys: PRNGKeyArray) -> Any:
+    def one_pass(model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]) -> Any:
         if slices == 1:
             return one_slice(model, table, carry, keys)
 
-        def body(total: PyTree, inputs: tuple[PyTree, PRNGKeyArray]) -> Any:
+        def body(total: PyTree, inputs: tuple[PyTree, Key[Array, " batch"]]) -> Any:
             grads, rest = one_slice(model, table, *inputs)
             return jax.tree.map(jnp.add, total, grads), rest
 

@@ -13,7 +13,7 @@ from typing import assert_never
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from configs import ACTConfig
 from data.puzzles import Puzzle
@@ -90,7 +90,7 @@ def least_steps(key: PRNGKeyArray, config: ACTConfig) -> Int32[Array, ""]:
 def halts(
     prediction: Prediction,
     steps: Int32[Array, " batch"],
-    keys: PRNGKeyArray,
+    keys: Key[Array, " batch"],
     config: ACTConfig,
 ) -> Bool[Array, " batch"]:
     """Whether a training row stops after `steps` steps. `keys`: one for each row."""

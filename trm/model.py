@@ -77,7 +77,7 @@ class TRM(eqx.Module):
 
     def embed(
         self, inputs: Int[Array, "*batch seq"], rows: Float[Array, "*batch width"]
-    ) -> Float[Array, "*batch prefix+seq dim"]:
+    ) -> Float[Array, "*batch length dim"]:
         """The question x: rows of the puzzle table, then tokens, to unit variance."""
         x = self.embedding(inputs)
         dim = x.shape[-1]

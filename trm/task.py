@@ -3,13 +3,14 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from configs import ACTConfig
 from data.puzzles import IGNORE, Puzzle
 from trm.act import Carry, choose, halts, init_carry, refill, solve
 from trm.loss import Metrics, Parts, metrics, puzzle_loss
 from trm.model import TRM, Prediction
+from trm.recursion import Latents
 
 
 class TRMTask(eqx.Module):
@@ -40,7 +41,7 @@ class TRMTask(eqx.Module):
         model: TRM,
         rows: Float[Array, "batch width"],
         carry: Carry,
-        keys: PRNGKeyArray,
+        keys: Key[Array, " batch"],
     ) -> tuple[Float[Array, ""], tuple[Carry, Metrics]]:
         """One supervision step: its summed loss, the next carry, the metrics.
 
@@ -86,7 +87,7 @@ class TRMTask(eqx.Module):
     def _continue_target(
         self,
         model: TRM,
-        latents: Array,
+        latents: Latents,
         x: Float[Array, "batch length dim"],
         steps: Int[Array, " batch"],
     ) -> Float[Array, " batch"] | None:

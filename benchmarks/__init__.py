@@ -1,0 +1,1 @@
+"""Measurements of this project's code against other code: run them as modules."""
