@@ -465,7 +465,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         "6x6 Sudoku made up here; minutes on two CPU cores.",
         TrainTRM(
             batch_size=32,
-            epochs=14.0,
+            epochs=12.0,
             precision="float32",
             model=TRMConfig(dim=32, prefix=1, puzzle_dim=32, H_cycles=1, L_cycles=2),
             act=ACTConfig(max_steps=8),
@@ -481,7 +481,29 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 paths=("datasets/sudoku-6x6",),
                 build=GeneratedSudoku(size=6, train=4000, test=1000, augmentations=8),
             ),
-            eval=EvalConfig(epochs=4.0, puzzles=256, batch_size=128),
+            eval=EvalConfig(epochs=3.0, puzzles=256, batch_size=128),
+            run=RunConfig(log_every=100, save_every=500),
+        ),
+    ),
+    "sudoku-small": (
+        "Sudoku-Extreme, 100 thousand parameters: half an hour on one CPU core.",
+        TrainTRM(
+            batch_size=32,
+            epochs=200.0,
+            precision="float32",
+            model=TRMConfig(dim=64, prefix=1, puzzle_dim=64, H_cycles=2, L_cycles=2),
+            act=ACTConfig(max_steps=8),
+            optim=OptimConfig(
+                lr=2e-3,
+                warmup=200,
+                min_ratio=0.1,
+                weight_decay=0.1,
+                table_lr=2e-3,
+                ema=0.995,
+            ),
+            eval=EvalConfig(
+                epochs=40.0, puzzles=1024, final_puzzles=4096, batch_size=128
+            ),
             run=RunConfig(log_every=100, save_every=500),
         ),
     ),
