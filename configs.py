@@ -489,7 +489,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         "Sudoku-Extreme, 100 thousand parameters: half an hour on one CPU core.",
         TrainTRM(
             batch_size=32,
-            epochs=200.0,
+            epochs=160.0,
             precision="float32",
             model=TRMConfig(dim=64, prefix=1, puzzle_dim=64, H_cycles=2, L_cycles=2),
             act=ACTConfig(max_steps=8),

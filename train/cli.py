@@ -1,5 +1,6 @@
 """The command line of the train scripts: a preset by name, then fields to override."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -34,15 +35,20 @@ def parse(
         tyro.conf.arg(help=help_text),
     ]
 
-    def entry(preset: Any = names[0], config: Any = presets[chosen][1]) -> Any:
-        return preset, config
-
-    entry.__annotations__ = {
-        "preset": name_type,
-        "config": tyro.conf.AvoidSubcommands[kind],
-    }
-    entry.__doc__ = description
-    return tyro.cli(entry, args=list(argv))
+    line: Any = dataclasses.make_dataclass(
+        "CommandLine",
+        [
+            ("preset", name_type, dataclasses.field(default=names[0])),
+            (
+                "config",
+                tyro.conf.AvoidSubcommands[kind],
+                dataclasses.field(default=presets[chosen][1]),
+            ),
+        ],
+        frozen=True,
+    )
+    given = tyro.cli(line, args=list(argv), description=description)
+    return given.preset, given.config
 
 
 def _is_ours(error: Exception) -> bool:

@@ -23,14 +23,18 @@ Parts = dict[str, Shaped[Array, "*batch"]]
 def log_stablemax(logits: Float[Array, "*axes vocab"]) -> Float[Array, "*axes vocab"]:
     """`log(s / sum(s))` with `s(x) = x + 1` for x >= 0, `1 / (1 - x)` below; float32.
 
-    Written with `log1p` on both sides of 0, since the gradient of the plain form is
-    `0 * inf` at a logit of exactly 1. The official code computes it in float64.
+    Each side of 0 sees only its own logits, since the gradient of the plain form is
+    `0 * inf` at a logit of exactly 1, and that of `maximum` is halved at 0. The
+    official code computes it in float64.
 
     Source: arXiv 2501.04697; `models/losses.py`, `log_stablemax`.
     """
     x = logits.astype(jnp.float32)
+    positive = x >= 0
     log_s = jnp.where(
-        x >= 0, jnp.log1p(jnp.maximum(x, 0)), -jnp.log1p(jnp.maximum(-x, 0))
+        positive,
+        jnp.log1p(jnp.where(positive, x, 0.0)),
+        -jnp.log1p(jnp.where(positive, 0.0, -x)),
     )
     return log_s - jax.nn.logsumexp(log_s, axis=-1, keepdims=True)
 

@@ -1,0 +1,62 @@
+"""The order of the packages: a file imports from its own and from those before it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = ("configs", "data", "gpt", "trm", "train")
+# What a package may not import, beside what comes after it.
+FORBIDDEN = {
+    "configs": {"numpy", "jax", "equinox", "optax", "orbax", "tyro"},
+    "data": {"jax", "equinox", "optax", "orbax"},
+    "gpt": {"optax", "orbax", "tyro"},
+    "trm": {"optax", "orbax", "tyro"},
+    "train": set(),
+}
+# Entry scripts stand above all packages.
+SCRIPTS = {"data/prepare.py"}
+SOURCES = [
+    path
+    for name in ORDER
+    for path in ([ROOT / f"{name}.py"] if name == "configs" else (ROOT / name).rglob("*.py"))
+]
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_import_order(path: Path) -> None:
+    relative = path.relative_to(ROOT)
+    package = relative.parts[0].removesuffix(".py")
+    later = set(ORDER[ORDER.index(package) + 1 :])
+    used = imports(path)
+    assert not used & later
+    assert "__future__" not in used, "it would switch the shape checks off"
+    if str(relative) not in SCRIPTS:
+        assert not used & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in SOURCES if p.parent.name != "train"],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_only_train_knows_devices(path: Path) -> None:
+    """No mesh, no collective and no jit outside of `train`."""
+    known = {"jit", "filter_jit", "shard_map", "psum", "all_gather", "Mesh", "pcast"}
+    tree = ast.parse(path.read_text())
+    names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    names |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    assert not names & known

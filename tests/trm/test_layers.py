@@ -1,0 +1,115 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import TRM_PRESETS, TRMConfig
+from gpt.layers import attend, truncated_normal
+from train.optim import split_trainable
+from trm.build import build_trm
+from trm.layers import AttentionMixer, SwiGLU, TokenMLP, rms_norm, rotate, swiglu_width
+
+
+def normal(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_truncated_normal_has_the_asked_deviation() -> None:
+    values = truncated_normal(jax.random.key(0), (200_000,), 0.1)
+    assert float(values.std()) == pytest.approx(0.1, rel=0.01)
+    assert float(jnp.abs(values).max()) <= 0.1 * 2 / 0.8796 * 1.0001
+
+
+@pytest.mark.parametrize(
+    ("width", "inner"), [(512, 1536), (97, 512), (916, 2560), (32, 256)]
+)
+def test_swiglu_width(width: int, inner: int) -> None:
+    assert swiglu_width(width, 4.0) == inner
+
+
+def test_swiglu_is_its_formula_on_either_axis() -> None:
+    layer = SwiGLU(5, 4.0, key=jax.random.key(0))
+    x = np.asarray(normal(3, 4, 5), np.float64)
+    gate, up = np.split(x @ np.asarray(layer.gate_up, np.float64), 2, axis=-1)
+    expected = (gate / (1 + np.exp(-gate)) * up) @ np.asarray(layer.down, np.float64)
+    np.testing.assert_allclose(layer(jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
+    first = jnp.asarray(np.moveaxis(x, -1, 0), jnp.float32)
+    np.testing.assert_allclose(
+        jnp.moveaxis(layer.over_first_axis(first), 0, -1), expected, atol=1e-5
+    )
+
+
+def test_rms_norm_is_its_formula_and_keeps_the_type() -> None:
+    x = normal(6, 7)
+    expected = x / np.sqrt(np.mean(np.square(x), axis=0, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(rms_norm(x, 1e-5, axis=0), expected, rtol=1e-6)
+    assert rms_norm(x.astype(jnp.bfloat16), 1e-5).dtype == jnp.bfloat16
+
+
+def test_rope_depends_on_distance_only() -> None:
+    query = jnp.broadcast_to(normal(8), (12, 1, 8))
+    key = jnp.broadcast_to(normal(8, seed=1), (12, 1, 8))
+    scores = jnp.einsum("lhk,mhk->lm", rotate(query, 1e4), rotate(key, 1e4))
+    for distance in range(-5, 6):
+        diagonal = jnp.diagonal(scores, distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rotate(query, 1e4)[0], query[0])
+
+
+def test_attend_against_numpy() -> None:
+    query, key, value = normal(2, 5, 3, 4), normal(2, 6, 3, 4), normal(2, 6, 3, 4)
+    expected = np.zeros((2, 5, 3, 4))
+    for b, h in np.ndindex(2, 3):
+        scores = np.asarray(query[b, :, h] @ key[b, :, h].T, np.float64) / 2.0
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        expected[b, :, h] = weights @ np.asarray(value[b, :, h], np.float64)
+    np.testing.assert_allclose(attend(query, key, value), expected, atol=1e-5)
+
+
+def test_attention_without_positions_does_not_see_order() -> None:
+    mixer = AttentionMixer(
+        8, 2, rope_theta=None, eps=1e-5, implementation="xla", key=jax.random.key(0)
+    )
+    x = normal(6, 8)
+    order = np.array([3, 1, 5, 0, 2, 4])
+    np.testing.assert_allclose(mixer(x)[order], mixer(x[order]), atol=1e-5)
+
+
+def test_token_mlp_mixes_positions_of_one_feature_only() -> None:
+    mixer = TokenMLP(6, 4.0, eps=1e-5, key=jax.random.key(0))
+    reach = jax.jacobian(lambda x: mixer(x))(normal(6, 4))
+    reach = np.abs(reach).max(axis=(0, 2))
+    np.testing.assert_array_equal(reach > 0, np.eye(4, dtype=bool))
+
+
+@pytest.mark.parametrize("mixer", ["attention", "mlp"])
+def test_a_batch_is_its_puzzles(mixer: str) -> None:
+    """Whatever the layout inside, puzzles do not see each other."""
+    config = TRMConfig(mixer=mixer, dim=8, heads=2, puzzle_dim=8, prefix=2, L_cycles=2)
+    model = build_trm(config, vocab=5, seq=4, key=jax.random.key(0))
+    inputs = jax.random.randint(jax.random.key(1), (3, 4), 0, 5)
+    rows = normal(3, 8)
+    fresh = jax.tree.map(
+        lambda a: jnp.broadcast_to(a, (3, 6, 8)), model.recursion.init()
+    )
+    together = model.refine(fresh, model.embed(inputs, rows))
+    for i in range(3):
+        alone = model.refine(
+            jax.tree.map(lambda a, i=i: a[i], fresh), model.embed(inputs[i], rows[i])
+        )
+        for a, b in zip(*map(jax.tree.leaves, (together, alone)), strict=True):
+            np.testing.assert_allclose(a[i], b, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("sudoku", 5_028_866), ("sudoku-attention", 6_828_034)]
+)
+def test_parameter_counts_of_the_paper(preset: str, parameters: int) -> None:
+    """Trained parameters: 5M and 7M in the paper; buffers are not counted."""
+    config = TRM_PRESETS[preset][1].model
+    model = jax.eval_shape(
+        lambda: build_trm(config, vocab=11, seq=81, key=jax.random.key(0))
+    )
+    trained, _ = split_trainable(model)
+    assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == parameters
