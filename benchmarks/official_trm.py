@@ -22,6 +22,9 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks.trm_case import ACT, MAX_STEPS, OPTIM, PREFIX, SEQ, VOCAB, Case, boards
 
+_FOREACH: Any = torch
+"""PyTorch, untyped: what its own optimizers call is private to a type checker."""
+
 
 def commit(checkout: Path) -> str:
     """The commit of a checkout; empty if git does not tell."""
@@ -47,7 +50,7 @@ class AdamATan2(torch.optim.Optimizer):
         self.count = 0
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """One update of every parameter, in place, over lists of tensors."""
         self.count += 1
         for group in self.param_groups:
@@ -64,15 +67,15 @@ class AdamATan2(torch.optim.Optimizer):
         grads = [p.grad for p in params]
         first = [self.state[p]["exp_avg"] for p in params]
         second = [self.state[p]["exp_avg_sq"] for p in params]
-        torch._foreach_lerp_(first, grads, 1.0 - b1)
-        torch._foreach_mul_(second, b2)
-        torch._foreach_addcmul_(second, grads, grads, 1.0 - b2)
-        roots = torch._foreach_sqrt(second)
-        torch._foreach_div_(roots, (1.0 - b2**self.count) ** 0.5)
+        _FOREACH._foreach_lerp_(first, grads, 1.0 - b1)
+        _FOREACH._foreach_mul_(second, b2)
+        _FOREACH._foreach_addcmul_(second, grads, grads, 1.0 - b2)
+        roots = _FOREACH._foreach_sqrt(second)
+        _FOREACH._foreach_div_(roots, (1.0 - b2**self.count) ** 0.5)
         for m, root in zip(first, roots, strict=True):
             torch.atan2(m, root, out=root)
-        torch._foreach_mul_(params, 1.0 - lr * decay)
-        torch._foreach_add_(params, roots, alpha=-lr / (1.0 - b1**self.count))
+        _FOREACH._foreach_mul_(params, 1.0 - lr * decay)
+        _FOREACH._foreach_add_(params, roots, alpha=-lr / (1.0 - b1**self.count))
 
 
 def optimizer_class(device: str) -> Any:

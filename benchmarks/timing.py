@@ -51,12 +51,13 @@ def interleave(
 
     Args:
         arms: programs, in the order of their turns.
-        warmup: steps of each that are not timed.
+        warmup: steps of each that are not timed, at least 2: a second step may compile
+            again if the state it gets is laid out otherwise than the first.
         repeats: blocks of each.
         steps: steps of a block, waited for at its end.
     """
     for arm in arms:
-        time_block(arm, max(warmup, 1))
+        time_block(arm, max(warmup, 2))
     turns = [[time_block(arm, steps) for arm in arms] for _ in range(repeats)]
     return [
         Samples([t[i][0] for t in turns], [t[i][1] for t in turns])

@@ -1,6 +1,7 @@
 """Eight CPU devices for all tests, set up before JAX is imported."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -14,7 +15,11 @@ from jax.sharding import Mesh
 from configs import MeshConfig
 from train.mesh import make_mesh
 
-jax.config.update("jax_numpy_dtype_promotion", "standard")
+# Tests build the same small programs again and again.
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 Built from optax; only the AdamATan2 rule is ours.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, assert_never
 
@@ -42,6 +43,38 @@ def warmup_cosine(
     return lambda count: jnp.asarray(schedule(count + 1), jnp.float32)
 
 
+# atan(r) / r as a polynomial in r^2 on 0 <= r <= 1, fitted to relative error 1e-9.
+_ATAN = (
+    0.999999998,
+    -0.333332836,
+    0.19998266,
+    -0.142619331,
+    0.109420305,
+    -0.08377315,
+    0.0575520942,
+    -0.0308045892,
+    0.0107269397,
+    -0.00175392918,
+)
+
+
+def atan2_positive(y: Float[Array, "*axes"], x: Float[Array, "*axes"]) -> Array:
+    """`arctan2(y, x)` for x >= 0 to 2e-7 of its value, with 0 at the origin.
+
+    XLA calls the C library's scalar function for each entry on a CPU, which would take
+    a tenth of a step at batch 2; this is as fast as the quotient it stands for.
+    """
+    size = jnp.abs(y)
+    low, high = jnp.minimum(size, x), jnp.maximum(size, x)
+    ratio = jnp.where(low == high, jnp.sign(high), low / high)  # 0 / 0 and inf / inf
+    square = ratio * ratio
+    series = jnp.full_like(square, _ATAN[-1])
+    for coefficient in _ATAN[-2::-1]:
+        series = series * square + coefficient
+    angle = series * ratio
+    return jnp.copysign(jnp.where(size > x, math.pi / 2 - angle, angle), y)
+
+
 class AdamATan2State(NamedTuple):
     """Updates made, and the two moments."""
 
@@ -71,7 +104,7 @@ def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
         correct1 = 1 - b1 ** count.astype(jnp.float32)
         correct2 = jnp.sqrt(1 - b2 ** count.astype(jnp.float32))
         updates = jax.tree.map(
-            lambda m, v: jnp.arctan2(m, jnp.sqrt(v) / correct2) / correct1, mu, nu
+            lambda m, v: atan2_positive(m, jnp.sqrt(v) / correct2) / correct1, mu, nu
         )
         return updates, AdamATan2State(count, mu, nu)
 

@@ -66,10 +66,10 @@ class TRM(eqx.Module):
         self.recursion = recursion
         self.head = Linear(dim, vocab, key=head_key)
         # Starts almost sure that nothing is solved: fast learning of Q, deep recursion.
-        halt_head = Linear(dim, 2, bias=True, key=halt_key)
-        self.halt_head = jax.tree.map(jnp.zeros_like, halt_head)
         self.halt_head = eqx.tree_at(
-            lambda head: head.bias, self.halt_head, jnp.full(2, -5.0)
+            lambda head: (head.weight, head.bias),
+            Linear(dim, 2, bias=True, key=halt_key),
+            (jnp.zeros((dim, 2)), jnp.full(2, -5.0, jnp.float32)),
         )
         self.prefix = prefix
         self.cycles = cycles

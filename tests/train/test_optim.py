@@ -8,6 +8,7 @@ import pytest
 
 from configs import OptimConfig
 from train.optim import (
+    atan2_positive,
     make_optimizer,
     scale_by_adam_atan2,
     split_trainable,
@@ -59,6 +60,24 @@ def test_adam_atan2_against_numpy() -> None:
         v += (1 - b2) * (g * g - v)
         theta -= lr / (1 - b1**t) * np.arctan2(m, np.sqrt(v) / np.sqrt(1 - b2**t))
     np.testing.assert_allclose(params, theta, rtol=1e-5, atol=1e-6)
+
+
+def test_atan2_positive_is_accurate() -> None:
+    rng = np.random.default_rng(0)
+    scale = 10.0 ** rng.uniform(-12, 12, 100_000)
+    y = (rng.normal(size=100_000) * scale).astype(np.float32)
+    x = np.abs(rng.normal(size=100_000)).astype(np.float32)
+    exact = np.arctan2(y.astype(np.float64), x.astype(np.float64))
+    np.testing.assert_allclose(jax.jit(atan2_positive)(y, x), exact, rtol=3e-7)
+
+
+def test_atan2_positive_at_the_edges() -> None:
+    inf = np.float32(np.inf)
+    y = np.array([0.0, 1.0, -1.0, inf, inf, 1.0, -2.0], np.float32)
+    x = np.array([0.0, 0.0, 0.0, inf, 1.0, inf, 2.0], np.float32)
+    exact = np.arctan2(y, x)
+    np.testing.assert_allclose(atan2_positive(jnp.array(y), jnp.array(x)), exact)
+    assert np.isnan(atan2_positive(jnp.array([np.nan]), jnp.array([1.0])))
 
 
 def test_adam_atan2_does_not_depend_on_the_scale_of_gradients() -> None:

@@ -1,0 +1,122 @@
+"""A tiny TRM with its task, rules, state and puzzles, for tests of the machinery."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from configs import ACTConfig, OptimConfig, TRMConfig
+from data.puzzles import IGNORE, Puzzle
+from train.mesh import global_batch
+from train.optim import make_optimizer, warmup_cosine
+from train.state import TrainState, make_init
+from train.step import Plan, Rules
+from trm.build import build_trm
+from trm.model import TRM
+from trm.task import TRMTask
+
+SEQ, VOCAB, PUZZLES, BATCH = 12, 7, 5, 16
+MODEL = TRMConfig(
+    mixer="attention",
+    positions="rope",
+    dim=16,
+    heads=2,
+    layers=1,
+    H_cycles=2,
+    L_cycles=2,
+    prefix=4,
+    puzzle_dim=16,
+)
+ACT = ACTConfig(max_steps=3, exploration=0.3)
+PLAN = Plan(batch_size=BATCH, precision="float32", seed=0)
+
+
+def model(config: TRMConfig = MODEL, seed: int = 0) -> TRM:
+    """A model whose halting head is not all zero, so that rows halt at random."""
+    built = build_trm(config, vocab=VOCAB, seq=SEQ, key=jax.random.key(seed))
+    halt = jax.random.normal(jax.random.key(seed + 1), built.halt_head.weight.shape)
+    bias = jnp.array([-0.3, 0.2])
+    import equinox as eqx
+
+    return eqx.tree_at(
+        lambda m: (m.halt_head.weight, m.halt_head.bias), built, (halt, bias)
+    )
+
+
+def rules(optimizer: optax.GradientTransformation | None = None) -> Rules:
+    """Plain SGD unless told otherwise: AdamATan2 would amplify rounding."""
+    constant = lambda rate: lambda count: jnp.asarray(rate, jnp.float32)
+    return Rules(
+        optimizer=optimizer or optax.sgd(0.1),
+        schedule=constant(0.1),
+        ema=0.9,
+        table_schedule=constant(0.01),
+        table_weight_decay=0.1,
+    )
+
+
+def adam_rules() -> Rules:
+    schedule = warmup_cosine(1e-3, 2, 100, 1.0)
+    return replace(rules(), optimizer=make_optimizer(OptimConfig(), schedule))
+
+
+def task(act: ACTConfig = ACT, **kwargs: Any) -> TRMTask:
+    return TRMTask(act, SEQ, **kwargs)
+
+
+def init(
+    rules: Rules,
+    config: TRMConfig = MODEL,
+    *,
+    batch: int = BATCH,
+    act: ACTConfig = ACT,
+    precision: Any = "float32",
+) -> Any:
+    """The function that makes the first state."""
+    plan = replace(PLAN, precision=precision)
+    table = 0.1 * jax.random.normal(jax.random.key(9), (PUZZLES, config.puzzle_dim))
+    return make_init(
+        lambda: (model(config), table),
+        lambda m: task(act).init_carry(plan.cast(m), batch),
+        rules.optimizer,
+        ema=True,
+    )
+
+
+def puzzles(seed: int, *leading: int) -> Puzzle:
+    """Random boards; labels are a fixed function of the inputs, a few not scored."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(1, VOCAB, (*leading, SEQ)).astype(np.int32)
+    labels = np.where(inputs == 1, IGNORE, VOCAB - inputs).astype(np.int32)
+    ids = rng.integers(0, PUZZLES, leading).astype(np.int32)
+    return Puzzle(inputs, labels, ids)
+
+
+def batch(mesh: Mesh, seed: int, calls: int = 1, passes: int = 1) -> Puzzle:
+    """A global input of the train step; batch `i` of it is `puzzles(seed + i)`."""
+    drawn = [puzzles(seed + i, BATCH) for i in range(calls * passes)]
+    stack = lambda *a: np.stack(a).reshape(calls, passes, *a[0].shape)
+    return global_batch(mesh, BATCH, 2)(jax.tree.map(stack, *drawn))
+
+
+def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
+    """All leaves equal to `tolerance` times the largest magnitude of each."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    for x, y in pairs:
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        scale = max(np.abs(y).max(initial=0.0), 1e-6)
+        np.testing.assert_allclose(x / scale, y / scale, atol=tolerance)
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """All leaves equal bit for bit."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def host(state: TrainState) -> TrainState:
+    return jax.device_get(state)

@@ -1,0 +1,359 @@
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from configs import ACTConfig, MeshConfig, TRMConfig
+from data.puzzles import IGNORE, Puzzle
+from tests import tiny
+from tests.tiny import assert_close, assert_equal
+from train.mesh import global_batch, layout, make_mesh, process_rows
+from train.state import TrainState, abstract_state, init_state
+from train.step import make_eval_step, make_gradients, make_train_step
+from trm.act import Carry, init_carry
+
+MESHES = [(1, 1), (8, 1), (4, 2), (1, 8)]
+
+
+@cache
+def mesh_of(data: int, model: int) -> Mesh:
+    return make_mesh(MeshConfig(data=data, model=model))
+
+
+@cache
+def run(mesh: Mesh, steps: int = 3, **plan: int) -> tuple[TrainState, list[dict]]:
+    """The state after some updates, and all metrics, on the host."""
+    rules = tiny.rules()
+    state = init_state(tiny.init(rules), mesh)
+    step = make_train_step(
+        tiny.task(), rules, mesh, replace(tiny.PLAN, **plan), state
+    )
+    passes, history = plan.get("passes", 1), []
+    for t in range(steps):
+        state, metrics = step(state, tiny.batch(mesh, t * passes, 1, passes))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+@pytest.mark.parametrize("sizes", MESHES[1:])
+def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
+    """Loss, metrics, and weights, average and table after three SGD updates."""
+    state, metrics = run(mesh_of(*sizes))
+    expected, expected_metrics = run(mesh_of(1, 1))
+    assert_close(metrics, expected_metrics)
+    assert_close(state.carry, expected.carry, 1e-4)
+    for part in ("model", "ema", "table", "opt_state"):
+        assert_close(getattr(state, part), getattr(expected, part))
+    halted = [float(m["accuracy"][1]) for m in metrics]
+    assert 0 < sum(halted) < 3 * tiny.BATCH, "rows must halt at different times"
+
+
+@pytest.mark.parametrize("sizes", MESHES[1:])
+def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
+    assert_close(gradients(mesh_of(*sizes)), gradients(mesh_of(1, 1)))
+
+
+@cache
+def gradients(mesh: Mesh) -> tuple:
+    """Gradients of the weights and of the looked-up rows, on the host."""
+    state = init_state(tiny.init(tiny.rules()), mesh)
+    made = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=True)
+    batch = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
+    grads, touched, _, _ = jax.jit(made)(
+        state.model, state.table, state.carry, batch, state.updates
+    )
+    return jax.device_get((grads, touched))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (4, 2)])
+def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
+    """Gradient accumulation changes nothing, each slice with its rows of the carry."""
+    mesh = mesh_of(*sizes)
+    state, metrics = run(mesh, accumulation=2)
+    expected, expected_metrics = run(mesh_of(1, 1))
+    assert_close(metrics, expected_metrics)
+    assert_close((state.model, state.carry, state.table), (
+        expected.model, expected.carry, expected.table
+    ), 1e-4)
+
+
+def test_parameters_are_split_and_born_split() -> None:
+    mesh = mesh_of(4, 2)
+    state = init_state(tiny.init(tiny.rules()), mesh)
+    leaf = state.model.recursion.network.blocks[0].mlp.gate_up
+    assert leaf.shape == (16, 512)
+    assert leaf.addressable_shards[0].data.shape == (16, 256)
+    assert state.carry.steps.addressable_shards[0].data.shape == (2,)
+    one = init_state(tiny.init(tiny.rules()), mesh_of(1, 1))
+    assert_equal(jax.device_get(state.model), jax.device_get(one.model))
+
+
+def test_several_updates_in_a_dispatch_are_the_same_updates() -> None:
+    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
+    step = make_train_step(
+        tiny.task(), rules, mesh, tiny.PLAN, abstract_state(tiny.init(rules), mesh)
+    )
+    single = init_state(tiny.init(rules), mesh)
+    summed = None
+    for t in range(3):
+        single, metrics = step(single, tiny.batch(mesh, t))
+        metrics = jax.device_get(metrics)
+        summed = metrics if summed is None else jax.tree.map(np.add, summed, metrics)
+    several, metrics = step(init_state(tiny.init(rules), mesh), tiny.batch(mesh, 0, 3))
+    assert int(several.step) == int(several.updates) == 3
+    assert_close(several.model, single.model, 1e-3)
+    assert_close(metrics["q_halt_loss"], summed["q_halt_loss"], 1e-3)
+
+
+def test_two_supervision_steps_share_an_update() -> None:
+    """Their gradient is the mean of two steps at the same weights."""
+    mesh, rules = mesh_of(1, 1), tiny.rules()
+    state, metrics = run(mesh, steps=1, passes=2)
+    assert int(state.updates) == int(state.step) == 1
+    assert metrics[0]["lm_loss"][1] == 2 * tiny.BATCH
+
+    start = init_state(tiny.init(rules), mesh)
+    made = jax.jit(
+        make_gradients(tiny.task(), mesh, tiny.PLAN, start, admit=True)
+    )
+    one = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
+    two = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 1))
+    first, _, carry, _ = made(start.model, start.table, start.carry, one, jnp.array(0))
+    second, _, _, _ = made(start.model, start.table, carry, two, jnp.array(1))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
+    model = eqx.apply_updates(start.model, jax.tree.map(lambda g: -0.1 * g, mean))
+    assert_close(state.model, model)
+
+
+def test_the_step_is_traced_once() -> None:
+    """Whatever the values, a run compiles one program."""
+    traces = 0
+
+    class Counting(type(tiny.task())):
+        def row_ids(self, carry: Carry) -> jax.Array:
+            nonlocal traces
+            traces += 1
+            return carry.puzzle.puzzle_id
+
+    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
+    state = init_state(tiny.init(rules), mesh)
+    task = Counting(tiny.ACT, tiny.SEQ)
+    step = make_train_step(task, rules, mesh, tiny.PLAN, state)
+    for t in range(4):
+        state, _ = step(state, tiny.batch(mesh, t))
+    assert traces == 1
+
+
+def test_the_state_is_donated() -> None:
+    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
+    state = init_state(tiny.init(rules), mesh)
+    step = make_train_step(tiny.task(), rules, mesh, tiny.PLAN, state)
+    old = jax.tree.leaves(state)
+    step(state, tiny.batch(mesh, 0))
+    assert all(leaf.is_deleted() for leaf in old)
+
+
+def compiled_gradients(mesh: Mesh, config: TRMConfig) -> jax.stages.Compiled:
+    state = jax.eval_shape(tiny.init(tiny.rules(), config))
+    made = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=True)
+    batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tiny.puzzles(0, 1, 16)))
+    return (
+        jax.jit(made)
+        .lower(state.model, state.table, state.carry, batch, state.updates)
+        .compile()
+    )
+
+
+@pytest.mark.parametrize("mixer", ["attention", "mlp"])
+def test_cycles_without_gradient_cost_no_memory(mixer: str) -> None:
+    positions = "rope" if mixer == "attention" else "none"
+    config = replace(tiny.MODEL, mixer=mixer, positions=positions)
+
+    def temporary(**sizes: int) -> int:
+        compiled = compiled_gradients(mesh_of(1, 1), replace(config, **sizes))
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    base = temporary(H_cycles=2)
+    assert temporary(H_cycles=8) < 1.001 * base
+    assert temporary(H_cycles=2, L_cycles=6) > 1.3 * base, "the last cycle does"
+
+
+@pytest.mark.parametrize("sizes", [(8, 1), (4, 2)])
+def test_gradients_are_reduced_once(sizes: tuple[int, int]) -> None:
+    """No collective inside the recursion: their number does not grow with it."""
+
+    def collectives(cycles: int) -> int:
+        config = replace(tiny.MODEL, L_cycles=cycles)
+        text = compiled_gradients(mesh_of(*sizes), config).as_text()
+        return len(re.findall(r"(?:all-reduce|all-gather|reduce-scatter)\(", text))
+
+    assert 0 < collectives(2) == collectives(5)
+
+
+def test_exploration_does_not_depend_on_the_mesh() -> None:
+    always = ACTConfig(max_steps=6, exploration=1.0)
+
+    def halted(mesh: Mesh) -> np.ndarray:
+        rules = tiny.rules()
+        state = init_state(tiny.init(rules, act=always), mesh)
+        step = make_train_step(tiny.task(always), rules, mesh, tiny.PLAN, state)
+        for t in range(3):
+            state, _ = step(state, tiny.batch(mesh, t))
+        return np.asarray(state.carry.steps)
+
+    np.testing.assert_array_equal(halted(mesh_of(1, 1)), halted(mesh_of(4, 2)))
+
+
+@pytest.mark.parametrize("sizes", MESHES[1:])
+@pytest.mark.parametrize("early", [False, True])
+def test_evaluation_is_the_same_on_any_mesh(
+    sizes: tuple[int, int], early: bool
+) -> None:
+    metrics, prediction = evaluate(mesh_of(*sizes), early)
+    expected, expected_prediction = evaluate(mesh_of(1, 1), early)
+    assert metrics["accuracy"][1] == tiny.BATCH - 3
+    assert_close(metrics, expected)
+    assert_close(prediction, expected_prediction, 1e-4)
+    mean_steps = metrics["steps"][0] / metrics["steps"][1]
+    assert (mean_steps < tiny.ACT.max_steps) == early
+
+
+@cache
+def evaluate(mesh: Mesh, early: bool) -> tuple:
+    """Metrics and predictions of a batch of which three rows are padding."""
+    state = init_state(tiny.init(tiny.rules()), mesh)
+    step = make_eval_step(tiny.task(early_halt=early), mesh, tiny.PLAN, state.model)
+    drawn = tiny.puzzles(5, tiny.BATCH)
+    drawn.labels[-3:] = IGNORE
+    batch = global_batch(mesh, tiny.BATCH, 0)(drawn)
+    return jax.device_get(step(state.ema, state.table, batch))
+
+
+def test_episode_is_the_papers_loop() -> None:
+    """One update a supervision step on one batch, until all rows have halted."""
+    mesh, rules = mesh_of(1, 1), tiny.rules()
+    state = init_state(tiny.init(rules), mesh)
+    step = make_train_step(tiny.task(), rules, mesh, tiny.PLAN, state, episode=True)
+    batch = jax.tree.map(lambda a: a[0, 0], tiny.batch(mesh, 0))
+
+    state, metrics = step(state, batch)
+    assert int(state.step) == 1
+    assert 1 <= int(state.updates) <= tiny.ACT.max_steps
+    assert bool(state.carry.halted.all())
+    assert int(metrics["accuracy"][1]) == tiny.BATCH, "each row is scored once"
+    assert float(metrics["lm_loss"][1]) == float(state.carry.steps.sum())
+    np.testing.assert_array_equal(state.carry.puzzle.inputs, batch.inputs)
+
+
+def test_halted_rows_of_an_episode_do_not_change() -> None:
+    mesh = mesh_of(1, 1)
+    state = init_state(tiny.init(tiny.rules()), mesh)
+    gradients = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=False)
+    batch = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
+    carry = tiny.task().admit(state.model, state.carry, jax.tree.map(lambda a: a[0], batch))
+    half = jnp.arange(tiny.BATCH) < tiny.BATCH // 2
+    carry = eqx.tree_at(lambda c: c.halted, carry, half)
+    _, (_, row_grads), after, metrics = jax.jit(gradients)(
+        state.model, state.table, carry, batch, state.updates
+    )
+    pick = lambda tree: jax.tree.map(lambda a: a[: tiny.BATCH // 2], tree)
+    assert_equal(pick(after), pick(carry))
+    assert float(metrics["lm_loss"][1]) == tiny.BATCH // 2
+    np.testing.assert_array_equal(row_grads[: tiny.BATCH // 2], 0.0)
+    assert (np.abs(row_grads[tiny.BATCH // 2 :]).max(axis=1) > 0).all()
+
+
+def test_bfloat16_keeps_parameters_in_float32() -> None:
+    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
+    init = tiny.init(rules, precision="bfloat16")
+    state = init_state(init, mesh)
+    plan = replace(tiny.PLAN, precision="bfloat16")
+    step = make_train_step(tiny.task(), rules, mesh, plan, state)
+    state, metrics = step(state, tiny.batch(mesh, 0))
+    floats = jax.tree.leaves((state.model, state.ema, state.opt_state, state.table))
+    assert {str(x.dtype) for x in floats} == {"float32", "int32"}
+    assert {x.dtype for x in jax.tree.leaves(state.carry.latents)} == {jnp.dtype(jnp.bfloat16)}
+    assert np.isfinite(metrics["lm_loss"][0])
+
+
+def test_padding_does_not_change_the_carry_of_others() -> None:
+    """Rows with nothing to score count for no metric, and nothing becomes NaN."""
+    mesh, rules = mesh_of(1, 1), tiny.rules()
+    state = init_state(tiny.init(rules), mesh)
+    step = make_train_step(tiny.task(), rules, mesh, tiny.PLAN, state)
+    drawn = tiny.puzzles(0, 1, 1, tiny.BATCH)
+    blank = Puzzle(drawn.inputs, np.full_like(drawn.labels, IGNORE), drawn.puzzle_id)
+    state, metrics = step(state, jax.tree.map(jnp.asarray, blank))
+    assert float(metrics["lm_loss"][0]) == 0.0
+    assert float(metrics["accuracy"][1]) == 0.0
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state.model))
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (MeshConfig(data=16), "larger than the devices"),
+        (MeshConfig(data=3, model=3), "got 3 x 3 = 9 on 8"),
+    ],
+)
+def test_a_mesh_must_fit_the_devices(config: MeshConfig, said: str) -> None:
+    with pytest.raises(ValueError, match="mesh") as error:
+        make_mesh(config)
+    assert said in str(error.value)
+
+
+def test_a_batch_must_fit_the_mesh() -> None:
+    with pytest.raises(ValueError, match="Use 16 or 24"):
+        process_rows(mesh_of(4, 2), 20)
+
+
+def test_the_carry_and_its_spec_cover_every_leaf() -> None:
+    model = tiny.model()
+    carry = init_carry(model, 4, tiny.SEQ)
+    assert all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(carry))
+    specs = layout(model, mesh_of(1, 8))
+    assert any("model" in tuple(spec) for spec in jax.tree.leaves(specs))
+
+
+@pytest.mark.slow
+def test_sixty_four_devices() -> None:
+    """An 8 x 8 mesh in a process of its own."""
+    code = (
+        "import jax, numpy as np\n"
+        "from configs import MeshConfig\n"
+        "from tests import tiny\n"
+        "from dataclasses import replace\n"
+        "from train.mesh import make_mesh, global_batch\n"
+        "from train.state import init_state\n"
+        "from train.step import make_train_step\n"
+        "mesh = make_mesh(MeshConfig(data=8, model=8))\n"
+        "rules = tiny.rules()\n"
+        "state = init_state(tiny.init(rules, batch=64), mesh)\n"
+        "plan = replace(tiny.PLAN, batch_size=64)\n"
+        "step = make_train_step(tiny.task(), rules, mesh, plan, state)\n"
+        "for t in range(3):\n"
+        "    batch = global_batch(mesh, 64, 2)(tiny.puzzles(t, 1, 1, 64))\n"
+        "    state, metrics = step(state, batch)\n"
+        "    print(jax.device_count(), float(metrics['lm_loss'][0]))\n"
+    )
+    flags = "--xla_force_host_platform_device_count=64"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.split()
+    assert lines[0::2] == ["64"] * 3
+    assert np.isfinite([float(x) for x in lines[1::2]]).all()
