@@ -28,6 +28,18 @@ def truncated_normal(
     return values * (std / _TRUNCATED_STD)
 
 
+def project(
+    x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, "*axes outputs"]:
+    """`x @ weight`, with the axes of `x` made one.
+
+    Its gradient is then a plain product too. With more axes XLA copies the cotangent
+    into another order first, which costs 7 % of a TRM step on a CPU.
+    """
+    rows = x.reshape(-1, x.shape[-1]) @ weight
+    return rows.reshape(*x.shape[:-1], weight.shape[-1])
+
+
 class Linear(eqx.Module):
     """Affine map of the last axis, `x @ weight (+ bias)`; LeCun normal, bias zero."""
 
@@ -41,7 +53,7 @@ class Linear(eqx.Module):
         self.bias = jnp.zeros(outputs) if bias else None
 
     def __call__(self, x: Float[Array, "*axes inputs"]) -> Float[Array, "*axes outs"]:
-        y = x @ self.weight
+        y = project(x, self.weight)
         return y if self.bias is None else y + self.bias
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from configs import ACTConfig, OptimConfig, TRMConfig
 from data.puzzles import Puzzle
 from train.optim import make_optimizer, warmup_cosine
-from train.step import Plan, Rules
 from train.state import TrainState, make_init
+from train.step import Plan, Rules
 from trm.act import init_carry
 from trm.build import build_trm
 from trm.model import TRM
@@ -118,11 +118,13 @@ class Golden:
         )
 
     def model(self, prefix: str = "weights") -> TRM:
-        model = build_trm(
-            self.config,
-            vocab=self.options["vocab_size"],
-            seq=self.options["seq_len"],
-            key=jax.random.key(0),
+        model = jax.eval_shape(
+            lambda: build_trm(
+                self.config,
+                vocab=self.options["vocab_size"],
+                seq=self.options["seq_len"],
+                key=jax.random.key(0),
+            )
         )
         weights = {**self.tree("weights"), **self.tree(prefix)}
         return load_official(weights, model, self.config)

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,7 +96,10 @@ def test_help_names_presets_and_fields(capsys: pytest.CaptureFixture[str]) -> No
     ("make", "said"),
     [
         (lambda: TRMConfig(dim=500, mixer="attention"), "Use dim=496 or dim=504"),
-        (lambda: TRMConfig(dim=24, heads=8, mixer="attention", positions="rope"), "even"),
+        (
+            lambda: TRMConfig(dim=24, heads=8, mixer="attention", positions="rope"),
+            "even",
+        ),
         (lambda: TRMConfig(mixer="mlp", positions="rope"), "mixer=attention"),
         (lambda: TRMConfig(prefix=0), "puzzle_dim"),
         (lambda: TRMConfig(puzzle_dim=0), "prefix=0"),
@@ -130,9 +134,8 @@ def test_help_names_presets_and_fields(capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_bad_values_say_what_must_hold(make: Callable[[], object], said: str) -> None:
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=re.escape(said)):
         make()
-    assert said in str(error.value)
 
 
 def test_every_field_has_a_docstring() -> None:

@@ -20,7 +20,9 @@ SCRIPTS = {"data/prepare.py"}
 SOURCES = [
     path
     for name in ORDER
-    for path in ([ROOT / f"{name}.py"] if name == "configs" else (ROOT / name).rglob("*.py"))
+    for path in (
+        [ROOT / f"{name}.py"] if name == "configs" else (ROOT / name).rglob("*.py")
+    )
 ]
 
 

@@ -1,11 +1,21 @@
 """Checkpoints of a whole train state, by Orbax, in the background, from all processes.
 
 A checkpoint is written under another name and renamed when complete, so that a process
-killed while saving leaves the checkpoints before it as they were.
+killed while saving leaves the checkpoints before it as they were. With it goes the
+fingerprint of every array, by which a damaged one is told on reading: Orbax notices a
+missing or short file, but not every wrong bit.
 """
 
+import inspect
+import json
+import logging
 import shutil
+import sys
 import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +25,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
-from configs import RunConfig
+from configs import RunConfig, require
+from train.fingerprint import fingerprint, kinds
 from train.state import TrainState
-
-BEST = "best"
-"""Name under which a checkpoint's score is stored, the higher the better."""
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
@@ -35,37 +43,61 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
 
 
-def _shapes(tree: PyTree) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and type of every leaf, by its path."""
+class NonFiniteError(Exception):
+    """Some number of a run is not finite.
 
-    def name(path: tuple[Any, ...]) -> str:
-        return jax.tree_util.keystr(path, simple=True, separator=".")
+    Args:
+        what: is not finite.
+        step: after which it was seen.
+        saved: step of the newest checkpoint, all of which are good.
+    """
 
-    leaves = jax.tree.leaves_with_path(tree)
-    return {name(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
+    def __init__(self, what: str, step: int, saved: int | None):
+        kept = "No checkpoint was saved yet."
+        if saved is not None:
+            kept = f"The checkpoint of step {saved} is good and was kept."
+        super().__init__(
+            f"Every number must be finite: got {what} at step {step}. {kept} Try a "
+            "lower `--config.optim.lr`, more `--config.optim.warmup`, "
+            "`--config.optim.clip 1.0`, or `--config.precision float32`, in a new "
+            "`--config.run-dir`."
+        )
+
+
+class OtherModelError(ValueError):
+    """A checkpoint is of another model than the configured one."""
 
 
 class Checkpoints:
     """The checkpoints of one run. Every process must make the same calls."""
 
     def __init__(self, folder: Path, config: RunConfig):
-        keep: list[policies.PreservationPolicy] = [policies.LatestN(config.keep_last)]
-        if config.keep_best:
-            keep.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[BEST],
-                    n=config.keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        if config.keep_every:
-            keep.append(policies.EveryNSteps(config.keep_every))
         self._folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"Checkpoints must have a folder to go to: got `{folder}` ({error}). "
+                "Move what is there away, or choose another `--config.run-dir`."
+            ) from error
+        self._scores: dict[int, float] = {}
+        try:
+            self._manager = self._open(config)
+        except Exception as error:
+            raise ValueError(
+                f"The checkpoints in `{folder}` must be readable: one is so damaged "
+                f"that Orbax gives up ({_first_line(error)}). Move the newest one away."
+            ) from error
+        for step in self._manager.all_steps():
+            with suppress(Exception), _quiet_reads():
+                self._scores[step] = self._metadata(step)["score"]
+
+    def _open(self, config: RunConfig) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self._folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(1),
-                preservation_policy=policies.AnyPreservationPolicy(keep),
+                preservation_policy=_preservation(config, self._scores),
                 cleanup_tmp_directories=True,
             ),
             item_handlers={
@@ -74,24 +106,40 @@ class Checkpoints:
             },
         )
 
+    def _metadata(self, step: int) -> dict[str, Any]:
+        """What was saved with a checkpoint besides its arrays."""
+        return self._manager.metadata(step).custom_metadata or {}
+
     def save(self, state: TrainState, *, score: float | None = None) -> None:
         """Start saving `state`; returns when it has been copied off the devices.
 
         Args:
             state: its step names the checkpoint. A step already saved is left alone.
             score: of the evaluation at this step, if there was one; higher is better.
+
+        Raises:
+            NonFiniteError: if a number in the state is not finite.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = {
-            name: ocp.args.StandardSave(part)  # pyright: ignore[reportCallIssue]
-            for name, part in _items(state).items()
-        }
+        items = _items(state)
+        arrays, finite = fingerprint(items)
+        if not finite:
+            raise NonFiniteError("infinite or undefined weights", step, self.newest)
+        scored = {}
+        if score is not None:
+            scored = {"score": score}
+            self._scores[step] = score
         self._manager.save(
             step,
-            args=ocp.args.Composite(**items),
-            metrics=None if score is None else {BEST: score},
+            args=ocp.args.Composite(
+                **{
+                    name: ocp.args.StandardSave(part)  # pyright: ignore[reportCallIssue]
+                    for name, part in items.items()
+                }
+            ),
+            custom_metadata={"arrays": arrays, "crc": _crc(arrays), **scored},
         )
 
     def wait(self) -> None:
@@ -119,16 +167,14 @@ class Checkpoints:
             ValueError: if a checkpoint is that of another model, or if there are
                 checkpoints and none can be read.
         """
-        damaged = []
+        self.wait()
+        damaged: list[tuple[int, Exception]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                stored = self._stored_shapes(step)
-            except Exception as error:
-                damaged.append((step, error))
-                continue
-            self._require_same(stored, abstract, step)
-            try:
-                state = self._read(step, abstract)
+                with _quiet_reads():
+                    state = self._read(step, abstract)
+            except OtherModelError:
+                raise
             except Exception as error:
                 damaged.append((step, error))
                 continue
@@ -143,45 +189,47 @@ class Checkpoints:
             )
         return None
 
-    def _stored_shapes(self, step: int) -> dict[str, dict]:
-        metadata = self._manager.item_metadata(step)
-        stored = {}
-        for name in metadata:
-            if metadata[name] is not None:
-                stored[name] = _shapes(metadata[name])
-        if not stored:
-            raise FileNotFoundError("the description of its arrays is missing")
-        return stored
-
-    def _require_same(
-        self, stored: dict[str, dict], abstract: TrainState, step: int
-    ) -> None:
-        """Raise `ValueError` if a stored array has another name, shape or type."""
-        expected = {name: _shapes(part) for name, part in _items(abstract).items()}
-        for part, shapes in stored.items():
-            wanted = expected.get(part, {})
-            for name in sorted(shapes.keys() | wanted.keys()):
-                if shapes.get(name) != wanted.get(name):
-                    raise ValueError(
-                        f"The checkpoint at step {step} in `{self._folder}` must be of "
-                        f"the configured model: `{part}.{name}` is "
-                        f"{_say(shapes.get(name))} there and {_say(wanted.get(name))} "
-                        "here. Use the configuration it was made with, or a new "
-                        "`--config.run-dir`."
-                    )
-
     def _read(self, step: int, abstract: TrainState) -> TrainState:
+        """The state of a step.
+
+        Raises:
+            OtherModelError: if it is of another model.
+            Exception: of many types, if it is damaged.
+        """
+        metadata = self._metadata(step)
+        arrays = metadata.get("arrays", {})
+        require(bool(arrays), "the description of its arrays is missing")
+        require(metadata.get("crc") == _crc(arrays), "its description is garbled")
         wanted = _items(abstract)
+        self._require_same(
+            {path: kind for path, (kind, _) in arrays.items()}, wanted, step
+        )
+
         args = {
             name: ocp.args.StandardRestore(part)  # pyright: ignore[reportCallIssue]
             for name, part in wanted.items()
         }
         read = self._manager.restore(step, args=ocp.args.Composite(**args))
         parts = {name: read[name] for name in wanted}
+        for path, (_, checksum) in fingerprint(parts)[0].items():
+            require(checksum == arrays[path][1], f"the checksum of `{path}` is wrong")
         counters = parts.pop("counters")
-        table = parts.pop("table", {"rows": ()})["rows"]
-        rest = {"ema": None, "carry": ()}
-        return TrainState(**{**rest, **counters, **parts}, table=table)
+        if "table" in parts:
+            parts["table"] = parts["table"]["rows"]
+        # What holds no array was not stored, and is as it is wanted.
+        return TrainState(**{**abstract.__dict__, **counters, **parts})
+
+    def _require_same(self, stored: dict[str, str], wanted: PyTree, step: int) -> None:
+        """Raise unless all arrays have the name, type and shape that is wanted."""
+        here = kinds(wanted)
+        for name in sorted(stored.keys() | here.keys()):
+            if stored.get(name) != here.get(name):
+                raise OtherModelError(
+                    f"The checkpoint at step {step} in `{self._folder}` must be of the "
+                    f"configured model: `{name}` is {stored.get(name, 'missing')} "
+                    f"there and {here.get(name, 'missing')} here. Use the "
+                    "configuration it was made with, or a new `--config.run-dir`."
+                )
 
     def _set_aside(self, damaged: list[tuple[int, Exception]], outcome: str) -> None:
         """Move damaged checkpoints out of the way of the next save."""
@@ -202,10 +250,71 @@ class Checkpoints:
             self._manager.reload()
 
 
-def _say(entry: tuple[tuple[int, ...], str] | None) -> str:
-    if entry is None:
-        return "missing"
-    return f"{entry[1]}[{','.join(map(str, entry[0]))}]"
+class _Best(policies.PreservationPolicy):
+    """Keeps the checkpoints of the highest scores; of equal ones, the newest.
+
+    Orbax's own forgets the scores when a process ends, unless it is to write a file of
+    them, and does not start if that file is damaged.
+    """
+
+    def __init__(self, scores: Mapping[int, float], number: int):
+        self._scores, self._number = scores, number
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        steps = [info.step for info in checkpoints if info.step in self._scores]
+        steps.sort(key=lambda step: (self._scores[step], step))
+        best = steps[::-1][: self._number]
+        return [info.step in best for info in checkpoints]
+
+
+def _preservation(
+    config: RunConfig, scores: Mapping[int, float]
+) -> policies.AnyPreservationPolicy:
+    """Which checkpoints are kept."""
+    keep: list[Any] = [
+        policies.LatestN(config.keep_last),
+        _Best(scores, config.keep_best),
+    ]
+    if config.keep_every:
+        keep.append(policies.EveryNSteps(config.keep_every))
+    return policies.AnyPreservationPolicy(keep)
+
+
+def _crc(arrays: Mapping[str, Sequence[object]]) -> int:
+    return zlib.crc32(json.dumps(arrays, sort_keys=True).encode())
+
+
+@contextmanager
+def _quiet_reads() -> Iterator[None]:
+    """Hide what libraries say of a failed read: the caller reports it, once."""
+    _ignore_other_reads()
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@cache
+def _ignore_other_reads() -> None:
+    """Drop what the other reads say when one fails, now or when they are collected.
+
+    Orbax closes its event loop at the first error. TensorStore then prints a traceback
+    for each read still under way, from its own threads, at any later time, and Python
+    one for each coroutine of Orbax that nobody waits for any more.
+    """
+    report = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        closed = str(unraisable.exc_value) == "Event loop is closed"
+        if not closed and not inspect.iscoroutine(unraisable.object):
+            report(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from train.loop import NonFiniteError
+from train.checkpoint import NonFiniteError
 
 Config = TypeVar("Config")
 Presets = Mapping[str, tuple[str, Config]]
@@ -68,6 +69,7 @@ def run(
     A `ValueError` of ours is bad input: its message alone is printed, status 2. A loss
     that is not finite: status 1.
     """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         preset, config = parse(presets, description, sys.argv[1:])
         status = main(preset, config)

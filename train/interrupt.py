@@ -2,14 +2,22 @@
 
 import os
 import signal
+import time
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
+ECHO = 0.5
+"""Seconds in which a signal counts as the one before: launchers pass on a Ctrl-C that
+the terminal has sent to their children already."""
+
 
 class Interrupt:
     """Notices a wish to stop, of this process or of any other of the run.
+
+    A second one ends the process at once. (What is being saved then is lost; the
+    checkpoints before it are not.)
 
     With several processes JAX's own handler watches for SIGTERM (it makes all processes
     agree on a step), and Ctrl-C is passed on as one.
@@ -17,14 +25,19 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._since = 0.0
         self._several = jax.process_count() > 1
         wanted = [signal.SIGINT] if self._several else [signal.SIGINT, signal.SIGTERM]
         self._before = {name: signal.signal(name, self._notice) for name in wanted}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt  # a second time: at once
-        self.signal = signal.Signals(number)
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number), now
+        elif now - self._since > ECHO:
+            os._exit(128 + number)  # no clean-up: it would wait for a save
+        else:
+            return
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -3,21 +3,16 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import PyTree
 
 from configs import RunConfig
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, NonFiniteError
 from train.interrupt import Interrupt
 from train.prefetch import Prefetch
 from train.report import Report, Values, averages
 from train.state import TrainState
 from train.step import Metrics
-
-
-class NonFiniteError(Exception):
-    """The loss is no longer a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +107,7 @@ def train(
                 best = None
                 if evaluated:
                     values, rate = evaluate(state, last)
+                    require_finite(values, done, checkpoints.newest)
                     report.record(done, "eval", values, rate)
                     best = values[score]
                 checkpoints.save(state, score=best)
@@ -130,19 +126,12 @@ def train(
 
 
 def require_finite(values: Values, step: int, saved: int | None) -> None:
-    """Raise `NonFiniteError` unless every loss and the gradient's norm are finite."""
-    bad: dict[str, Any] = {
+    """Raise `NonFiniteError` unless every value is finite."""
+    bad = {
         name: value
         for name, value in values.items()
         if value is not None and not math.isfinite(value)
     }
     if bad:
-        kept = "No checkpoint was saved yet."
-        if saved is not None:
-            kept = f"The checkpoint of step {saved} is good and was kept."
-        raise NonFiniteError(
-            f"Every metric must be finite: got {bad} at step {step}. {kept} Try a lower "
-            "`--config.optim.lr`, more `--config.optim.warmup`, "
-            "`--config.optim.clip 1.0`, or `--config.precision float32`, in a new "
-            "`--config.run-dir`."
-        )
+        got = ", ".join(f"{name} = {value}" for name, value in bad.items())
+        raise NonFiniteError(got, step, saved)

@@ -131,7 +131,8 @@ def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyT
     def place(local: np.ndarray) -> Array:
         shape = (*local.shape[:leading], batch, *local.shape[leading + 1 :])
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             wanted = np.searchsorted(rows, everything[index[leading]])
             return np.take(local, wanted, axis=leading)
 
@@ -150,6 +151,7 @@ def describe_layout(tree: PyTree, mesh: Mesh) -> str:
         where = "replicated" if axis is None else f"axis {axis} over model"
         shape = "x".join(map(str, leaf.shape)) or "scalar"
         lines.append(
-            f"  {jax.tree_util.keystr(path):50s} {shape:>14s} {where:18s} {size:>11,d} B"
+            f"  {jax.tree_util.keystr(path):48s} {shape:>12s} "
+            f"{where:18s} {size:>11,d} B"
         )
     return "\n".join(lines)

@@ -5,7 +5,7 @@ Built from optax; only the AdamATan2 rule is ours.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import equinox as eqx
 import jax
@@ -29,9 +29,7 @@ def split_trainable(model: PyTree) -> tuple[PyTree, PyTree]:
     return eqx.partition(model, trained)
 
 
-def warmup_cosine(
-    peak: float, warmup: int, total: int, min_ratio: float
-) -> Schedule:
+def warmup_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Schedule:
     """Rate of update `count + 1`: linear to `peak`, then cosine to `min_ratio * peak`.
 
     Source: `pretrain.py`, `cosine_schedule_with_warmup_lr_lambda`; updates count
@@ -75,7 +73,7 @@ def atan2_positive(y: Float[Array, "*axes"], x: Float[Array, "*axes"]) -> Array:
     return jnp.copysign(jnp.where(size > x, math.pi / 2 - angle, angle), y)
 
 
-class AdamATan2State(NamedTuple):
+class AdamATan2State(eqx.Module):
     """Updates made, and the two moments."""
 
     count: Int[Array, ""]
@@ -128,7 +126,8 @@ def make_optimizer(
         clip,
         scale,
         optax.add_decayed_weights(config.weight_decay),
-        optax.scale_by_learning_rate(schedule),
+        # optax also allows numbers where we have arrays.
+        optax.scale_by_learning_rate(schedule),  # pyright: ignore[reportArgumentType]
     )
 
 

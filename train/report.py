@@ -1,4 +1,4 @@
-"""What a run says: lines of metrics in a file, and on the terminal; W&B, TensorBoard."""
+"""What a run says: metrics in a file, on the terminal, in W&B and TensorBoard."""
 
 import json
 import math
@@ -40,11 +40,11 @@ def truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError):
+        except (json.JSONDecodeError, KeyError, TypeError):
             break  # the last line of a run that was killed
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
@@ -81,14 +81,14 @@ class Report:
         self._main = jax.process_index() == 0
         if not self._main:
             return
-        truncate(folder / "metrics.jsonl", done)
-        self._file = (folder / "metrics.jsonl").open("a")
-        if sys.stdout.isatty():
-            self._bar = tqdm(total=total, initial=done, unit="step", file=sys.stdout)
         if config.wandb:
             self._wandb = _wandb(config.wandb, folder, settings)
         if config.tensorboard:
             self._tensorboard = _tensorboard(folder)
+        truncate(folder / "metrics.jsonl", done)
+        self._file = (folder / "metrics.jsonl").open("a")
+        if sys.stdout.isatty():
+            self._bar = tqdm(total=total, initial=done, unit="step", file=sys.stdout)
 
     def say(self, text: str) -> None:
         """Print a line, above the progress bar if there is one."""
@@ -152,7 +152,7 @@ class Report:
 
 def _wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         wandb = None
     require(
@@ -168,7 +168,7 @@ def _wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
 
 def _tensorboard(folder: Path) -> Any:
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # pyright: ignore
     except ImportError:
         SummaryWriter = None
     require(

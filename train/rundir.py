@@ -54,17 +54,33 @@ def open_run_dir(config: Any, preset: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _require_same(json.loads(path.read_text()), settings(config), folder)
+            _require_same(_read(path), settings(config), folder)
         if jax.process_index() == 0:
             temporary = folder / "config.json.tmp"
             temporary.write_text(json.dumps(settings(config), indent=2) + "\n")
             temporary.replace(path)
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         raise ValueError(
             f"The run directory must be readable and writable: got `{folder}` "
             f"({error}). Choose another with `--config.run-dir`."
         ) from error
     return folder
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The configuration in a file."""
+    try:
+        config = json.loads(path.read_text())
+        valid = isinstance(config, dict)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        config, valid = {}, False
+    require(
+        valid,
+        f"`{path}` must hold the configuration of the run: it is damaged. If this "
+        "command is surely the one that made the run, remove the file and go on; else "
+        "choose another `--config.run-dir`.",
+    )
+    return config
 
 
 def _require_same(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:

@@ -62,8 +62,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a step is carried out. None of it changes what is computed, but for the
-    rounding of `precision` and the number of `passes` that share an update.
+    """How a step is carried out.
+
+    None of it changes what is computed, but for the rounding of `precision` and the
+    number of `passes` that share an update.
     """
 
     batch_size: int
@@ -125,7 +127,9 @@ def make_gradients(
     local = plan.batch_size // mesh.size
     slices = plan.accumulation
 
-    def one_slice(model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]) -> Any:
+    def one_slice(
+        model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]
+    ) -> Any:
         ids = task.row_ids(carry)
         trained, buffers = split_trainable(model)
 
@@ -140,7 +144,9 @@ def make_gradients(
         grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         return grads, ((ids, row_grads), carry, metrics)
 
-    def one_pass(model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]) -> Any:
+    def one_pass(
+        model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]
+    ) -> Any:
         if slices == 1:
             return one_slice(model, table, carry, keys)
 
@@ -234,9 +240,7 @@ def make_update(
             step=state.step + 1,
             updates=state.updates + 1,
             model=model,
-            ema=None
-            if state.ema is None
-            else update_ema(state.ema, model, rules.ema),
+            ema=None if state.ema is None else update_ema(state.ema, model, rules.ema),
             table=table,
             opt_state=opt_state,
             carry=carry,
@@ -254,7 +258,7 @@ def make_train_step(
     state: TrainState,
     *,
     episode: bool = False,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
     """The compiled train step, `state, batch -> state, metrics`; the state is donated.
 
     Args:
@@ -267,8 +271,9 @@ def make_train_step(
             instead of once (official code).
 
     Returns:
-        The step. A batch has axes `[calls, passes, rows, ...]` (episode: `[rows, ...]`).
+        The step. A batch has axes `calls, passes, rows, ...` (episode: `rows, ...`).
         One dispatch makes an update for each call; metrics are summed over them.
+        Its `lower` takes shapes too, to compile for devices that are not here.
     """
     update = make_update(task, rules, mesh, plan, state, admit=not episode)
 
@@ -295,12 +300,11 @@ def make_train_step(
         )
         return eqx.tree_at(lambda s: s.step, state, step + 1), metrics
 
-    @eqx.filter_jit(donate="all-except-first")
-    def compiled(batch: PyTree, state: TrainState) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         with plan.matmuls():
             return (whole_episode if episode else stream)(state, batch)
 
-    return lambda state, batch: compiled(batch, state)
+    return jax.jit(step, donate_argnums=0)
 
 
 def make_eval_step(

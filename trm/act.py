@@ -64,9 +64,7 @@ def refill(model: TRM, carry: Carry, puzzle: Puzzle) -> Carry:
     )
 
 
-def wants_to_halt(
-    prediction: Prediction, config: ACTConfig
-) -> Bool[Array, "*batch"]:
+def wants_to_halt(prediction: Prediction, config: ACTConfig) -> Bool[Array, "*batch"]:
     """Whether the Q values ask to stop, by the rule `config.halt`."""
     match config.halt:
         case "positive":

@@ -17,7 +17,10 @@ from trm.variants.two_latent import TwoLatent
 
 
 def build_mixer(
-    config: TRMConfig, length: int, attention: Literal["xla", "cudnn"], key: PRNGKeyArray
+    config: TRMConfig,
+    length: int,
+    attention: Literal["xla", "cudnn"],
+    key: PRNGKeyArray,
 ) -> AbstractMixer:
     """The token mixer of one block, over `length` positions."""
     match config.mixer:
@@ -37,7 +40,10 @@ def build_mixer(
 
 
 def build_network(
-    config: TRMConfig, length: int, attention: Literal["xla", "cudnn"], key: PRNGKeyArray
+    config: TRMConfig,
+    length: int,
+    attention: Literal["xla", "cudnn"],
+    key: PRNGKeyArray,
 ) -> Network:
     """`config.layers` blocks over `length` positions."""
     blocks = []
@@ -52,7 +58,10 @@ def build_network(
 
 
 def build_recursion(
-    config: TRMConfig, length: int, attention: Literal["xla", "cudnn"], key: PRNGKeyArray
+    config: TRMConfig,
+    length: int,
+    attention: Literal["xla", "cudnn"],
+    key: PRNGKeyArray,
 ) -> AbstractRecursion:
     """The variant that `config` names, with its networks."""
     latent_key, network_key, second_key = jax.random.split(key, 3)

@@ -1,5 +1,7 @@
 """What training needs to know of a TRM: the `Task` protocol of `train/step.py`."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -107,7 +109,7 @@ class TRMTask(eqx.Module):
         active: Array,
     ) -> tuple[Float[Array, ""], Metrics]:
         """Summed loss and metrics of the active rows, one puzzle at a time."""
-        score = jax.vmap(lambda *row: puzzle_loss(*row, self.act.loss))
+        score = jax.vmap(partial(puzzle_loss, kind=self.act.loss))
         loss, losses, scores = score(prediction, carry.puzzle.labels, q_target)
         has_labels = jnp.any(carry.puzzle.labels != IGNORE, axis=-1)
         scored = active & carry.halted & has_labels

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from configs import OptimConfig
+from tests.golden import Golden
 from train.optim import (
     atan2_positive,
     make_optimizer,
@@ -15,7 +16,6 @@ from train.optim import (
     update_ema,
     warmup_cosine,
 )
-from tests.golden import Golden
 
 
 def official_rate(

@@ -34,9 +34,7 @@ def run(mesh: Mesh, steps: int = 3, **plan: int) -> tuple[TrainState, list[dict]
     """The state after some updates, and all metrics, on the host."""
     rules = tiny.rules()
     state = init_state(tiny.init(rules), mesh)
-    step = make_train_step(
-        tiny.task(), rules, mesh, replace(tiny.PLAN, **plan), state
-    )
+    step = make_train_step(tiny.task(), rules, mesh, replace(tiny.PLAN, **plan), state)
     passes, history = plan.get("passes", 1), []
     for t in range(steps):
         state, metrics = step(state, tiny.batch(mesh, t * passes, 1, passes))
@@ -81,9 +79,11 @@ def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     state, metrics = run(mesh, accumulation=2)
     expected, expected_metrics = run(mesh_of(1, 1))
     assert_close(metrics, expected_metrics)
-    assert_close((state.model, state.carry, state.table), (
-        expected.model, expected.carry, expected.table
-    ), 1e-4)
+    assert_close(
+        (state.model, state.carry, state.table),
+        (expected.model, expected.carry, expected.table),
+        1e-4,
+    )
 
 
 def test_parameters_are_split_and_born_split() -> None:
@@ -122,9 +122,7 @@ def test_two_supervision_steps_share_an_update() -> None:
     assert metrics[0]["lm_loss"][1] == 2 * tiny.BATCH
 
     start = init_state(tiny.init(rules), mesh)
-    made = jax.jit(
-        make_gradients(tiny.task(), mesh, tiny.PLAN, start, admit=True)
-    )
+    made = jax.jit(make_gradients(tiny.task(), mesh, tiny.PLAN, start, admit=True))
     one = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
     two = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 1))
     first, _, carry, _ = made(start.model, start.table, start.carry, one, jnp.array(0))
@@ -259,7 +257,9 @@ def test_halted_rows_of_an_episode_do_not_change() -> None:
     state = init_state(tiny.init(tiny.rules()), mesh)
     gradients = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=False)
     batch = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
-    carry = tiny.task().admit(state.model, state.carry, jax.tree.map(lambda a: a[0], batch))
+    carry = tiny.task().admit(
+        state.model, state.carry, jax.tree.map(lambda a: a[0], batch)
+    )
     half = jnp.arange(tiny.BATCH) < tiny.BATCH // 2
     carry = eqx.tree_at(lambda c: c.halted, carry, half)
     _, (_, row_grads), after, metrics = jax.jit(gradients)(
@@ -281,7 +281,9 @@ def test_bfloat16_keeps_parameters_in_float32() -> None:
     state, metrics = step(state, tiny.batch(mesh, 0))
     floats = jax.tree.leaves((state.model, state.ema, state.opt_state, state.table))
     assert {str(x.dtype) for x in floats} == {"float32", "int32"}
-    assert {x.dtype for x in jax.tree.leaves(state.carry.latents)} == {jnp.dtype(jnp.bfloat16)}
+    assert {x.dtype for x in jax.tree.leaves(state.carry.latents)} == {
+        jnp.dtype(jnp.bfloat16)
+    }
     assert np.isfinite(metrics["lm_loss"][0])
 
 

@@ -105,7 +105,7 @@ def check_step(
         carry.puzzle.puzzle_id, expected["current_data/puzzle_identifiers"]
     )
 
-    model = golden.plan.cast(before.model)
+    model = golden.plan.cast(jax.tree.map(jnp.asarray, before.model))
     prediction = model.predict(jax.tree.map(jnp.asarray, carry.latents))
     outputs = golden.tree(f"step{t}/outputs")
     logits = prediction.logits.astype(jnp.float32)

@@ -7,7 +7,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from trm.layers import Network
 from trm.recursion import AbstractRecursion, Buffer, fresh_latent
 
-
 Pair = tuple[Float[Array, "*axes dim"], Float[Array, "*axes dim"]]
 """The answer y and the scratchpad z."""
 

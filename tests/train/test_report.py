@@ -1,0 +1,101 @@
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from configs import RunConfig
+from train.report import Report, averages, readable, truncate
+
+
+def lines(folder: Path) -> list[dict]:
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def report(folder: Path, done: int = 0, **config: Any) -> Report:
+    return Report(folder, RunConfig(**config), {}, total=10, done=done)
+
+
+def test_an_average_of_nothing_is_none() -> None:
+    metrics = {
+        "loss": (jnp.float32(3.0), jnp.float32(4.0)),
+        "accuracy": (jnp.float32(0.0), jnp.float32(0.0)),
+    }
+    assert averages(metrics) == {"loss": 0.75, "accuracy": None}
+    assert readable(averages(metrics)) == "loss 0.75"
+
+
+def test_a_line_for_each_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = report(tmp_path)
+    made.progress(2, 16)
+    made.record(2, "train", {"loss": 0.5, "accuracy": None}, 8.0)
+    assert len(lines(tmp_path)) == 1, "written at once, not at the end"
+    made.record(2, "eval", {"loss": 0.25}, 9.0)
+    made.close()
+    assert lines(tmp_path) == [
+        {
+            "step": 2,
+            "split": "train",
+            "loss": 0.5,
+            "accuracy": None,
+            "examples_per_second": 8.0,
+        },
+        {"step": 2, "split": "eval", "loss": 0.25, "examples_per_second": 9.0},
+    ]
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("train 2/10 (0:0")
+    assert first.endswith("left)  loss 0.5")
+    assert second.endswith("loss 0.25")
+
+
+def test_a_resumed_report_goes_on_after_the_checkpoint(tmp_path: Path) -> None:
+    """Steps after it are dropped, and so is the end of a line that was cut off."""
+    first = report(tmp_path)
+    for step in range(1, 7):
+        first.record(step, "train", {"loss": 1.0 / step}, 1.0)
+    first.close()
+    before = lines(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "spl')
+    second = report(tmp_path, done=4)
+    second.record(5, "train", {"loss": 0.125}, 1.0)
+    second.close()
+    assert lines(tmp_path)[:4] == before[:4]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("end", ['{"ste', "7", '{"split": "eval"}', "\0\0\0", "\n"])
+def test_whatever_the_last_line_is(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n' + end)
+    truncate(path, 5)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_nothing_to_truncate(tmp_path: Path) -> None:
+    truncate(tmp_path / "metrics.jsonl", 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "config"),
+    [("wandb", {"wandb": "project"}), ("tensorboardX", {"tensorboard": True})],
+)
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, config: dict
+) -> None:
+    load = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == package:
+            raise ImportError(name)
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=f"needs the package {package}.*pip install"):
+        report(tmp_path, **config)

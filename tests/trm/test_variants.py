@@ -1,0 +1,155 @@
+"""The contract of every variant with every mixer: add a line, inherit all tests."""
+
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import ACTConfig, TRMConfig
+from tests import tiny
+from tests.tiny import assert_close
+from train.optim import scale_by_adam_atan2, split_trainable
+from trm.build import build_trm
+from trm.model import TRM
+from trm.official import load_official, load_official_table, to_official
+from trm.recursion import deep_recursion
+
+VARIANTS = ("trm", "single_z", "hier6", "hrm", "transformer")
+CONFIGS = {
+    f"{variant}-{mixer}": replace(
+        tiny.MODEL,
+        variant=variant,  # pyright: ignore[reportArgumentType]
+        mixer=mixer,  # pyright: ignore[reportArgumentType]
+        positions="rope" if mixer == "attention" else "none",
+        H_cycles=1 if variant == "transformer" else 3,
+    )
+    for variant in VARIANTS
+    for mixer in ("attention", "mlp")
+}
+every = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+def fresh(model: TRM, *batch: int) -> tuple:
+    """Latents and question of one fresh puzzle, or of a batch."""
+    axes = (*batch, model.prefix + tiny.SEQ)
+    spread = lambda a: jnp.broadcast_to(a, (*axes, *a.shape))
+    latents = jax.tree.map(spread, model.recursion.init())
+    return latents, jax.random.normal(jax.random.key(5), (*axes, tiny.MODEL.dim))
+
+
+@every
+def test_a_cycle_keeps_structure_shape_and_type(config: TRMConfig) -> None:
+    model = tiny.model(config)
+    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(model))
+    for dtype in (jnp.float32, jnp.bfloat16):
+        cast = jax.tree.map(lambda a, d=dtype: a.astype(d), model)
+        latents, x = fresh(cast, 2)
+        after = jax.eval_shape(cast.refine, latents, x.astype(dtype))
+        before = jax.eval_shape(lambda tree: tree, latents)
+        assert jax.tree.structure(after) == jax.tree.structure(before)
+        for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+            assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+@every
+def test_only_the_last_cycle_has_gradient(config: TRMConfig) -> None:
+    """More cycles before it, at the latents they lead to, do not change it."""
+    model = tiny.model(config)
+    latents, x = fresh(model)
+
+    def loss(recursion, latents, cycles: int) -> jax.Array:
+        after = model.recursion.answer(deep_recursion(recursion, latents, x, cycles))
+        return jnp.sum(jnp.sin(after))
+
+    after_two = deep_recursion(model.recursion, latents, x, 2)
+    three = jax.grad(loss)(model.recursion, latents, 3)
+    one = jax.grad(loss)(model.recursion, after_two, 1)
+    assert_close(three, one, 1e-4)
+    latent_grads = jax.grad(loss, argnums=1)(model.recursion, latents, 3)
+    assert all(not g.any() for g in jax.tree.leaves(latent_grads))
+
+
+@every
+def test_every_trained_weight_gets_gradient(config: TRMConfig) -> None:
+    model, task = tiny.model(config), tiny.task()
+    trained, buffers = split_trainable(model)
+    batch = jax.tree.map(jnp.asarray, tiny.puzzles(0, 4))
+    carry = task.admit(model, task.init_carry(model, 4), batch)
+    rows = jnp.ones((4, config.puzzle_dim))
+    keys = jax.random.split(jax.random.key(0), 4)
+    grads = jax.grad(
+        lambda t: task.loss(eqx.combine(t, buffers), rows, carry, keys)[0]
+    )(trained)
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
+    assert all(bool(g.any()) for g in jax.tree.leaves(grads))
+
+
+@every
+@pytest.mark.slow
+def test_four_puzzles_are_learnt_by_heart(config: TRMConfig) -> None:
+    """And so recursion, halting and refill work together."""
+    act = ACTConfig(max_steps=3, exploration=0.1, loss="softmax")
+    task, model = tiny.task(act), tiny.model(replace(config, H_cycles=1, L_cycles=2))
+    batch = jax.tree.map(jnp.asarray, tiny.puzzles(0, 4))
+    rows = jnp.zeros((4, config.puzzle_dim))
+    trained, buffers = split_trainable(model)
+    rate = optax.cosine_decay_schedule(5e-3, 400)
+    optimizer = optax.chain(
+        scale_by_adam_atan2(0.9, 0.95), optax.scale_by_learning_rate(rate)
+    )
+
+    @jax.jit
+    def update(trained, opt_state, carry, key):
+        model = eqx.combine(trained, buffers)
+        carry = task.admit(model, carry, batch)
+        keys = jax.random.split(key, 4)
+        loss = lambda t: task.loss(eqx.combine(t, buffers), rows, carry, keys)
+        grads, (carry, _) = jax.grad(loss, has_aux=True)(trained)
+        changes, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(trained, changes), opt_state, carry
+
+    opt_state, carry = optimizer.init(trained), task.init_carry(model, 4)
+    for t in range(400):
+        trained, opt_state, carry = update(trained, opt_state, carry, jax.random.key(t))
+    model = eqx.combine(trained, buffers)
+    carry = task.admit(model, task.init_carry(model, 4), batch)
+    metrics, _ = jax.jit(lambda m: task.evaluate(m, rows, carry))(model)
+    total, count = metrics["exact_accuracy"]
+    assert float(total) == float(count) == 4
+
+
+@every
+def test_official_names_round_trip(config: TRMConfig) -> None:
+    build = lambda seed: build_trm(
+        config, vocab=tiny.VOCAB, seq=tiny.SEQ, key=jax.random.key(seed)
+    )
+    source, target = build(0), build(1)
+    weights = to_official(source, config)
+    named = {f"_orig_mod.model.inner.{name}": w for name, w in weights.items()}
+    loaded = load_official(named, target, config)
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(source), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_official_checkpoints_of_other_sizes_are_refused() -> None:
+    model = tiny.model()
+    weights = to_official(model, tiny.MODEL)
+    missing = {k: v for k, v in weights.items() if k != "lm_head.weight"}
+    with pytest.raises(ValueError, match=r"must hold `lm_head\.weight`"):
+        load_official(missing, model, tiny.MODEL)
+    wrong = {**weights, "lm_head.weight": np.zeros((3, 3))}
+    with pytest.raises(ValueError, match="must have shape"):
+        load_official(wrong, model, tiny.MODEL)
+
+
+def test_an_official_table_of_another_size_becomes_its_mean() -> None:
+    table = np.arange(6, dtype=np.float32).reshape(3, 2)
+    weights = {"puzzle_emb.weights": table}
+    np.testing.assert_array_equal(load_official_table(weights, (3, 2)), table)
+    np.testing.assert_array_equal(
+        load_official_table(weights, (5, 2)), np.tile([2.0, 3.0], (5, 1))
+    )

@@ -1,0 +1,59 @@
+"""Checksums of arrays, the same on any mesh: a checkpoint is read back as it was."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree, UInt32
+
+Fingerprint = dict[str, tuple[str, int]]
+"""Type and shape, as `float32[4,2]`, and checksum of every array, by its path."""
+
+
+def name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf as one word."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def kinds(tree: PyTree) -> dict[str, str]:
+    """Type and shape of every leaf, by its path."""
+    return {
+        name(path): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def fingerprint(tree: PyTree[Array]) -> tuple[Fingerprint, bool]:
+    """The fingerprint of all arrays, and whether all their values are finite."""
+    sums, finite = jax.device_get(_look(jax.tree.leaves(tree)))
+    pairs = zip(kinds(tree).items(), sums, strict=True)
+    return {name: (kind, int(total)) for (name, kind), total in pairs}, bool(finite)
+
+
+@jax.jit
+def _look(leaves: list[Array]) -> tuple[list[UInt32[Array, ""]], Bool[Array, ""]]:
+    finite = [jnp.isfinite(x).all() for x in leaves if jnp.issubdtype(x, jnp.inexact)]
+    return [_checksum(x) for x in leaves], jnp.all(jnp.array(finite))
+
+
+def _checksum(x: Array) -> UInt32[Array, ""]:
+    """The sum over all elements of a hash of each one's bits and place.
+
+    Sums of integers do not depend on their order, so neither on the mesh. The hash is
+    one-to-one in the bits: a change of one element always changes the sum.
+
+    Source: the last steps of MurmurHash3 (32 bit).
+    """
+    if x.dtype == jnp.bool_:
+        x = x.astype(jnp.uint8)
+    kind = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")
+    bits = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
+    place, stride = jnp.zeros(bits.shape, jnp.uint32), 1
+    for axis in reversed(range(bits.ndim)):
+        numbers = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        place += numbers * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    h = bits ^ (place * jnp.uint32(0x9E3779B9))
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
