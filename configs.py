@@ -8,6 +8,7 @@ data (vocabulary, sequence length, number of puzzles) are not settings.
 Imports the standard library alone; every other package may import this file.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -23,6 +24,16 @@ def require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value >= 1, f"`{name}` must be at least 1: got {value}.")
+
+
+def require_finite_positive(config: object, *names: str) -> None:
+    """Raise `ValueError` unless each named field is a finite number above 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(
+            0 < value < math.inf,
+            f"`{name}` must be a finite number above 0: got {value}.",
+        )
 
 
 # -- data ------------------------------------------------------------------------------
@@ -113,12 +124,16 @@ class PuzzleDataConfig:
     build: SudokuExtreme | GeneratedSudoku | None = field(default_factory=SudokuExtreme)
     """How to make the first path if it is missing. None: stop if it is missing."""
 
+    block: int = 5000
+    """Epochs strung together before a partial batch is dropped and the groups are drawn
+    anew. Officially the epochs between two evaluations (`epochs_per_iter`)."""
+
     prefetch: int = 2
     """Batches prepared ahead of the device, by one background thread."""
 
     def __post_init__(self) -> None:
         require(bool(self.paths), "`paths` must name at least one directory: got none.")
-        require_positive(self, "prefetch")
+        require_positive(self, "block", "prefetch")
 
 
 # -- models ----------------------------------------------------------------------------
@@ -173,6 +188,8 @@ class TRMConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "dim", "heads", "layers", "H_cycles", "L_cycles")
+        for name in ("expansion", "rope_theta", "norm_eps"):
+            require_finite_positive(self, name)
         require(
             self.mixer == "mlp" or self.dim % self.heads == 0,
             f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
@@ -231,14 +248,19 @@ class ACTConfig:
     q_halt > q_continue (HRM). `never`: `act_enabled=False` of the baseline."""
 
     continue_loss: bool = False
-    """Train q_continue by Q-learning, one more forward a step (HRM). Officially
-    `no_ACT_continue=False`."""
+    """Train q_continue by Q-learning, one more forward a step (HRM; goes with
+    `halt=compare`). Officially `no_ACT_continue=False`."""
 
     loss: Literal["stablemax", "softmax"] = "stablemax"
     """Cross-entropy over the vocabulary. `loss_type`."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_steps")
+        require(
+            not self.continue_loss or self.halt == "compare",
+            f"`continue_loss` needs `halt=compare`, which uses what it trains: got "
+            f"halt={self.halt}.",
+        )
         require(
             0.0 <= self.exploration <= 1.0,
             f"`exploration` is a probability: got {self.exploration}.",
@@ -289,11 +311,15 @@ class OptimConfig:
     """Decay of the touched rows, times the rate. `puzzle_emb_weight_decay`."""
 
     def __post_init__(self) -> None:
-        require(self.lr > 0.0, f"`lr` must be above 0: got {self.lr}.")
+        require_finite_positive(self, "lr", "eps")
         require(self.warmup >= 0, f"`warmup` must be at least 0: got {self.warmup}.")
-        for name in ("min_ratio", "ema", "beta1", "beta2"):
+        require(
+            0.0 <= self.min_ratio <= 1.0,
+            f"`min_ratio` must lie in [0, 1]: got {self.min_ratio}.",
+        )
+        for name in ("ema", "beta1", "beta2"):
             value = getattr(self, name)
-            require(0.0 <= value <= 1.0, f"`{name}` must lie in [0, 1]: got {value}.")
+            require(0.0 <= value < 1.0, f"`{name}` must lie in [0, 1): got {value}.")
         for name in ("weight_decay", "clip", "table_lr", "table_weight_decay"):
             value = getattr(self, name)
             require(value >= 0.0, f"`{name}` must be at least 0: got {value}.")
@@ -346,7 +372,7 @@ class EvalConfig:
     rule of training."""
 
     def __post_init__(self) -> None:
-        require(self.epochs > 0, f"`epochs` must be above 0: got {self.epochs}.")
+        require_finite_positive(self, "epochs")
         for name in ("puzzles", "final_puzzles", "batch_size"):
             if getattr(self, name) is not None:
                 require_positive(self, name)
@@ -413,7 +439,8 @@ class TrainTRM:
     memory. The update is the same."""
 
     steps_per_call: int = 1
-    """Updates made by one dispatch to the devices (`stream` only)."""
+    """Updates made by one dispatch to the devices (`stream` only). The run's length is
+    rounded up to a multiple of it, so that one program serves all."""
 
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; parameters, losses and norms are float32. `forward_dtype`."""
@@ -434,7 +461,7 @@ class TrainTRM:
         require_positive(
             self, "batch_size", "supervision_steps", "accumulation", "steps_per_call"
         )
-        require(self.epochs > 0, f"`epochs` must be above 0: got {self.epochs}.")
+        require_finite_positive(self, "epochs")
         require(self.seed >= 0, f"`seed` must be at least 0: got {self.seed}.")
         require(
             self.batch_size % self.accumulation == 0,
@@ -529,7 +556,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
     "sudoku-transformer": (
-        "Sudoku-Extreme, 8 layers without recursion: the official baseline.",
+        "Sudoku-Extreme, 8 layers, no recursion; 8 heads (the official 12 do not fit).",
         TrainTRM(
             model=replace(
                 _ATTENTION, variant="transformer", layers=8, H_cycles=1, prefix=1

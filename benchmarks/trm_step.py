@@ -301,6 +301,10 @@ def main(settings: Settings) -> None:
     """Run all cases, print their tables, write one JSON file."""
     kind = machine.detect() if settings.device == "auto" else settings.device
     bench = Bench(settings, kind, machine.hold(kind, settings.core))
+    from train.devices import keep_freed_memory  # imports JAX
+
+    if kind == "cpu":
+        keep_freed_memory()  # as our runs do; it holds for PyTorch too
     record = describe(bench)
     print(f"{record['device']}, {record['cpu']}: {json.dumps(record['versions'])}")
     record["results"] = [run_case(case, bench) for case in bench.cases()]

@@ -81,6 +81,11 @@ def test_mistakes_on_the_command_line(
     assert hint in printed.err + printed.out
 
 
+def test_a_preset_after_a_flag_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be the first argument"):
+        command("--config.seed", "3", "sudoku-attention")
+
+
 def test_help_names_presets_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         command("--help")
@@ -109,7 +114,11 @@ def test_help_names_presets_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         (lambda: ACTConfig(exploration=1.5), "probability"),
         (lambda: ACTConfig(max_steps=0), "max_steps"),
         (lambda: OptimConfig(lr=0.0), "`lr`"),
-        (lambda: OptimConfig(beta2=1.5), "`beta2`"),
+        (lambda: OptimConfig(beta2=1.0), "`beta2`"),
+        (lambda: OptimConfig(lr=float("inf")), "`lr`"),
+        (lambda: TRMConfig(expansion=0.0), "`expansion`"),
+        (lambda: TrainTRM(epochs=float("inf")), "`epochs`"),
+        (lambda: ACTConfig(continue_loss=True), "halt=compare"),
         (lambda: OptimConfig(clip=-1.0), "`clip`"),
         (lambda: OptimConfig(warmup=-1), "`warmup`"),
         (lambda: MeshConfig(model=0), "`model`"),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
@@ -40,7 +41,11 @@ def _items(state: TrainState) -> dict[str, PyTree]:
         "opt_state": state.opt_state,
         "carry": state.carry,
     }
-    return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
+    return {
+        name: part
+        for name, part in parts.items()
+        if sum(leaf.size for leaf in jax.tree.leaves(part))
+    }
 
 
 class NonFiniteError(Exception):
@@ -82,7 +87,8 @@ class Checkpoints:
             ) from error
         self._scores: dict[int, float] = {}
         try:
-            self._manager = self._open(config)
+            with _quiet_reads():
+                self._manager = self._open(config)
         except Exception as error:
             raise ValueError(
                 f"The checkpoints in `{folder}` must be readable: one is so damaged "
@@ -216,8 +222,10 @@ class Checkpoints:
         counters = parts.pop("counters")
         if "table" in parts:
             parts["table"] = parts["table"]["rows"]
-        # What holds no array was not stored, and is as it is wanted.
-        return TrainState(**{**abstract.__dict__, **counters, **parts})
+        # What holds no number was not stored; a table may have no columns.
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract.table)
+        rest = {"ema": None, "table": empty, "carry": ()}
+        return TrainState(**{**rest, **counters, **parts})
 
     def _require_same(self, stored: dict[str, str], wanted: PyTree, step: int) -> None:
         """Raise unless all arrays have the name, type and shape that is wanted."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from configs import require
 from train.checkpoint import NonFiniteError
 
 Config = TypeVar("Config")
@@ -49,6 +50,11 @@ def parse(
         frozen=True,
     )
     given = tyro.cli(line, args=list(argv), description=description)
+    require(
+        given.preset == chosen,
+        f"The preset must be the first argument: got `{given.preset}` after a flag. "
+        f"Write `{given.preset} {' '.join(a for a in argv if a != given.preset)}`.",
+    )
     return given.preset, given.config
 
 
@@ -78,6 +84,10 @@ def run(
             raise
         print(f"error: {error}", file=sys.stderr)
         status = 1 if isinstance(error, NonFiniteError) else 2
+    except OSError as error:
+        advice = "Check the path, its rights and the room left."
+        print(f"error: {error}. {advice}", file=sys.stderr)
+        status = 2
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)

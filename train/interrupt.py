@@ -26,6 +26,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._since = 0.0
+        self._calls = 0
         self._several = jax.process_count() > 1
         wanted = [signal.SIGINT] if self._several else [signal.SIGINT, signal.SIGTERM]
         self._before = {name: signal.signal(name, self._notice) for name in wanted}
@@ -41,11 +42,15 @@ class Interrupt:
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def wanted(self, step: int) -> bool:
-        """Whether to stop after `step`; the same answer in all processes."""
+    def wanted(self) -> bool:
+        """Whether to stop now; the same answer in all processes.
+
+        To be called once a dispatch: the processes agree on the number of a call.
+        """
+        self._calls += 1
         if not self._several:
             return self.signal is not None
-        return bool(multihost_utils.reached_preemption_sync_point(step))
+        return bool(multihost_utils.reached_preemption_sync_point(self._calls))
 
     @property
     def status(self) -> int:

@@ -99,7 +99,7 @@ def train(
                 report.progress(done, length * examples)
 
                 last = done == intervals.total
-                stop = interrupt.wanted(done)
+                stop = interrupt.wanted()
                 evaluated = last or crossed(intervals.eval_every, before, done)
                 if not (evaluated or stop or crossed(run.save_every, before, done)):
                     continue

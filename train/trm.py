@@ -24,7 +24,7 @@ from jaxtyping import Array
 from configs import TRM_PRESETS, PuzzleDataConfig, TrainTRM, require
 from data.boards import render_solution
 from data.build import prepare
-from data.puzzles import Puzzle, PuzzleDataset
+from data.puzzles import Metadata, Puzzle, PuzzleDataset
 from train.cli import run
 from train.devices import attention_kernel, start
 from train.job import Job, Outcome, run_job
@@ -70,6 +70,17 @@ def evaluation_batch(config: TrainTRM) -> int:
     return config.eval.batch_size or config.batch_size
 
 
+def _require_same_shapes(train: Metadata, test: Metadata) -> None:
+    """Raise `ValueError` unless the test split fits a model of the train split."""
+    for name in ("vocab_size", "seq_len", "num_puzzle_identifiers"):
+        ours, theirs = getattr(train, name), getattr(test, name)
+        require(
+            ours == theirs,
+            f"`{name}` of the test split must be that of the train split: got "
+            f"{theirs} and {ours}. Build both splits together.",
+        )
+
+
 class PuzzleFeed:
     """The puzzles of a run as global batches."""
 
@@ -84,21 +95,28 @@ class PuzzleFeed:
             "train",
             batch_size=config.batch_size,
             seed=config.seed,
-            epochs_per_block=max(1, round(config.eval.epochs)),
+            epochs_per_block=config.data.block,
             rows=train_rows,
         )
         self.test = PuzzleDataset(paths, "test", batch_size=eval_batch, rows=eval_rows)
-        self.total = max(self.train.steps(config.epochs), 1)
+        _require_same_shapes(self.train.metadata, self.test.metadata)
+        self.total = self.steps(config.epochs)
         leading = 0 if config.loop == "episode" else 2
         self._place = global_batch(mesh, config.batch_size, leading)
         self._place_test = global_batch(mesh, eval_batch, 0)
+
+    def steps(self, epochs: float) -> int:
+        """Steps that make up so many epochs, whole dispatches of them."""
+        batches = self.train.steps(epochs)
+        per_call = self.config.steps_per_call
+        steps = max(batches // self.config.supervision_steps, 1)
+        return -(-steps // per_call) * per_call
 
     def batch(self, first: int) -> Puzzle:
         """The input of the dispatch that begins at step `first`."""
         if self.config.loop == "episode":
             return self._place(self.train.batch(first))
-        calls = min(self.config.steps_per_call, self.total - first)
-        passes = self.config.supervision_steps
+        calls, passes = self.config.steps_per_call, self.config.supervision_steps
         numbers = range(first * passes, (first + calls) * passes)
         puzzles = [self.train.batch(number) for number in numbers]
         stack = lambda *rows: np.stack(rows).reshape(calls, passes, *rows[0].shape)
@@ -168,7 +186,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
         intervals=Intervals(
             total=feed.total,
             per_call=config.steps_per_call,
-            eval_every=max(feed.train.steps(config.eval.epochs), 1),
+            eval_every=feed.steps(config.eval.epochs),
         ),
         episode=config.loop == "episode",
         prefetch=config.data.prefetch,
@@ -186,7 +204,13 @@ def make_job(preset: str, config: TrainTRM) -> Job:
 def last_evaluation(folder: Path) -> dict:
     """The newest evaluation in the metrics of a run."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines if '"split": "eval"' in line][-1]
+    found = [json.loads(line) for line in lines if '"split": "eval"' in line]
+    require(
+        bool(found),
+        f"`{folder}/metrics.jsonl` must hold an evaluation of the finished run: got "
+        "none. The checkpoints are there; restore the file, or evaluate in a new run.",
+    )
+    return found[-1]
 
 
 def finish(job: Job, outcome: Outcome, folder: Path) -> None:

@@ -94,7 +94,7 @@ class TRMTask(eqx.Module):
         steps: Int[Array, " batch"],
     ) -> Float[Array, " batch"] | None:
         """What q_continue should be: the best Q of the next step, bootstrapped."""
-        if not self.act.continue_loss:
+        if not self.act.continue_loss or self.act.max_steps == 1:
             return None
         following = model.predict(model.refine(latents, x))
         best = jnp.maximum(following.q_halt, following.q_continue)

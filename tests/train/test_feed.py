@@ -1,0 +1,79 @@
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import (
+    TRM_PRESETS,
+    GeneratedSudoku,
+    MeshConfig,
+    PuzzleDataConfig,
+    RunConfig,
+    TrainTRM,
+)
+from data.build import prepare
+from tests.tiny import assert_equal
+from train.checkpoint import Checkpoints
+from train.state import abstract_state, init_state
+from train.step import make_train_step
+from train.trm import make_job
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "sudoku-4x4"
+    prepare(GeneratedSudoku(size=4, train=40, test=20), out)
+    return out
+
+
+def config(dataset: Path, **changes: object) -> TrainTRM:
+    base = replace(
+        TRM_PRESETS["quickstart"][1],
+        batch_size=8,
+        epochs=4.0,
+        data=PuzzleDataConfig(paths=(str(dataset),), build=None, block=4),
+        mesh=MeshConfig(data=1),
+    )
+    return replace(base, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def test_steps_are_whole_dispatches(dataset: Path) -> None:
+    """4 epochs of 40 puzzles in batches of 8 are 20 batches."""
+    total = lambda **changes: make_job("x", config(dataset, **changes)).intervals.total
+    assert total() == 20
+    assert total(steps_per_call=3) == 21
+    assert total(supervision_steps=4) == 5
+
+
+def test_dispatches_and_passes_take_the_same_batches(dataset: Path) -> None:
+    """Batch number (step * passes + pass), whatever the shape of the input."""
+    single = make_job("x", config(dataset)).make_batch
+    both = make_job("x", config(dataset, steps_per_call=2, supervision_steps=2))
+    stacked = both.make_batch(2)
+    assert stacked.inputs.shape == (2, 2, 8, 16)
+    for i in range(4):
+        expected = single(4 + i).inputs[0, 0]
+        np.testing.assert_array_equal(stacked.inputs[i // 2, i % 2], expected)
+
+
+def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
+    """No prefix, no table: trained, saved and restored like any other."""
+    model = replace(TRM_PRESETS["quickstart"][1].model, prefix=0, puzzle_dim=0)
+    job = make_job("x", config(dataset, model=model))
+    state = init_state(job.init, job.mesh)
+    step = make_train_step(job.task, job.rules, job.mesh, job.plan, state)
+    state, _ = step(state, job.make_batch(0))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", RunConfig())
+    checkpoints.save(state)
+    checkpoints.wait()
+    restored = checkpoints.restore(abstract_state(job.init, job.mesh))
+    checkpoints.close()
+    assert_equal(restored, jax.device_get(state))
+
+
+def test_the_first_state_has_the_types_of_every_state(dataset: Path) -> None:
+    """A weak type would compile the second step anew."""
+    job = make_job("x", config(dataset))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(jax.eval_shape(job.init)))
