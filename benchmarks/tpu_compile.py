@@ -35,7 +35,7 @@ from configs import TRM_PRESETS, TrainTRM
 from data.puzzles import Puzzle
 from train.mesh import AXES
 from train.state import TrainState, abstract_state, make_init
-from train.step import Plan, make_train_step
+from train.step import Plan, make_step
 from train.trm import make_rules
 from trm.build import build_trm
 from trm.model import TRM
@@ -109,7 +109,8 @@ def lower(config: TrainTRM, mesh: Mesh) -> tuple[jax.stages.Lowered, TrainState]
         (1, 1, config.batch_size, *shape), jnp.int32, sharding=sharding
     )
     batch = Puzzle(rows(SEQ), rows(SEQ), rows())
-    return make_train_step(task, rules, mesh, plan, state).lower(state, batch), state
+    step = jax.jit(make_step(task, rules, mesh, plan, state), donate_argnums=0)
+    return step.lower(state, batch), state
 
 
 def bytes_on_a_chip(tree: PyTree) -> int:

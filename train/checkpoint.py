@@ -222,10 +222,14 @@ class Checkpoints:
         counters = parts.pop("counters")
         if "table" in parts:
             parts["table"] = parts["table"]["rows"]
-        # What holds no number was not stored; a table may have no columns.
-        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract.table)
-        rest = {"ema": None, "table": empty, "carry": ()}
-        return TrainState(**{**rest, **counters, **parts})
+        # What holds no number was not stored: it is made as it is wanted.
+        empty = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)
+        rest = {
+            name: jax.tree.map(empty, part)
+            for name, part in vars(abstract).items()
+            if name not in parts and name not in counters
+        }
+        return TrainState(**rest, **counters, **parts)
 
     def _require_same(self, stored: dict[str, str], wanted: PyTree, step: int) -> None:
         """Raise unless all arrays have the name, type and shape that is wanted."""

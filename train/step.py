@@ -27,6 +27,10 @@ Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 """Sums over rows and steps, each with the count to divide it by."""
 
 
+TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
+"""State and batch in, state and metrics out."""
+
+
 @runtime_checkable
 class Task(Protocol):
     """What the step needs to know of a kind of model. All batches are local."""
@@ -209,7 +213,7 @@ def make_update(
     state: TrainState,
     *,
     admit: bool,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """One optimizer update, traced into larger programs; see `make_train_step`."""
     gradients = make_gradients(task, mesh, plan, state, admit=admit)
     shardings = state_shardings(state, mesh)
@@ -250,7 +254,7 @@ def make_update(
     return update
 
 
-def make_train_step(
+def make_step(
     task: Task,
     rules: Rules,
     mesh: Mesh,
@@ -258,8 +262,8 @@ def make_train_step(
     state: TrainState,
     *,
     episode: bool = False,
-) -> jax.stages.Wrapped:
-    """The compiled train step, `state, batch -> state, metrics`; the state is donated.
+) -> TrainStep:
+    """The train step, `state, batch -> state, metrics`, not yet compiled.
 
     Args:
         task: the kind of model.
@@ -273,7 +277,6 @@ def make_train_step(
     Returns:
         The step. A batch has axes `calls, passes, rows, ...` (episode: `rows, ...`).
         One dispatch makes an update for each call; metrics are summed over them.
-        Its `lower` takes shapes too, to compile for devices that are not here.
     """
     update = make_update(task, rules, mesh, plan, state, admit=not episode)
 
@@ -304,7 +307,26 @@ def make_train_step(
         with plan.matmuls():
             return (whole_episode if episode else stream)(state, batch)
 
-    return jax.jit(step, donate_argnums=0)
+    return step
+
+
+def make_train_step(
+    task: Task,
+    rules: Rules,
+    mesh: Mesh,
+    plan: Plan,
+    state: TrainState,
+    *,
+    episode: bool = False,
+) -> TrainStep:
+    """`make_step`, compiled; the state that is passed in is donated."""
+    step = make_step(task, rules, mesh, plan, state, episode=episode)
+
+    @eqx.filter_jit(donate="all-except-first")
+    def compiled(batch: PyTree, state: TrainState) -> tuple[TrainState, Metrics]:
+        return step(state, batch)
+
+    return lambda state, batch: compiled(batch, state)
 
 
 def make_eval_step(
