@@ -492,7 +492,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         "6x6 Sudoku made up here; minutes on two CPU cores.",
         TrainTRM(
             batch_size=32,
-            epochs=12.0,
+            epochs=16.0,
             precision="float32",
             model=TRMConfig(dim=32, prefix=1, puzzle_dim=32, H_cycles=1, L_cycles=2),
             act=ACTConfig(max_steps=8),
