@@ -14,8 +14,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 def keep_freed_memory() -> None:
     """Have the C library keep memory that XLA frees, for the next step's temporaries.
 
-    Else Linux takes it back and hands it out anew, page by page: a tenth of the time of
-    a step on a CPU. Does nothing where the library is not glibc.
+    Else Linux takes it back and hands it out anew, page by page, at
+    every step. Does nothing where the library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

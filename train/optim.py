@@ -59,8 +59,8 @@ _ATAN = (
 def atan2_positive(y: Float[Array, "*axes"], x: Float[Array, "*axes"]) -> Array:
     """`arctan2(y, x)` for x >= 0 to 2e-7 of its value, with 0 at the origin.
 
-    XLA calls the C library's scalar function for each entry on a CPU, which would take
-    a tenth of a step at batch 2; this is as fast as the quotient it stands for.
+    XLA calls the C library's scalar function for each entry on a CPU, which takes
+    longer than all the rest of the update.
     """
     size = jnp.abs(y)
     low, high = jnp.minimum(size, x), jnp.maximum(size, x)

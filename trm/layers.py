@@ -2,8 +2,8 @@
 
 Layout: with attention, positions are the axis before the last (`*batch seq dim`).
 With the token MLP they are the first axis (`seq *batch dim`), so that mixing positions
-is one plain matrix product over all columns of the batch: 1.2 times as fast as with
-positions inside (forward and backward, one CPU core), and odd lengths need no padding.
+is one plain matrix product over all columns of the batch: nothing is transposed, and
+odd lengths need no padding.
 For one example the two layouts are the same. Only `TRM.refine` moves between them.
 
 Source: `models/layers.py`; paper section 4.4 and figure 1.
