@@ -36,6 +36,19 @@ def require_finite_positive(config: object, *names: str) -> None:
         )
 
 
+def require_not_negative(config: object, *names: str) -> None:
+    """Raise `ValueError` unless each named field of `config` is at least 0."""
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 0, f"`{name}` must be at least 0: got {value}.")
+
+
+def even_parts(total: int, largest: int) -> int:
+    """The fewest equal parts of `total` that are none larger than `largest`."""
+    fewest = -(-total // largest)
+    return next(n for n in range(fewest, total + 1) if total % n == 0)
+
+
 # -- data ------------------------------------------------------------------------------
 
 
@@ -70,13 +83,9 @@ class SudokuExtreme:
             "`train_csv` and `test_csv` must be given together: got "
             f"{len(self.train_csv)} and {len(self.test_csv)} files. Give both or none.",
         )
-        require(
-            self.augmentations >= 0,
-            f"`augmentations` must be at least 0: got {self.augmentations}.",
-        )
         if self.subsample is not None:
             require_positive(self, "subsample")
-        require(self.seed >= 0, f"`seed` must be at least 0: got {self.seed}.")
+        require_not_negative(self, "augmentations", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +112,11 @@ class GeneratedSudoku:
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "test")
-        require(
-            self.augmentations >= 0,
-            f"`augmentations` must be at least 0: got {self.augmentations}.",
-        )
+        require_not_negative(self, "augmentations", "seed")
         require(
             0.0 < self.blanks < 1.0,
             f"`blanks` must lie between 0 and 1: got {self.blanks}.",
         )
-        require(self.seed >= 0, f"`seed` must be at least 0: got {self.seed}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +141,149 @@ class PuzzleDataConfig:
         require_positive(self, "block", "prefetch")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shakespeare:
+    """How tiny Shakespeare becomes `train.bin` and `val.bin`, as nanoGPT makes them."""
+
+    tokens: Literal["char", "gpt2"] = "char"
+    """One token a character, or GPT-2's byte pairs."""
+
+    input: str = ""
+    """A local copy of `input.txt`; empty to download it."""
+
+    bpe_dir: str = ""
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
+    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenWebText:
+    """How OpenWebText becomes `train.bin` and `val.bin` of GPT-2 tokens (17 GB)."""
+
+    source: str = "Skylion007/openwebtext"
+    """A Hugging Face dataset, or a local folder of one, with a column `text`."""
+
+    bpe_dir: str = ""
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
+    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+
+    processes: int = 8
+    """Processes that read and encode documents."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles:
+    """How text files of one's own become `train.bin` and `val.bin`."""
+
+    input: tuple[str, ...] = ()
+    """Files of UTF-8 text, also gzipped (`.gz`), joined in this order."""
+
+    val_input: tuple[str, ...] = ()
+    """Files to validate on. Default: the last tenth of the characters of `input`."""
+
+    tokens: Literal["char", "gpt2"] = "gpt2"
+    """One token a character, or GPT-2's byte pairs."""
+
+    bpe_dir: str = ""
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
+    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+
+    processes: int = 1
+    """Processes that encode."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.input), "`input` must name at least one file: got none.")
+        require_positive(self, "processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDataConfig:
+    """Where the text lies, and how it is made if it is missing."""
+
+    path: str = "datasets/openwebtext"
+    """Folder of `train.bin` and `val.bin` (uint16 tokens), nanoGPT's own included.
+    `dataset`."""
+
+    build: Shakespeare | OpenWebText | TextFiles | None = field(
+        default_factory=OpenWebText
+    )
+    """How to make the folder if it is missing. None: stop if it is missing."""
+
+    prefetch: int = 2
+    """Batches prepared ahead of the device, by one background thread."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "prefetch")
+
+
 # -- models ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """A GPT-2 (Radford et al. 2019) as nanoGPT writes it. Options are nanoGPT's."""
+
+    n_layer: int = 12
+    """Blocks."""
+
+    n_head: int = 12
+    """Attention heads; must divide `n_embd`."""
+
+    n_embd: int = 768
+    """Width of every position."""
+
+    block_size: int = 1024
+    """Longest sequence, and the length of the sequences trained on."""
+
+    vocab_size: int | None = None
+    """Rows of the token embedding. None: the tokens of the data; 50,304 where these are
+    GPT-2's 50,257 (nanoGPT's padding: a multiple of 64 is faster). Rows beyond the
+    data's tokens are never sampled."""
+
+    dropout: float = 0.0
+    """Probability of dropping an entry: embeddings, attention weights, residuals."""
+
+    bias: bool = False
+    """Whether linear layers and LayerNorms have biases (GPT-2's own: yes)."""
+
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    """`gelu`: exact (nanoGPT). `gelu_tanh`: the approximation that OpenAI used; taken
+    from the folder when weights are loaded."""
+
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in 16 bits, splash (Pallas)
+    on a TPU from 128 positions on, XLA elsewhere and where attention has dropout."""
+
+    unroll: int = 1
+    """Blocks compiled in a row. 1 compiles fast; `n_layer` runs fastest."""
+
+    remat: bool = False
+    """Keep only the input of each block for the backward pass and compute the rest
+    again: less memory, a third more work."""
+
+    loss_chunk: int = 2048
+    """Most tokens whose logits stand in memory at once."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "n_layer", "n_head", "n_embd", "block_size", "unroll", "loss_chunk"
+        )
+        if self.vocab_size is not None:
+            require_positive(self, "vocab_size")
+        require(
+            self.n_embd % self.n_head == 0,
+            f"`n_head` must divide `n_embd`: got n_embd={self.n_embd}, "
+            f"n_head={self.n_head}. Use n_embd="
+            f"{self.n_embd // self.n_head * self.n_head or self.n_head} or "
+            f"n_embd={-(-self.n_embd // self.n_head) * self.n_head}.",
+        )
+        require(
+            0.0 <= self.dropout < 1.0,
+            f"`dropout` must lie in [0, 1): got {self.dropout}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,22 +419,26 @@ class ACTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The update of the network's parameters, and of the puzzle table."""
+    """The update of a model's parameters."""
 
     name: Literal["adam_atan2", "adamw"] = "adam_atan2"
-    """Update rule. The official code uses AdamATan2, the paper's text says AdamW."""
+    """Update rule. TRM's official code uses AdamATan2, the paper's text says AdamW."""
 
     lr: float = 1e-4
-    """Peak learning rate of the network. `lr`."""
+    """Peak learning rate. `lr`; nanoGPT's `learning_rate`."""
 
     warmup: int = 2000
-    """Updates of linear warm-up. `lr_warmup_steps`."""
+    """Updates of linear warm-up. `lr_warmup_steps`; nanoGPT's `warmup_iters`."""
 
     min_ratio: float = 1.0
-    """Final over peak rate of the cosine decay; 1 keeps it. `lr_min_ratio`."""
+    """Final over peak rate of the cosine decay; 1 keeps it. `lr_min_ratio`; nanoGPT's
+    `min_lr / learning_rate`."""
 
     weight_decay: float = 1.0
-    """Decoupled decay of every parameter, times the rate. `weight_decay`."""
+    """Decoupled decay, times the rate. `weight_decay`."""
+
+    decay: Literal["all", "matrices"] = "all"
+    """What decays: every parameter (TRM), or those of two or more axes (nanoGPT)."""
 
     beta1: float = 0.9
     """Decay of the first moment. `beta1`."""
@@ -299,20 +450,13 @@ class OptimConfig:
     """Added to the root of the second moment; AdamW only (AdamATan2 has none)."""
 
     clip: float = 0.0
-    """Largest global norm of a gradient; 0 for no clipping (official)."""
+    """Largest global norm of a gradient; 0 for no clipping. nanoGPT's `grad_clip`."""
 
     ema: float = 0.999
     """Decay of the averaged weights that are evaluated; 0 for none. `ema_rate`."""
 
-    table_lr: float = 1e-4
-    """Peak learning rate of the puzzle table's SignSGD. `puzzle_emb_lr`."""
-
-    table_weight_decay: float = 1.0
-    """Decay of the touched rows, times the rate. `puzzle_emb_weight_decay`."""
-
     def __post_init__(self) -> None:
         require_finite_positive(self, "lr", "eps")
-        require(self.warmup >= 0, f"`warmup` must be at least 0: got {self.warmup}.")
         require(
             0.0 <= self.min_ratio <= 1.0,
             f"`min_ratio` must lie in [0, 1]: got {self.min_ratio}.",
@@ -320,9 +464,21 @@ class OptimConfig:
         for name in ("ema", "beta1", "beta2"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"`{name}` must lie in [0, 1): got {value}.")
-        for name in ("weight_decay", "clip", "table_lr", "table_weight_decay"):
-            value = getattr(self, name)
-            require(value >= 0.0, f"`{name}` must be at least 0: got {value}.")
+        require_not_negative(self, "warmup", "weight_decay", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """The update of the puzzle table: SignSGD on the rows that a batch touches."""
+
+    lr: float = 1e-4
+    """Peak learning rate, warmed up and decayed like the network's. `puzzle_emb_lr`."""
+
+    weight_decay: float = 1.0
+    """Decay of the touched rows, times the rate. `puzzle_emb_weight_decay`."""
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "lr", "weight_decay")
 
 
 # -- machines and runs -----------------------------------------------------------------
@@ -388,6 +544,14 @@ class RunConfig:
     save_every: int = 1000
     """Steps between two checkpoints; also after each evaluation and on SIGTERM."""
 
+    save: Literal["always", "best"] = "always"
+    """`best`: only an evaluation that is the best so far saves (and SIGTERM). nanoGPT's
+    `always_save_checkpoint`."""
+
+    eval_only: bool = False
+    """Evaluate the newest checkpoint of the run directory, or the first weights if it
+    has none, in full, and stop. `eval_only`."""
+
     keep_last: int = 2
     """Newest checkpoints to keep."""
 
@@ -408,10 +572,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "log_every", "save_every", "keep_last")
-        require(self.keep_best >= 0, f"`keep_best` must be >= 0: got {self.keep_best}.")
-        require(
-            self.keep_every >= 0, f"`keep_every` must be >= 0: got {self.keep_every}."
-        )
+        require_not_negative(self, "keep_best", "keep_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,6 +613,7 @@ class TrainTRM:
     model: TRMConfig = field(default_factory=TRMConfig)
     act: ACTConfig = field(default_factory=ACTConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    table: TableConfig = field(default_factory=TableConfig)
     data: PuzzleDataConfig = field(default_factory=PuzzleDataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -462,7 +624,7 @@ class TrainTRM:
             self, "batch_size", "supervision_steps", "accumulation", "steps_per_call"
         )
         require_finite_positive(self, "epochs")
-        require(self.seed >= 0, f"`seed` must be at least 0: got {self.seed}.")
+        require_not_negative(self, "seed")
         require(
             self.batch_size % self.accumulation == 0,
             f"`accumulation` must divide `batch_size`: got batch_size="
@@ -473,6 +635,91 @@ class TrainTRM:
             or (self.supervision_steps == 1 and self.steps_per_call == 1),
             "`supervision_steps` and `steps_per_call` above 1 need `loop=stream`.",
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEvalConfig:
+    """When and how the loss on both splits is estimated."""
+
+    interval: int = 2000
+    """Steps between two evaluations; always one at the end. `eval_interval`."""
+
+    iters: int = 200
+    """`microbatch_size` sequences of each split are evaluated so many times; they are
+    drawn once and are the same at every evaluation, on any mesh. `eval_iters`."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "interval", "iters")
+
+
+_ADAMW = OptimConfig(
+    name="adamw",
+    lr=6e-4,
+    min_ratio=0.1,
+    weight_decay=0.1,
+    decay="matrices",
+    clip=1.0,
+    ema=0.0,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGPT:
+    """One training run of a GPT: all that decides its numbers."""
+
+    batch_size: int = 480
+    """Sequences of an update, over all devices. `batch_size` times
+    `gradient_accumulation_steps`."""
+
+    microbatch_size: int = 12
+    """Most sequences that a device takes through the model at once; their gradients are
+    added up. `batch_size`."""
+
+    max_iters: int = 600000
+    """Updates. `max_iters` (which makes one more)."""
+
+    lr_decay_iters: int | None = None
+    """Updates over which the rate decays. None: all. `lr_decay_iters`."""
+
+    init_from: str = "scratch"
+    """First weights: `scratch`; `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` from
+    the Hugging Face hub; a local folder of such a model; a `ckpt.pt` of nanoGPT. With
+    `resume` there must be a run to go on with. `init_from`."""
+
+    seed: int = 1337
+    """Seed of the weights, the data's order and dropout."""
+
+    steps_per_call: int = 1
+    """Updates made by one dispatch to the devices; must divide `max_iters`."""
+
+    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Compute type; parameters, losses and norms are float32. `float16` scales the loss
+    as `GradScaler` does. `dtype`."""
+
+    run_dir: str = ""
+    """Folder of the run; the same command on it continues the run. Empty:
+    `runs/<preset>-<time>`. `out_dir`."""
+
+    model: GPTConfig = field(default_factory=GPTConfig)
+    optim: OptimConfig = _ADAMW
+    data: TextDataConfig = field(default_factory=TextDataConfig)
+    eval: TextEvalConfig = field(default_factory=TextEvalConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "batch_size", "microbatch_size", "max_iters", "steps_per_call"
+        )
+        require_not_negative(self, "seed")
+        if self.lr_decay_iters is not None:
+            require_positive(self, "lr_decay_iters")
+        require(
+            self.max_iters % self.steps_per_call == 0,
+            f"`steps_per_call` must divide `max_iters`: got max_iters="
+            f"{self.max_iters}, steps_per_call={self.steps_per_call}.",
+        )
+        require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
 
 
 MAY_CHANGE = ("run_dir", "mesh", "run", "eval", "data.prefetch")
@@ -501,9 +748,9 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 warmup=100,
                 min_ratio=0.1,
                 weight_decay=0.1,
-                table_lr=3e-3,
                 ema=0.99,
             ),
+            table=TableConfig(lr=3e-3),
             data=PuzzleDataConfig(
                 paths=("datasets/sudoku-6x6",),
                 build=GeneratedSudoku(size=6, train=4000, test=1000, augmentations=8),
@@ -525,9 +772,9 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 warmup=200,
                 min_ratio=0.1,
                 weight_decay=0.1,
-                table_lr=2e-3,
                 ema=0.995,
             ),
+            table=TableConfig(lr=2e-3),
             eval=EvalConfig(
                 epochs=40.0, puzzles=1024, final_puzzles=4096, batch_size=128
             ),
@@ -566,3 +813,98 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
     ),
 }
 """Name -> (task, the paper's result, hardware; configuration). The first is default."""
+
+_GPT2 = GPTConfig(bias=True, activation="gelu_tanh")
+_CHARACTERS = TextDataConfig(path="datasets/shakespeare-char", build=Shakespeare())
+
+
+def _evaluate(init_from: str) -> TrainGPT:
+    """An evaluation of OpenAI's weights. Source: nanoGPT, `config/eval_gpt2*.py`."""
+    return TrainGPT(
+        batch_size=8,
+        microbatch_size=8,
+        init_from=init_from,
+        model=_GPT2,
+        eval=TextEvalConfig(iters=500),
+        run=RunConfig(eval_only=True),
+    )
+
+
+GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
+    "gpt2": (
+        "GPT-2 124M on OpenWebText, nanoGPT's defaults; 8 A100 40 GB, 4 days.",
+        TrainGPT(run=RunConfig(log_every=1)),
+    ),
+    "gpt2-medium": (
+        "The same with 350M parameters.",
+        TrainGPT(model=GPTConfig(n_layer=24, n_head=16, n_embd=1024)),
+    ),
+    "gpt2-large": (
+        "The same with 774M parameters.",
+        TrainGPT(model=GPTConfig(n_layer=36, n_head=20, n_embd=1280)),
+    ),
+    "gpt2-xl": (
+        "The same with 1558M parameters.",
+        TrainGPT(model=GPTConfig(n_layer=48, n_head=25, n_embd=1600)),
+    ),
+    "train-gpt2": (
+        "GPT-2 124M on OpenWebText: val loss 2.85 in nanoGPT; 8 A100 40 GB, 4 days.",
+        TrainGPT(
+            eval=TextEvalConfig(interval=1000),
+            run=RunConfig(log_every=10, wandb="owt"),
+        ),
+    ),
+    "shakespeare-char": (
+        "tiny Shakespeare, characters: val loss 1.47 in nanoGPT; one A100, 3 minutes.",
+        TrainGPT(
+            batch_size=64,
+            microbatch_size=64,
+            max_iters=5000,
+            model=GPTConfig(
+                n_layer=6, n_head=6, n_embd=384, block_size=256, dropout=0.2, unroll=6
+            ),
+            optim=replace(_ADAMW, lr=1e-3, beta2=0.99, warmup=100),
+            data=_CHARACTERS,
+            eval=TextEvalConfig(interval=250),
+            run=RunConfig(log_every=10, save_every=250, save="best"),
+        ),
+    ),
+    "shakespeare-char-cpu": (
+        "tiny Shakespeare, characters: val loss 1.88 in nanoGPT; a CPU, minutes.",
+        TrainGPT(
+            batch_size=12,
+            microbatch_size=12,
+            max_iters=2000,
+            precision="float32",
+            model=GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=64, unroll=4),
+            optim=replace(_ADAMW, lr=1e-3, beta2=0.99, warmup=100),
+            data=_CHARACTERS,
+            eval=TextEvalConfig(interval=250, iters=20),
+            run=RunConfig(log_every=100, save_every=250, save="best"),
+        ),
+    ),
+    "finetune-shakespeare": (
+        "OpenAI's GPT-2 XL on tiny Shakespeare in GPT-2 tokens; one 80 GB GPU.",
+        TrainGPT(
+            batch_size=32,
+            microbatch_size=1,
+            max_iters=20,
+            init_from="gpt2-xl",
+            model=replace(_GPT2, n_layer=48, n_head=25, n_embd=1600, remat=True),
+            optim=replace(_ADAMW, lr=3e-5, warmup=0, min_ratio=1.0),
+            data=TextDataConfig(
+                path="datasets/shakespeare", build=Shakespeare(tokens="gpt2")
+            ),
+            eval=TextEvalConfig(interval=5, iters=40),
+            run=RunConfig(log_every=1, save="best"),
+        ),
+    ),
+    "eval-gpt2": (
+        "OpenAI's GPT-2 124M on OpenWebText: val loss 3.12 in nanoGPT.",
+        _evaluate("gpt2"),
+    ),
+    "eval-gpt2-medium": ("The same of 350M: 2.84.", _evaluate("gpt2-medium")),
+    "eval-gpt2-large": ("The same of 774M: 2.67.", _evaluate("gpt2-large")),
+    "eval-gpt2-xl": ("The same of 1558M: 2.54.", _evaluate("gpt2-xl")),
+}
+"""Name -> (task, nanoGPT's result, hardware; configuration). The first is default."""

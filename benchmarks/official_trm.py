@@ -20,7 +20,17 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from benchmarks.trm_case import ACT, MAX_STEPS, OPTIM, PREFIX, SEQ, VOCAB, Case, boards
+from benchmarks.trm_case import (
+    ACT,
+    MAX_STEPS,
+    OPTIM,
+    PREFIX,
+    SEQ,
+    TABLE,
+    VOCAB,
+    Case,
+    boards,
+)
 
 _FOREACH: Any = torch
 """PyTorch, untyped: what its own optimizers call is private to a type checker."""
@@ -144,8 +154,8 @@ class OfficialStep:
         sparse = importlib.import_module("models.sparse_embedding")
         table = sparse.CastedSparseEmbeddingSignSGD_Distributed(
             self.head.model.puzzle_emb.buffers(),
-            lr=OPTIM.table_lr,
-            weight_decay=OPTIM.table_weight_decay,
+            lr=TABLE.lr,
+            weight_decay=TABLE.weight_decay,
             world_size=1,
         )
         network = optimizer_class(self.device)(

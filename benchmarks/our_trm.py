@@ -10,29 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from benchmarks.trm_case import ACT, OPTIM, SEQ, VOCAB, Case, boards
-from configs import MeshConfig
+from benchmarks.trm_case import ACT, OPTIM, SEQ, TABLE, VOCAB, Case, boards
+from configs import MeshConfig, TrainTRM
 from train.devices import attention_kernel
+from train.gradients import Plan
 from train.mesh import global_batch, make_mesh
-from train.optim import make_optimizer, warmup_cosine
 from train.state import TrainState, make_init, state_shardings
-from train.step import Plan, Rules, make_train_step
+from train.step import make_train_step
+from train.trm import make_rules
 from trm.build import build_trm
 from trm.model import TRM
 from trm.official import load_official, to_official
 from trm.task import TRMTask
-
-
-def make_rules(total: int = 10**6) -> Rules:
-    """The update rules of `OPTIM`, far from the end of its schedule."""
-    schedule = warmup_cosine(OPTIM.lr, OPTIM.warmup, total, OPTIM.min_ratio)
-    return Rules(
-        optimizer=make_optimizer(OPTIM, schedule),
-        schedule=schedule,
-        ema=OPTIM.ema,
-        table_schedule=warmup_cosine(OPTIM.table_lr, 0, total, OPTIM.min_ratio),
-        table_weight_decay=OPTIM.table_weight_decay,
-    )
 
 
 class OurStep:
@@ -46,7 +35,7 @@ class OurStep:
         """Build the state; `weights` are official, None for fresh ones."""
         self.case = case
         self.task = TRMTask(ACT, SEQ)
-        self.rules = make_rules()
+        self.rules = make_rules(TrainTRM(optim=OPTIM, table=TABLE), total=10**6)
         self.plan = Plan(batch_size=case.batch_size, precision=case.precision, seed=0)
         self.mesh = make_mesh(MeshConfig(data=1))
         self.state = self._state(weights)
@@ -61,14 +50,14 @@ class OurStep:
 
     def _state(self, weights: Mapping[str, np.ndarray] | None) -> TrainState:
         config = self.case.model
-        attention = attention_kernel(config.attention, self.case.precision)
+        kernel = attention_kernel(config.attention, self.case.precision)
 
         def build() -> tuple[TRM, Array]:
             model = build_trm(
                 config,
                 vocab=VOCAB,
                 seq=SEQ,
-                attention=attention,
+                kernel=kernel,
                 key=jax.random.key(0),
             )
             if weights is not None:

@@ -33,9 +33,10 @@ from benchmarks import machine
 from benchmarks.trm_case import SEQ, VOCAB
 from configs import TRM_PRESETS, TrainTRM
 from data.puzzles import Puzzle
+from train.gradients import Plan
 from train.mesh import AXES
 from train.state import TrainState, abstract_state, make_init
-from train.step import Plan, make_step
+from train.step import make_train_step
 from train.trm import make_rules
 from trm.build import build_trm
 from trm.model import TRM
@@ -94,7 +95,7 @@ def lower(config: TrainTRM, mesh: Mesh) -> tuple[jax.stages.Lowered, TrainState]
 
     def build() -> tuple[TRM, Array]:
         key = jax.random.key(config.seed)
-        model = build_trm(config.model, vocab=VOCAB, seq=SEQ, attention="xla", key=key)
+        model = build_trm(config.model, vocab=VOCAB, seq=SEQ, kernel="xla", key=key)
         return model, jnp.zeros((1, config.model.puzzle_dim))
 
     init = make_init(
@@ -109,8 +110,8 @@ def lower(config: TrainTRM, mesh: Mesh) -> tuple[jax.stages.Lowered, TrainState]
         (1, 1, config.batch_size, *shape), jnp.int32, sharding=sharding
     )
     batch = Puzzle(rows(SEQ), rows(SEQ), rows())
-    step = jax.jit(make_step(task, rules, mesh, plan, state), donate_argnums=0)
-    return step.lower(state, batch), state
+    step = make_train_step(task, rules, mesh, plan, state, compiled=False)
+    return jax.jit(step, donate_argnums=0).lower(state, batch), state
 
 
 def bytes_on_a_chip(tree: PyTree) -> int:

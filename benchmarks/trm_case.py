@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from configs import ACTConfig, OptimConfig, TRMConfig
+from configs import ACTConfig, OptimConfig, TableConfig, TRMConfig
 from data.puzzles import Puzzle
 from trm.layers import swiglu_width
 
@@ -13,6 +13,7 @@ SEQ, VOCAB, PREFIX, MAX_STEPS = 81, 11, 16, 16
 """Sudoku 9x9 in the official recipe."""
 
 OPTIM = OptimConfig(warmup=0)
+TABLE = TableConfig()
 """The recipe's optimizer at its full rate from the first step."""
 
 ACT = ACTConfig(max_steps=MAX_STEPS, exploration=0.0)

@@ -1,1 +1,1 @@
-"""Puzzle datasets in NumPy: building, reading and sampling them, without JAX."""
+"""Datasets of puzzles and of text in NumPy: building and sampling, without JAX."""

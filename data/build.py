@@ -6,12 +6,15 @@ from typing import assert_never
 
 import numpy as np
 
-from configs import GeneratedSudoku, SudokuExtreme
-from data import generate, sudoku
+from configs import GeneratedSudoku, OpenWebText, Shakespeare, SudokuExtreme, TextFiles
+from data import generate, openwebtext, sudoku, text
 from data.metadata import Metadata
+from data.text_writer import read_about
+
+Build = SudokuExtreme | GeneratedSudoku | Shakespeare | OpenWebText | TextFiles
 
 
-def prepare(build: SudokuExtreme | GeneratedSudoku, out: Path) -> None:
+def prepare(build: Build, out: Path) -> None:
     """Build the dataset that `build` describes in `out` and print what it holds.
 
     Raises:
@@ -24,10 +27,19 @@ def prepare(build: SudokuExtreme | GeneratedSudoku, out: Path) -> None:
             sudoku.build(build, out)
         case GeneratedSudoku():
             generate.build_generated(build, out)
+        case Shakespeare():
+            text.build_shakespeare(build, out)
+        case OpenWebText():
+            openwebtext.build_openwebtext(build, out)
+        case TextFiles():
+            text.build_text(build, out)
         case _:
             assert_never(build)
-    for split in ("train", "test"):
-        print(f"{split:>5}: {_describe(out / split)}")
+    if isinstance(build, SudokuExtreme | GeneratedSudoku):
+        for split in ("train", "test"):
+            print(f"{split:>5}: {_describe(out / split)}")
+    else:
+        print(_describe_text(out))
     print(f"done in {time.perf_counter() - start:.1f} s")
 
 
@@ -38,4 +50,15 @@ def _describe(folder: Path) -> str:
     return (
         f"{metadata.total_groups:,} puzzles, {examples:,} examples of {seq} cells, "
         f"content hash {metadata.extra['content_hash']}"
+    )
+
+
+def _describe_text(folder: Path) -> str:
+    """Return three lines about a dataset of text."""
+    about = read_about(folder)
+    return (
+        f"train: {about['train_tokens']:,} tokens\n"
+        f"  val: {about['val_tokens']:,} tokens\n"
+        f"{about['vocab_size']:,} different tokens, content hash "
+        f"{about['content_hash']}"
     )

@@ -4,7 +4,8 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,27 @@ def check_vacant(out: Path) -> None:
         )
 
 
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes `out` if no error stops the writing.
+
+    Raises:
+        ValueError: if `out` is not vacant.
+    """
+    check_vacant(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        check_vacant(out)
+        if out.exists():
+            out.rmdir()
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def write_sudoku(
     splits: Mapping[str, Boards], out: Path, extra: Mapping[str, object]
 ) -> None:
@@ -45,20 +67,11 @@ def write_sudoku(
     Raises:
         ValueError: if `out` is not vacant.
     """
-    check_vacant(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-    try:
+    with new_folder(out) as folder:
         for name, boards in splits.items():
-            _write_split(boards, unfinished / name, extra)
+            _write_split(boards, folder / name, extra)
         text = json.dumps(["<blank>"])
-        (unfinished / "identifiers.json").write_text(text, encoding="utf-8")
-        check_vacant(out)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        (folder / "identifiers.json").write_text(text, encoding="utf-8")
 
 
 def _write_split(boards: Boards, folder: Path, extra: Mapping[str, object]) -> None:

@@ -1,17 +1,20 @@
-"""Layers that GPT and TRM have in common.
+"""Layers that GPT and TRM have in common, and those of a GPT.
 
 Layers act on the last axis and take any axes in front of it. They hold float32
 weights and have no `dtype` argument: the train step casts a model once, and a layer
 computes in the type of its weights.
 """
 
-import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+
+Initializer = Callable[[PRNGKeyArray, tuple[int, ...]], Float[Array, "..."]]
+"""From a key and a shape to values."""
 
 # Standard deviation of a unit normal truncated at +-2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -28,6 +31,11 @@ def truncated_normal(
     return values * (std / _TRUNCATED_STD)
 
 
+def normal(std: float) -> Initializer:
+    """Normal values of standard deviation `std`, not cut."""
+    return lambda key, shape: std * jax.random.normal(key, shape, jnp.float32)
+
+
 def project(
     x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*axes outputs"]:
@@ -40,16 +48,41 @@ def project(
     return rows.reshape(*x.shape[:-1], weight.shape[-1])
 
 
+def dropout(
+    x: Float[Array, " batch *axes"], rate: float, keys: Key[Array, " batch"] | None
+) -> Float[Array, " batch *axes"]:
+    """`x` with entries set to 0 with probability `rate`, the rest scaled up to match.
+
+    Each example has its own key, so that what is dropped does not depend on the
+    devices. No keys, no dropout.
+    """
+    if keys is None or rate == 0.0:
+        return x
+    draw = lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:])
+    return jnp.where(jax.vmap(draw)(keys), x / (1.0 - rate), 0.0)
+
+
 class Linear(eqx.Module):
-    """Affine map of the last axis, `x @ weight (+ bias)`; LeCun normal, bias zero."""
+    """Affine map of the last axis, `x @ weight (+ bias)`; bias zero.
+
+    The weight is LeCun normal (cut at two sigma) unless `init` says otherwise.
+    """
 
     weight: Float[Array, "inputs outputs"]
     bias: Float[Array, " outputs"] | None
 
     def __init__(
-        self, inputs: int, outputs: int, *, bias: bool = False, key: PRNGKeyArray
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = False,
+        init: Initializer | None = None,
+        key: PRNGKeyArray,
     ):
-        self.weight = truncated_normal(key, (inputs, outputs), inputs**-0.5)
+        shape = (inputs, outputs)
+        lecun = lambda key, shape: truncated_normal(key, shape, inputs**-0.5)
+        self.weight = (init or lecun)(key, shape)
         self.bias = jnp.zeros(outputs) if bias else None
 
     def __call__(self, x: Float[Array, "*axes inputs"]) -> Float[Array, "*axes outs"]:
@@ -58,33 +91,90 @@ class Linear(eqx.Module):
 
 
 class Embedding(eqx.Module):
-    """A vector for each token, of standard deviation `dim ** -0.5`."""
+    """A vector for each token; of standard deviation `dim ** -0.5` unless told."""
 
     weight: Float[Array, "vocab dim"]
 
-    def __init__(self, vocab: int, dim: int, *, key: PRNGKeyArray):
-        self.weight = truncated_normal(key, (vocab, dim), dim**-0.5)
+    def __init__(
+        self,
+        vocab: int,
+        dim: int,
+        *,
+        init: Initializer | None = None,
+        key: PRNGKeyArray,
+    ):
+        unit = lambda key, shape: truncated_normal(key, shape, dim**-0.5)
+        self.weight = (init or unit)(key, (vocab, dim))
 
     def __call__(self, tokens: Int[Array, "*axes"]) -> Float[Array, "*axes dim"]:
         return self.weight[tokens]
 
+    def unembed(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes vocab"]:
+        """Logits by the same weights."""
+        return project(x, self.weight.T)
 
-def attend(
-    query: Float[Array, "*batch seq heads head_dim"],
-    key: Float[Array, "*batch memory heads head_dim"],
-    value: Float[Array, "*batch memory heads head_dim"],
-    *,
-    implementation: Literal["xla", "cudnn"] = "xla",
-) -> Float[Array, "*batch seq heads head_dim"]:
-    """Bidirectional attention, `softmax(q k / sqrt(head_dim)) v`, softmax in float32.
 
-    `cudnn` needs an NVIDIA GPU, bfloat16 or float16, and a head width that is a
-    multiple of 8.
+class LayerNorm(eqx.Module):
+    """`x` at mean 0 and variance 1 over the last axis, scaled and shifted; in float32.
+
+    Source: Ba et al. 2016, arXiv 1607.06450; nanoGPT's has an optional bias too.
     """
-    if implementation == "cudnn":
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    scores = jnp.einsum(
-        "...lhk,...mhk->...hlm", query, key, preferred_element_type=jnp.float32
-    )
-    weights = jax.nn.softmax(scores / math.sqrt(query.shape[-1]), axis=-1)
-    return jnp.einsum("...hlm,...mhk->...lhk", weights.astype(value.dtype), value)
+
+    weight: Float[Array, " dim"]
+    bias: Float[Array, " dim"] | None
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, *, bias: bool, eps: float = 1e-5):
+        self.weight = jnp.ones(dim)
+        self.bias = jnp.zeros(dim) if bias else None
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+        y = wide * jax.lax.rsqrt(variance + self.eps) * self.weight
+        return (y if self.bias is None else y + self.bias).astype(x.dtype)
+
+
+class Stacked(eqx.Module):
+    """Layers of one kind as one module: each array has a leading axis of layers.
+
+    Its type tells optimizers that a vector of each layer is a vector, not a matrix.
+    """
+
+    layers: Any
+    length: int = eqx.field(static=True)
+
+    def __init__(
+        self, make: Callable[[PRNGKeyArray], Any], keys: Key[Array, " layers"]
+    ):
+        self.layers = eqx.filter_vmap(make)(keys)
+        self.length = keys.shape[0]
+
+    def scan(
+        self,
+        apply: Callable[[Any, Any, Int[Array, ""]], tuple[Any, Any]],
+        carry: Any,
+        *,
+        unroll: int = 1,
+        remat: bool = False,
+    ) -> tuple[Any, Any]:
+        """The last carry, and what each layer gives out, stacked.
+
+        Args:
+            apply: `layer, carry, index -> carry, out`.
+            carry: goes through the layers.
+            unroll: layers compiled in a row.
+            remat: keep only the carry of each layer for the gradient.
+        """
+        arrays, static = eqx.partition(self.layers, eqx.is_array)
+
+        def body(carry: Any, inputs: tuple[Any, Int[Array, ""]]) -> tuple[Any, Any]:
+            layer, index = inputs
+            return apply(eqx.combine(layer, static), carry, index)
+
+        if remat:
+            body = jax.checkpoint(body, prevent_cse=False)
+        inputs = (arrays, jnp.arange(self.length))
+        return jax.lax.scan(body, carry, inputs, unroll=min(unroll, self.length))

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import ACTConfig, OptimConfig, TRMConfig
+from configs import ACTConfig, OptimConfig, TableConfig, TrainTRM, TRMConfig
 from data.puzzles import Puzzle
-from train.optim import make_optimizer, warmup_cosine
+from train.gradients import Plan
 from train.state import TrainState, make_init
-from train.step import Plan, Rules
+from train.step import Rules
+from train.trm import make_rules
 from trm.act import init_carry
 from trm.build import build_trm
 from trm.model import TRM
@@ -97,8 +98,6 @@ class Golden:
             beta1=o["beta1"],
             beta2=o["beta2"],
             ema=o["ema_rate"],
-            table_lr=o["puzzle_emb_lr"],
-            table_weight_decay=o["puzzle_emb_weight_decay"],
         )
 
     @property
@@ -130,17 +129,11 @@ class Golden:
         return load_official(weights, model, self.config)
 
     def rules(self) -> Rules:
-        optim, total = self.optim, 10**6
-        schedule = warmup_cosine(optim.lr, optim.warmup, total, optim.min_ratio)
-        return Rules(
-            optimizer=make_optimizer(optim, schedule),
-            schedule=schedule,
-            ema=optim.ema,
-            table_schedule=warmup_cosine(
-                optim.table_lr, optim.warmup, total, optim.min_ratio
-            ),
-            table_weight_decay=optim.table_weight_decay,
+        o = self.options["optimizer"]
+        table = TableConfig(
+            lr=o["puzzle_emb_lr"], weight_decay=o["puzzle_emb_weight_decay"]
         )
+        return make_rules(TrainTRM(optim=self.optim, table=table), 10**6)
 
     def state(self) -> TrainState:
         table = jnp.asarray(self.arrays["weights/puzzle_emb.weights"])

@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 
 from configs import ACTConfig, OptimConfig, TRMConfig
 from data.puzzles import IGNORE, Puzzle
+from train.gradients import Plan
 from train.mesh import global_batch
 from train.optim import make_optimizer, warmup_cosine
 from train.state import TrainState, make_init
-from train.step import Plan, Rules
+from train.step import Rules, TableRules
 from trm.build import build_trm
 from trm.model import TRM
 from trm.task import TRMTask
@@ -54,8 +55,7 @@ def rules(optimizer: optax.GradientTransformation | None = None) -> Rules:
         optimizer=optimizer or optax.sgd(0.1),
         schedule=constant(0.1),
         ema=0.9,
-        table_schedule=constant(0.01),
-        table_weight_decay=0.1,
+        table=TableRules(schedule=constant(0.01), weight_decay=0.1),
     )
 
 

@@ -9,6 +9,7 @@ missing or short file, but not every wrong bit.
 import inspect
 import json
 import logging
+import math
 import shutil
 import sys
 import warnings
@@ -40,6 +41,7 @@ def _items(state: TrainState) -> dict[str, PyTree]:
         "table": {"rows": state.table},  # Orbax takes no bare array
         "opt_state": state.opt_state,
         "carry": state.carry,
+        "scale": state.scale,
     }
     return {
         name: part
@@ -155,6 +157,15 @@ class Checkpoints:
     def close(self) -> None:
         """Complete all saves and let go of the folder."""
         self._manager.close()
+
+    @property
+    def best(self) -> float:
+        """The highest score of a checkpoint that is still there."""
+        kept = set(self._manager.all_steps())
+        return max(
+            (score for step, score in self._scores.items() if step in kept),
+            default=-math.inf,
+        )
 
     @property
     def newest(self) -> int | None:

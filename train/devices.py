@@ -5,7 +5,8 @@ from typing import Literal
 
 import jax
 
-from configs import MeshConfig, RunConfig, require
+from configs import GPTConfig, MeshConfig, RunConfig, require
+from gpt.attention import SPLASH_BLOCK, Kernel
 
 # Parameters of glibc's mallopt: see `man mallopt`.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -40,18 +41,39 @@ def start(mesh: MeshConfig, run: RunConfig) -> None:
 def attention_kernel(
     wanted: Literal["auto", "xla", "cudnn"], precision: str
 ) -> Literal["xla", "cudnn"]:
-    """The attention implementation to use on this run's devices.
+    """The attention kernel to use on this run's devices.
 
     Raises:
         ValueError: if cuDNN is asked for where it cannot run.
     """
-    can = jax.default_backend() == "gpu" and precision == "bfloat16"
+    can = jax.default_backend() == "gpu" and precision != "float32"
     if wanted == "auto":
         return "cudnn" if can else "xla"
     require(
         wanted != "cudnn" or can,
-        f"cuDNN attention needs an NVIDIA GPU and bfloat16: got "
+        f"cuDNN attention needs an NVIDIA GPU and 16 bits: got "
         f"{jax.default_backend()} and {precision}. Use "
         "`--config.model.attention xla`.",
     )
     return wanted
+
+
+def gpt_kernel(config: GPTConfig, precision: str) -> Kernel:
+    """The same for a GPT, which may use the splash kernel on a TPU.
+
+    Raises:
+        ValueError: if a kernel is asked for where it cannot run.
+    """
+    tpu = jax.default_backend() == "tpu"
+    can = tpu and config.block_size % SPLASH_BLOCK == 0
+    if config.attention == "auto" and can:
+        return "splash"
+    if config.attention != "splash":
+        return attention_kernel(config.attention, precision)
+    require(
+        can,
+        f"Splash attention needs a TPU and a `block_size` that divides by "
+        f"{SPLASH_BLOCK}: got {jax.default_backend()} and {config.block_size}. Use "
+        "`--config.model.attention auto`.",
+    )
+    return "splash"

@@ -3,23 +3,27 @@
 A train script describes its run as a `Job`; everything else is here and below.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from configs import RunConfig
 from train.checkpoint import Checkpoints
-from train.evaluate import evaluate
-from train.loop import Intervals, train
+from train.evaluate import EvalBatches, evaluate_splits
+from train.gradients import Plan
+from train.loop import Intervals, Loop
 from train.mesh import describe_layout
 from train.report import Report, Values
 from train.state import TrainState, abstract_state, init_state
-from train.step import Metrics, Plan, Rules, Task, make_eval_step, make_train_step
+from train.step import Rules, make_eval_step, make_train_step
+from train.task import Metrics, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,8 @@ class Job:
     unit: str
     """What a row of the batch is called."""
 
-    score: str
-    """The value by which the best checkpoint is chosen, the higher the better."""
+    score: Callable[[Values], float]
+    """By which the best checkpoint is chosen, the higher the better."""
 
     mesh: Mesh
     task: Task
@@ -54,8 +58,14 @@ class Job:
     make_batch: Callable[[int], PyTree]
     """The global input of the dispatch that begins at a step."""
 
-    eval_batches: Callable[[bool], tuple[Iterable[PyTree], int]]
-    """Global batches to evaluate and the rows in them; the flag: the last time."""
+    eval_batches: Callable[[bool], EvalBatches]
+    """What to evaluate; the flag: the last time."""
+
+    pretrained: Callable[[], Any] | None = None
+    """Gives weights to start with instead of fresh ones."""
+
+    rates: Callable[[float], Values] = lambda rate: {}
+    """What else to report, given the examples a second of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,38 +91,58 @@ def run_job(
     abstract = abstract_state(job.init, job.mesh)
     checkpoints = Checkpoints(folder / "checkpoints", config)
     restored = checkpoints.restore(abstract)
-    state = init_state(job.init, job.mesh) if restored is None else restored
+    state = first_state(job, abstract) if restored is None else restored
     done = int(state.step)
-    report = Report(folder, config, settings, total=job.intervals.total, done=done)
+    report = Report(
+        folder, config, settings, total=job.intervals.total, done=done, rates=job.rates
+    )
     report.say(_opening(job, folder, state, resumed=restored is not None))
-
-    episode = {"episode": job.episode}
-    step = make_train_step(job.task, job.rules, job.mesh, job.plan, abstract, **episode)
     eval_step = make_eval_step(job.task, job.mesh, job.eval_plan, abstract.model)
 
-    def score(state: TrainState, last: bool) -> tuple[Values, float]:
-        batches, rows = job.eval_batches(last)
+    def evaluate(state: TrainState, last: bool) -> tuple[Values, float]:
         model, table = state.evaluated, state.table
-        return evaluate(eval_step, model, table, batches, examples=rows)
+        return evaluate_splits(eval_step, model, table, job.eval_batches(last))
 
     try:
-        state, status = train(
-            state,
-            step,
-            job.make_batch,
-            score,
-            intervals=job.intervals,
-            examples=job.plan.batch_size * job.plan.passes,
-            score=job.score,
-            prefetch=job.prefetch,
-            run=config,
-            report=report,
-            checkpoints=checkpoints,
-        )
+        if config.eval_only:
+            values, rate = evaluate(state, True)
+            report.record(done, "eval", values, rate)
+            status = 0
+        else:
+            step = make_train_step(
+                job.task, job.rules, job.mesh, job.plan, abstract, episode=job.episode
+            )
+            state, status = Loop(
+                step=step,
+                make_batch=job.make_batch,
+                evaluate=evaluate,
+                score=job.score,
+                intervals=job.intervals,
+                examples=job.plan.batch_size * job.plan.passes,
+                prefetch=job.prefetch,
+                run=config,
+                report=report,
+                checkpoints=checkpoints,
+            ).train(state)
     finally:
         checkpoints.close()
         report.close()
     return Outcome(state=state, status=status, eval_step=eval_step)
+
+
+def first_state(job: Job, abstract: TrainState) -> TrainState:
+    """The state before the first step."""
+    state = init_state(job.init, job.mesh)
+    if job.pretrained is None:
+        return state
+    model = job.pretrained()
+    place = lambda x, like: jax.device_put(x, like.sharding)
+    state = eqx.tree_at(
+        lambda s: s.model, state, jax.tree.map(place, model, abstract.model)
+    )
+    if state.ema is None:
+        return state
+    return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))
 
 
 def _opening(job: Job, folder: Path, state: TrainState, *, resumed: bool) -> str:

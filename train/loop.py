@@ -12,7 +12,8 @@ from train.interrupt import Interrupt
 from train.prefetch import Prefetch
 from train.report import Report, Values, averages
 from train.state import TrainState
-from train.step import Metrics
+from train.step import TrainStep
+from train.task import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,92 +38,129 @@ def crossed(every: int, before: int, after: int) -> bool:
     return after // every > before // every
 
 
-def train(
-    state: TrainState,
-    step: Callable[[TrainState, PyTree], tuple[TrainState, Metrics]],
-    make_batch: Callable[[int], PyTree],
-    evaluate: Callable[[TrainState, bool], tuple[Values, float]],
-    *,
-    intervals: Intervals,
-    examples: int,
-    score: str,
-    prefetch: int,
-    run: RunConfig,
-    report: Report,
-    checkpoints: Checkpoints,
-) -> tuple[TrainState, int]:
-    """The trained state and an exit status: 0, or that of a signal.
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A loop over the steps of a run.
 
     Metrics of a dispatch are read while the next one runs. A state is saved only after
     its metrics have been seen to be finite.
-
-    Args:
-        state: to go on from; donated.
-        step: the compiled step.
-        make_batch: the input of the dispatch that begins at a step; called in a thread.
-        evaluate: values and examples a second; the flag says whether it is the last.
-        intervals: totals and intervals.
-        examples: rows of one step, for the rate.
-        score: the value by which the best checkpoint is chosen, the higher the better.
-        prefetch: batches prepared ahead.
-        run: intervals of reports and checkpoints.
-        report: where metrics go.
-        checkpoints: where states go.
-
-    Raises:
-        NonFiniteError: if a loss is not finite; what was saved before is good.
     """
-    done = int(state.step)
-    pending: tuple[int, bool, Metrics] | None = None
-    interrupt = Interrupt()
 
-    def settle() -> None:
-        """Read the metrics of the dispatch before."""
-        nonlocal pending
-        if pending is None:
+    step: TrainStep
+    """The compiled step."""
+
+    make_batch: Callable[[int], PyTree]
+    """The input of the dispatch that begins at a step; called in a thread."""
+
+    evaluate: Callable[[TrainState, bool], tuple[Values, float]]
+    """Values and examples a second; the flag says whether it is the last time."""
+
+    score: Callable[[Values], float]
+    """By which the best checkpoint is chosen, the higher the better."""
+
+    intervals: Intervals
+    examples: int
+    """Rows of one step, for the rate."""
+
+    prefetch: int
+    """Batches prepared ahead."""
+
+    run: RunConfig
+    report: Report
+    checkpoints: Checkpoints
+
+    def train(self, state: TrainState) -> tuple[TrainState, int]:
+        """The trained state and an exit status: 0, or that of a signal.
+
+        Args:
+            state: to go on from; donated.
+
+        Raises:
+            NonFiniteError: if a loss is not finite; what was saved before is good.
+        """
+        done, total = int(state.step), self.intervals.total
+        calls = self.intervals.calls(done)
+        ledger = Ledger(self.report, self.checkpoints)
+        interrupt = Interrupt()
+        try:
+            with Prefetch(self.make_batch, calls, self.prefetch) as batches:
+                while done < total:
+                    before, length = done, self.intervals.length(done)
+                    state, metrics = self.step(state, batches.get())
+                    done += length
+                    ledger.settle()
+                    logged = crossed(self.run.log_every, before, done)
+                    ledger.put(done, logged, metrics)
+                    self.report.progress(done, length * self.examples)
+                    stop = interrupt.wanted()
+                    self._pause(state, before, done, stop, ledger)
+                    if stop and done < total:
+                        self.checkpoints.wait()
+                        self._say_stopped(done)
+                        return state, interrupt.status
+            self.checkpoints.wait()
+            return state, 0
+        finally:
+            interrupt.close()
+
+    def _pause(
+        self, state: TrainState, before: int, done: int, stop: bool, ledger: "Ledger"
+    ) -> None:
+        """Evaluate and save, where it is time to."""
+        last = done == self.intervals.total
+        evaluated = last or crossed(self.intervals.eval_every, before, done)
+        due = self.run.save == "always" and crossed(self.run.save_every, before, done)
+        if not (evaluated or stop or due):
             return
-        at, wanted, metrics = pending
-        pending = None
+        ledger.settle()
+        score = None
+        if evaluated:
+            values, rate = self.evaluate(state, last)
+            require_finite(values, done, self.checkpoints.newest)
+            self.report.record(done, "eval", values, rate)
+            score = self.score(values)
+            due = self.run.save == "always" or score > self.checkpoints.best
+        if due or stop:
+            self.checkpoints.save(state, score=score)
+        self.report.restart_clock()
+
+    def _say_stopped(self, done: int) -> None:
+        self.report.say(
+            f"Stopped at step {done}, which is saved. The same command on the same "
+            "run directory goes on from there."
+        )
+
+
+class Ledger:
+    """The metrics of one dispatch, kept until the next one runs."""
+
+    def __init__(self, report: Report, checkpoints: Checkpoints):
+        self._report, self._checkpoints = report, checkpoints
+        self._pending: tuple[int, bool, Metrics] | None = None
+
+    def put(self, step: int, logged: bool, metrics: Metrics) -> None:
+        """Keep the metrics of the dispatch that ends at `step`."""
+        self._pending = step, logged, metrics
+
+    def settle(self) -> None:
+        """Read, check and report what was kept.
+
+        Raises:
+            NonFiniteError: if a value is not finite.
+        """
+        if self._pending is None:
+            return
+        step, logged, metrics = self._pending
+        self._pending = None
         values = averages(metrics)
-        require_finite(values, at, checkpoints.newest)
-        if wanted:
-            report.record(at, "train", values, report.rate())
-
-    try:
-        with Prefetch(make_batch, intervals.calls(done), prefetch) as batches:
-            while done < intervals.total:
-                before, length = done, intervals.length(done)
-                state, metrics = step(state, batches.get())
-                done += length
-                settle()
-                pending = (done, crossed(run.log_every, before, done), metrics)
-                report.progress(done, length * examples)
-
-                last = done == intervals.total
-                stop = interrupt.wanted()
-                evaluated = last or crossed(intervals.eval_every, before, done)
-                if not (evaluated or stop or crossed(run.save_every, before, done)):
-                    continue
-                settle()
-                best = None
-                if evaluated:
-                    values, rate = evaluate(state, last)
-                    require_finite(values, done, checkpoints.newest)
-                    report.record(done, "eval", values, rate)
-                    best = values[score]
-                checkpoints.save(state, score=best)
-                report.restart_clock()
-                if stop and not last:
-                    checkpoints.wait()
-                    report.say(
-                        f"Stopped at step {done}, which is saved. The same command on "
-                        "the same run directory goes on from there."
-                    )
-                    return state, interrupt.status
-        checkpoints.wait()
-        return state, 0
-    finally:
-        interrupt.close()
+        require_finite(values, step, self._checkpoints.newest)
+        if values.get("skipped"):
+            self._report.say(
+                f"step {step}: a float16 gradient overflowed, so the update was "
+                f"skipped and the loss scale of {values['loss_scale']:g} halved"
+            )
+        if logged:
+            self._report.record(step, "train", values, self._report.rate())
 
 
 def require_finite(values: Values, step: int, saved: int | None) -> None:

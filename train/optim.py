@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from configs import OptimConfig
+from gpt.layers import Stacked
 from trm.recursion import Buffer
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
@@ -39,6 +40,23 @@ def warmup_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Sch
         0.0, peak, warmup, max(total, warmup + 1), peak * min_ratio
     )
     return lambda count: jnp.asarray(schedule(count + 1), jnp.float32)
+
+
+def nanogpt_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Schedule:
+    """Rate of update `count`: linear, then cosine to `min_ratio * peak` at `total`.
+
+    Source: nanoGPT, `train.py`, `get_lr`: the warm-up begins at 1 / (warmup + 1), and
+    updates count from 0.
+    """
+    cosine = optax.cosine_decay_schedule(peak, max(total - warmup, 1), min_ratio)
+
+    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+        warm = peak * (count + 1) / (warmup + 1)
+        return jnp.asarray(
+            jnp.where(count < warmup, warm, cosine(count - warmup)), jnp.float32
+        )
+
+    return schedule
 
 
 # atan(r) / r as a polynomial in r^2 on 0 <= r <= 1, fitted to relative error 1e-9.
@@ -110,10 +128,23 @@ def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
+def matrices(params: PyTree) -> PyTree[bool]:
+    """Which parameters have two or more axes, an axis of stacked layers not counted.
+
+    Source: nanoGPT, `configure_optimizers`.
+    """
+
+    def mark(node: Any) -> Any:
+        least = 3 if isinstance(node, Stacked) else 2
+        return jax.tree.map(lambda leaf: leaf.ndim >= least, node)
+
+    return jax.tree.map(mark, params, is_leaf=lambda node: isinstance(node, Stacked))
+
+
 def make_optimizer(
     config: OptimConfig, schedule: Schedule
 ) -> optax.GradientTransformation:
-    """The network's optimizer; decay is decoupled and applies to every parameter."""
+    """The optimizer of a model; decay is decoupled."""
     match config.name:
         case "adam_atan2":
             scale = scale_by_adam_atan2(config.beta1, config.beta2)
@@ -121,11 +152,12 @@ def make_optimizer(
             scale = optax.scale_by_adam(config.beta1, config.beta2, eps=config.eps)
         case _:
             assert_never(config.name)
+    mask = {"all": None, "matrices": matrices}[config.decay]
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     return optax.chain(
         clip,
         scale,
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(config.weight_decay, mask),
         # optax also allows numbers where we have arrays.
         optax.scale_by_learning_rate(schedule),  # pyright: ignore[reportArgumentType]
     )

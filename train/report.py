@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs import RunConfig, require
-from train.step import Metrics
+from train.task import Metrics
 
 Values = dict[str, float | None]
 
@@ -51,6 +52,22 @@ def truncate(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
+def last_evaluation(folder: Path) -> dict[str, Any]:
+    """The newest evaluation in the metrics of a run.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines if '"split": "eval"' in line]
+    require(
+        bool(found),
+        f"`{folder}/metrics.jsonl` must hold an evaluation of the finished run: got "
+        "none. `--config.run.eval-only` makes one.",
+    )
+    return found[-1]
+
+
 class Report:
     """Reports of one run; only the first process writes.
 
@@ -60,6 +77,7 @@ class Report:
         settings: the whole configuration, for W&B.
         total: steps of the whole run.
         done: steps made before.
+        rates: what else to report of training, given the examples a second.
     """
 
     def __init__(
@@ -70,13 +88,14 @@ class Report:
         *,
         total: int,
         done: int,
+        rates: Callable[[float], Values] = lambda rate: {},
     ):
         self._file: TextIO | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
         self._examples, self._clock = 0, time.perf_counter()
         self._start, self._first = time.perf_counter(), done
-        self._total = total
+        self._total, self._rates = total, rates
         self._bar: tqdm | None = None
         self._main = jax.process_index() == 0
         if not self._main:
@@ -116,6 +135,8 @@ class Report:
         """Write one line of metrics everywhere."""
         if self._file is None:
             return
+        if split == "train":
+            values = values | self._rates(rate)
         line = {"step": step, "split": split, **values, "examples_per_second": rate}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

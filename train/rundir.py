@@ -67,6 +67,21 @@ def open_run_dir(config: Any, preset: str) -> Path:
     return folder
 
 
+def recorded(run_dir: str) -> dict[str, Any]:
+    """The configuration of a run that is to go on.
+
+    Raises:
+        ValueError: if there is no such run.
+    """
+    path = Path(run_dir) / "config.json"
+    require(
+        bool(run_dir) and path.exists(),
+        f"A run to go on with must have a `config.json`: got `{run_dir}`, which has "
+        "none. Name its directory with `--config.run-dir`.",
+    )
+    return _read(path)
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The configuration in a file."""
     try:

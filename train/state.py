@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int, PyTree
 
+from train.loss_scale import LossScale
 from train.mesh import BATCH, REPLICATED, layout
 from train.optim import split_trainable
 
@@ -30,13 +31,16 @@ class TrainState(eqx.Module):
     """Average of the model, evaluated in its place; None if off."""
 
     table: PyTree
-    """Puzzle table of a TRM, `puzzles width`; () without one."""
+    """Puzzle table of a TRM, `puzzles width`; () for a GPT."""
 
     opt_state: PyTree
     """Moments of the optimizer."""
 
     carry: PyTree
-    """ACT rows of a TRM; (). Leading axis of the global batch on every leaf."""
+    """ACT rows of a TRM, leading axis of the global batch on each leaf; else ()."""
+
+    scale: LossScale | None = None
+    """Factor on the loss in float16; None elsewhere."""
 
     @property
     def evaluated(self) -> Any:
@@ -65,6 +69,7 @@ def make_init(
     optimizer: optax.GradientTransformation,
     *,
     ema: bool,
+    scaled: bool = False,
 ) -> Callable[[], TrainState]:
     """The function that makes the first state.
 
@@ -73,6 +78,7 @@ def make_init(
         init_carry: gives the first carry of a model in the compute type.
         optimizer: of the model's trained leaves.
         ema: whether an average is kept.
+        scaled: whether the loss is scaled (float16).
     """
 
     def init() -> TrainState:
@@ -85,6 +91,7 @@ def make_init(
             table=table,
             opt_state=optimizer.init(split_trainable(model)[0]),
             carry=init_carry(model),
+            scale=LossScale() if scaled else None,
         )
 
     return init

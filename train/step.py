@@ -1,97 +1,50 @@
-"""The train step and the evaluation step: where grad, vmap, shard_map and jit meet.
+"""The train step and the evaluation step, compiled.
 
 A step is `state, batch -> state, metrics`, made once by a factory that closes over what
-never changes. Each device gathers the parameters in the compute type, works on its own
-rows of the batch without any communication, and reduces its gradients once. The
-optimizer sees global arrays; the compiler splits it like the parameters.
+never changes. The optimizer sees global arrays; the compiler splits it like the
+parameters.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 
-from train.mesh import AXES, BATCH, REPLICATED, gather, layout, reduce
+from train.gradients import Plan, lookup, make_gradients
+from train.loss_scale import LossScale, all_finite, choose
+from train.mesh import AXES, BATCH, REPLICATED, gather, layout
 from train.optim import Schedule, split_trainable, update_ema
 from train.state import TrainState, state_shardings
+from train.task import Metrics, Task
 from trm.puzzle_table import sign_sgd_rows
-
-Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
-"""Sums over rows and steps, each with the count to divide it by."""
-
 
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 """State and batch in, state and metrics out."""
 
 
-@runtime_checkable
-class Task(Protocol):
-    """What the step needs to know of a kind of model. All batches are local."""
-
-    def init_carry(self, model: Any, batch: int) -> PyTree:
-        """What rows carry before the first step."""
-        ...
-
-    def admit(self, model: Any, carry: PyTree, batch: PyTree) -> PyTree:
-        """The carry after it has taken in a new batch."""
-        ...
-
-    def row_ids(self, carry: PyTree) -> PyTree:
-        """Rows of the table that an admitted carry looks up; () without a table."""
-        ...
-
-    def done(self, carry: PyTree) -> Bool[Array, ""]:
-        """Whether no row is under way."""
-        ...
-
-    def loss(
-        self, model: Any, rows: PyTree, carry: PyTree, keys: Key[Array, " batch"]
-    ) -> tuple[Float[Array, ""], tuple[PyTree, Metrics]]:
-        """The summed loss of an admitted carry, the next carry, the metrics."""
-        ...
-
-    def evaluate(
-        self, model: Any, rows: PyTree, carry: PyTree
-    ) -> tuple[Metrics, PyTree]:
-        """Metrics and predictions of an admitted carry."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a step is carried out.
+class TableRules:
+    """The update of the puzzle table."""
 
-    None of it changes what is computed, but for the rounding of `precision` and the
-    number of `passes` that share an update.
-    """
+    schedule: Schedule
+    weight_decay: float
 
-    batch_size: int
-    precision: Literal["bfloat16", "float32"]
-    seed: int
-    accumulation: int = 1
-    passes: int = 1
-
-    def cast(self, tree: PyTree) -> PyTree:
-        """Floating leaves in the compute type."""
-        dtype = jnp.dtype(self.precision)
-
-        def cast(leaf: Any) -> Any:
-            return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
-
-        return jax.tree.map(cast, tree)
-
-    def matmuls(self) -> contextlib.AbstractContextManager:
-        """True float32 products where float32 is asked for (GPUs and TPUs round)."""
-        if self.precision == "float32":
-            return jax.default_matmul_precision("highest")
-        return contextlib.nullcontext()
+    def update(self, table: PyTree, touched: PyTree, count: Any) -> PyTree:
+        """The table after SignSGD on its touched rows; () without a table."""
+        rate = self.schedule(count)
+        return jax.tree.map(
+            lambda table, ids, grads: sign_sgd_rows(
+                table, ids, grads, lr=rate, weight_decay=self.weight_decay
+            ),
+            table,
+            *touched,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,108 +54,7 @@ class Rules:
     optimizer: optax.GradientTransformation
     schedule: Schedule
     ema: float
-    table_schedule: Schedule
-    table_weight_decay: float
-
-
-def lookup(table: PyTree, ids: PyTree) -> PyTree:
-    """Rows of the table; () without a table."""
-    return jax.tree.map(lambda t, i: t[i], table, ids)
-
-
-def make_gradients(
-    task: Task, mesh: Mesh, plan: Plan, state: TrainState, *, admit: bool
-) -> Callable[..., tuple[PyTree, PyTree, PyTree, Metrics]]:
-    """The work of all devices on one update.
-
-    Args:
-        task: the kind of model.
-        mesh: the devices.
-        plan: slices, passes, precision, seed.
-        state: shapes of the state, for its layout.
-        admit: whether each pass takes in its batch (else the carry has admitted one).
-
-    Returns:
-        `model, table, carry, batch, update -> grads, touched, carry, metrics`: the mean
-        gradient over rows and passes in float32; ids and gradients of looked-up rows.
-    """
-    specs = layout(state.model, mesh)
-    trained_specs = layout(split_trainable(state.model)[0], mesh)
-    local = plan.batch_size // mesh.size
-    slices = plan.accumulation
-
-    def one_slice(
-        model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]
-    ) -> Any:
-        ids = task.row_ids(carry)
-        trained, buffers = split_trainable(model)
-
-        def loss(arguments: tuple[Any, PyTree]) -> Any:
-            trained, rows = arguments
-            return task.loss(eqx.combine(trained, buffers), rows, carry, keys)
-
-        inputs = (trained, lookup(table, ids))
-        (_, (carry, metrics)), (grads, row_grads) = jax.value_and_grad(
-            loss, has_aux=True
-        )(inputs)
-        grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-        return grads, ((ids, row_grads), carry, metrics)
-
-    def one_pass(
-        model: Any, table: PyTree, carry: PyTree, keys: Key[Array, " batch"]
-    ) -> Any:
-        if slices == 1:
-            return one_slice(model, table, carry, keys)
-
-        def body(total: PyTree, inputs: tuple[PyTree, Key[Array, " batch"]]) -> Any:
-            grads, rest = one_slice(model, table, *inputs)
-            return jax.tree.map(jnp.add, total, grads), rest
-
-        cut = lambda a: a.reshape(slices, local // slices, *a.shape[1:])
-        join = lambda a: a.reshape(local, *a.shape[2:])
-        zeros = jax.tree.map(
-            lambda p: jax.lax.pcast(jnp.zeros(p.shape), AXES, to="varying"),
-            split_trainable(model)[0],
-        )
-        inputs = jax.tree.map(cut, (carry, keys))
-        grads, (touched, carry, metrics) = jax.lax.scan(body, zeros, inputs)
-        touched, carry = jax.tree.map(join, (touched, carry))
-        return grads, (touched, carry, jax.tree.map(lambda m: m.sum(0), metrics))
-
-    def device(
-        model: Any, table: PyTree, carry: PyTree, batch: PyTree, update: Array
-    ) -> Any:
-        model = gather(plan.cast(model), specs)
-        first = jax.lax.axis_index(AXES) * local
-        grads, touched, metrics = [], [], []
-        for index in range(plan.passes):
-            key = jax.random.key(plan.seed)
-            key = jax.random.fold_in(key, update * plan.passes + index)
-            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-                key, first + jnp.arange(local)
-            )
-            if admit:
-                offered = jax.tree.map(lambda a, i=index: a[i], batch)
-                carry = task.admit(model, carry, offered)
-            g, (t, carry, m) = one_pass(model, table, carry, keys)
-            grads, touched, metrics = [*grads, g], [*touched, t], [*metrics, m]
-        scale = 1.0 / (plan.batch_size * plan.passes)
-        total = jax.tree.map(lambda *g: scale * sum(g), *grads)
-        ids, row_grads = jax.tree.map(lambda *t: jnp.concatenate(t), *touched)
-        metrics = jax.tree.map(lambda *m: sum(m), *metrics)
-        return (
-            reduce(total, trained_specs),
-            (ids, jax.tree.map(lambda g: scale * g, row_grads)),
-            carry,
-            jax.lax.psum(metrics, AXES),
-        )
-
-    return jax.shard_map(
-        device,
-        mesh=mesh,
-        in_specs=(specs, REPLICATED, BATCH, PartitionSpec(None, AXES), REPLICATED),
-        out_specs=(trained_specs, BATCH, BATCH, REPLICATED),
-    )
+    table: TableRules | None = None
 
 
 def make_update(
@@ -217,30 +69,19 @@ def make_update(
     """One optimizer update, traced into larger programs; see `make_train_step`."""
     gradients = make_gradients(task, mesh, plan, state, admit=admit)
     shardings = state_shardings(state, mesh)
+    one = jnp.ones(())
 
     def update(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        grads, touched, carry, metrics = gradients(
-            state.model, state.table, state.carry, batch, state.updates
-        )
+        grads, touched, carry, metrics = gradients(state, batch)
         trained, buffers = split_trainable(state.model)
         changes, opt_state = rules.optimizer.update(grads, state.opt_state, trained)
         model = eqx.combine(optax.apply_updates(trained, changes), buffers)
-        table_lr = rules.table_schedule(state.updates)
-        table = jax.tree.map(
-            lambda table, ids, row_grads: sign_sgd_rows(
-                table,
-                ids,
-                row_grads,
-                lr=table_lr,
-                weight_decay=rules.table_weight_decay,
-            ),
-            state.table,
-            *touched,
-        )
-        one = jnp.ones(())
+        table = state.table
+        if rules.table is not None:
+            table = rules.table.update(table, touched, state.updates)
         metrics["grad_norm"] = (optax.tree.norm(grads), one)
         metrics["lr"] = (rules.schedule(state.updates), one)
-        state = TrainState(
+        after = TrainState(
             step=state.step + 1,
             updates=state.updates + 1,
             model=model,
@@ -248,13 +89,45 @@ def make_update(
             table=table,
             opt_state=opt_state,
             carry=carry,
+            scale=state.scale,
         )
-        return eqx.filter_shard(state, shardings), metrics
+        if state.scale is not None:
+            after, metrics = skip_overflow(state, state.scale, after, grads, metrics)
+        return eqx.filter_shard(after, shardings), metrics
 
     return update
 
 
-def make_step(
+def skip_overflow(
+    before: TrainState,
+    scale: LossScale,
+    after: TrainState,
+    grads: PyTree,
+    metrics: Metrics,
+) -> tuple[TrainState, Metrics]:
+    """The update, or if a gradient overflowed no update; and the next loss scale.
+
+    A skipped update consumes its batch, but does not count for the schedule.
+    """
+    finite = all_finite(grads)
+    norm, counted = metrics["grad_norm"][0], finite.astype(jnp.float32)
+    kept = lambda s: (s.updates, s.model, s.ema, s.table, s.opt_state)
+    chosen = choose(finite, kept(after), kept(before))
+    after = eqx.tree_at(
+        lambda s: (*kept(s), s.scale),
+        after,
+        (*chosen, scale.after(finite)),
+        is_leaf=lambda x: x is None,
+    )
+    one = jnp.ones(())
+    return after, metrics | {
+        "grad_norm": (jnp.where(finite, norm, 0.0), counted),
+        "loss_scale": (scale.factor, one),
+        "skipped": (1.0 - counted, one),
+    }
+
+
+def make_train_step(
     task: Task,
     rules: Rules,
     mesh: Mesh,
@@ -262,8 +135,9 @@ def make_step(
     state: TrainState,
     *,
     episode: bool = False,
+    compiled: bool = True,
 ) -> TrainStep:
-    """The train step, `state, batch -> state, metrics`, not yet compiled.
+    """The train step, `state, batch -> state, metrics`.
 
     Args:
         task: the kind of model.
@@ -273,6 +147,7 @@ def make_step(
         state: a state, or its shapes.
         episode: update on one batch until all of its rows are done (paper, figure 3),
             instead of once (official code).
+        compiled: whether to compile it, donating the state that is passed in.
 
     Returns:
         The step. A batch has axes `calls, passes, rows, ...` (episode: `rows, ...`).
@@ -307,26 +182,12 @@ def make_step(
         with plan.matmuls():
             return (whole_episode if episode else stream)(state, batch)
 
-    return step
-
-
-def make_train_step(
-    task: Task,
-    rules: Rules,
-    mesh: Mesh,
-    plan: Plan,
-    state: TrainState,
-    *,
-    episode: bool = False,
-) -> TrainStep:
-    """`make_step`, compiled; the state that is passed in is donated."""
-    step = make_step(task, rules, mesh, plan, state, episode=episode)
-
-    @eqx.filter_jit(donate="all-except-first")
-    def compiled(batch: PyTree, state: TrainState) -> tuple[TrainState, Metrics]:
-        return step(state, batch)
-
-    return lambda state, batch: compiled(batch, state)
+    if not compiled:
+        return step
+    run = eqx.filter_jit(
+        lambda batch, state: step(state, batch), donate="all-except-first"
+    )
+    return lambda state, batch: run(batch, state)
 
 
 def make_eval_step(

@@ -9,59 +9,46 @@ Examples:
 if not __package__:
     raise SystemExit("Run it as a module, from the project's root: python -m train.trm")
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from configs import TRM_PRESETS, PuzzleDataConfig, TrainTRM, require
+from configs import TRM_PRESETS, TrainTRM, require
 from data.boards import render_solution
-from data.build import prepare
 from data.puzzles import Metadata, Puzzle, PuzzleDataset
 from train.cli import run
 from train.devices import attention_kernel, start
+from train.evaluate import EvalBatches
+from train.feed import prepare_missing, stacked_batches
+from train.gradients import Plan
 from train.job import Job, Outcome, run_job
 from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.optim import make_optimizer, warmup_cosine
+from train.report import last_evaluation
 from train.rundir import open_run_dir, settings
 from train.state import make_init
-from train.step import Plan, Rules
+from train.step import Rules, TableRules
 from trm.build import build_trm
 from trm.model import TRM
 from trm.task import TRMTask
 
 
-def prepare_missing(config: PuzzleDataConfig) -> None:
-    """Build the first dataset if it is missing and a build is configured."""
-    first = Path(config.paths[0])
-    if not first.exists() and config.build is not None and jax.process_index() == 0:
-        print(f"No dataset at `{first}`: making it.", flush=True)
-        prepare(config.build, first)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("dataset prepared")
-
-
 def make_rules(config: TrainTRM, total: int) -> Rules:
     """The update rules of a run of `total` steps."""
-    optim = config.optim
+    optim, table = config.optim, config.table
     updates = total * (config.act.max_steps if config.loop == "episode" else 1)
-    schedule = warmup_cosine(optim.lr, optim.warmup, updates, optim.min_ratio)
+    follow = lambda peak: warmup_cosine(peak, optim.warmup, updates, optim.min_ratio)
     return Rules(
-        optimizer=make_optimizer(optim, schedule),
-        schedule=schedule,
+        optimizer=make_optimizer(optim, follow(optim.lr)),
+        schedule=follow(optim.lr),
         ema=optim.ema,
-        table_schedule=warmup_cosine(
-            optim.table_lr, optim.warmup, updates, optim.min_ratio
-        ),
-        table_weight_decay=optim.table_weight_decay,
+        table=TableRules(schedule=follow(table.lr), weight_decay=table.weight_decay),
     )
 
 
@@ -88,7 +75,7 @@ class PuzzleFeed:
         paths, eval_batch = config.data.paths, evaluation_batch(config)
         train_rows = process_rows(mesh, config.batch_size)
         eval_rows = process_rows(mesh, eval_batch)
-        prepare_missing(config.data)
+        prepare_missing(paths[0], config.data.build)
         self.config = config
         self.train = PuzzleDataset(
             paths,
@@ -117,20 +104,17 @@ class PuzzleFeed:
         if self.config.loop == "episode":
             return self._place(self.train.batch(first))
         calls, passes = self.config.steps_per_call, self.config.supervision_steps
-        numbers = range(first * passes, (first + calls) * passes)
-        puzzles = [self.train.batch(number) for number in numbers]
-        stack = lambda *rows: np.stack(rows).reshape(calls, passes, *rows[0].shape)
-        return self._place(jax.tree.map(stack, *puzzles))
+        puzzles = stacked_batches(self.train.batch, first * passes, calls, passes)
+        return self._place(puzzles)
 
-    def eval_batches(self, last: bool) -> tuple[Iterator[Puzzle], int]:
-        """Batches of an evaluation, and the puzzles in them."""
+    def eval_batches(self, last: bool) -> EvalBatches:
+        """The test puzzles of an evaluation."""
         config = self.config.eval
         limit = config.final_puzzles if last else config.puzzles
         limit = min(limit or self.test.num_examples, self.test.num_examples)
         batches = range(self.test.num_test_batches(limit))
-        return (
-            self._place_test(self.test.test_batch(index, limit)) for index in batches
-        ), limit
+        place = lambda index: self._place_test(self.test.test_batch(index, limit))
+        return {"": (map(place, batches), limit)}
 
 
 def make_job(preset: str, config: TrainTRM) -> Job:
@@ -149,7 +133,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
     )
     feed = PuzzleFeed(config, mesh)
     metadata = feed.train.metadata
-    attention = attention_kernel(config.model.attention, config.precision)
+    kernel = attention_kernel(config.model.attention, config.precision)
     rules = make_rules(config, feed.total)
     early = config.eval.mode == "halt"
     task = TRMTask(config.act, metadata.seq_len, early_halt=early)
@@ -166,7 +150,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
             config.model,
             vocab=metadata.vocab_size,
             seq=metadata.seq_len,
-            attention=attention,
+            kernel=kernel,
             key=jax.random.key(config.seed),
         )
         width = config.model.puzzle_dim
@@ -175,7 +159,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
     return Job(
         title=preset,
         unit="puzzles",
-        score="exact_accuracy",
+        score=lambda values: values["exact_accuracy"] or 0.0,
         mesh=mesh,
         task=task,
         rules=rules,
@@ -201,21 +185,9 @@ def make_job(preset: str, config: TrainTRM) -> Job:
     )
 
 
-def last_evaluation(folder: Path) -> dict:
-    """The newest evaluation in the metrics of a run."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines if '"split": "eval"' in line]
-    require(
-        bool(found),
-        f"`{folder}/metrics.jsonl` must hold an evaluation of the finished run: got "
-        "none. The checkpoints are there; restore the file, or evaluate in a new run.",
-    )
-    return found[-1]
-
-
 def finish(job: Job, outcome: Outcome, folder: Path) -> None:
     """Print the final evaluation as a table, and one test puzzle as a board."""
-    batches, _ = job.eval_batches(True)
+    batches, _ = job.eval_batches(True)[""]
     puzzle = next(iter(batches))
     model, table = outcome.state.evaluated, outcome.state.table
     _, prediction = outcome.eval_step(model, table, puzzle)

@@ -1,11 +1,12 @@
 """From a configuration to a model: one `match` for the mixer, one for the variant."""
 
-from typing import Literal, assert_never
+from typing import assert_never
 
 import jax
 from jaxtyping import PRNGKeyArray
 
 from configs import TRMConfig
+from gpt.attention import Kernel
 from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
@@ -19,7 +20,7 @@ from trm.variants.two_latent import TwoLatent
 def build_mixer(
     config: TRMConfig,
     length: int,
-    attention: Literal["xla", "cudnn"],
+    kernel: Kernel,
     key: PRNGKeyArray,
 ) -> AbstractMixer:
     """The token mixer of one block, over `length` positions."""
@@ -30,7 +31,7 @@ def build_mixer(
                 config.heads,
                 rope_theta=config.rope_theta if config.positions == "rope" else None,
                 eps=config.norm_eps,
-                implementation=attention,
+                kernel=kernel,
                 key=key,
             )
         case "mlp":
@@ -42,14 +43,14 @@ def build_mixer(
 def build_network(
     config: TRMConfig,
     length: int,
-    attention: Literal["xla", "cudnn"],
+    kernel: Kernel,
     key: PRNGKeyArray,
 ) -> Network:
     """`config.layers` blocks over `length` positions."""
     blocks = []
     for block_key in jax.random.split(key, config.layers):
         mixer_key, mlp_key = jax.random.split(block_key)
-        mixer = build_mixer(config, length, attention, mixer_key)
+        mixer = build_mixer(config, length, kernel, mixer_key)
         block = Block(
             mixer, config.dim, config.expansion, eps=config.norm_eps, key=mlp_key
         )
@@ -60,12 +61,12 @@ def build_network(
 def build_recursion(
     config: TRMConfig,
     length: int,
-    attention: Literal["xla", "cudnn"],
+    kernel: Kernel,
     key: PRNGKeyArray,
 ) -> AbstractRecursion:
     """The variant that `config` names, with its networks."""
     latent_key, network_key, second_key = jax.random.split(key, 3)
-    network = build_network(config, length, attention, network_key)
+    network = build_network(config, length, kernel, network_key)
     match config.variant:
         case "trm":
             return TwoLatent(network, config.dim, config.L_cycles, key=latent_key)
@@ -74,7 +75,7 @@ def build_recursion(
         case "hier6":
             return SixLatent(network, config.dim, config.L_cycles, key=latent_key)
         case "hrm":
-            high = build_network(config, length, attention, second_key)
+            high = build_network(config, length, kernel, second_key)
             return HRM(high, network, config.dim, config.L_cycles, key=latent_key)
         case "transformer":
             return Transformer(network, config.dim, key=latent_key)
@@ -87,17 +88,17 @@ def build_trm(
     *,
     vocab: int,
     seq: int,
-    attention: Literal["xla", "cudnn"] = "xla",
+    kernel: Kernel = "xla",
     key: PRNGKeyArray,
 ) -> TRM:
     """A freshly initialised model in float32 for puzzles of `seq` tokens.
 
-    `attention` is the kernel that `config.attention` comes to on the devices at hand.
+    `kernel` is what `config.attention` comes to on the devices at hand.
     """
     model_key, recursion_key = jax.random.split(key)
     length = config.prefix + seq
     return TRM(
-        build_recursion(config, length, attention, recursion_key),
+        build_recursion(config, length, kernel, recursion_key),
         vocab=vocab,
         seq=seq,
         dim=config.dim,

@@ -10,7 +10,6 @@ Source: `models/layers.py`; paper section 4.4 and figure 1.
 """
 
 import abc
-from typing import Literal
 
 import equinox as eqx
 import jax
@@ -18,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpt.layers import attend, project, truncated_normal
+from gpt.attention import Kernel, attend
+from gpt.layers import project, truncated_normal
 
 
 def rms_norm(
@@ -107,7 +107,7 @@ class AttentionMixer(AbstractMixer):
     out: Float[Array, "heads head_dim dim"]
     rope_theta: float | None = eqx.field(static=True)
     eps: float = eqx.field(static=True)
-    implementation: Literal["xla", "cudnn"] = eqx.field(static=True)
+    kernel: Kernel = eqx.field(static=True)
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class AttentionMixer(AbstractMixer):
         *,
         rope_theta: float | None,
         eps: float,
-        implementation: Literal["xla", "cudnn"],
+        kernel: Kernel,
         key: PRNGKeyArray,
     ):
         qkv_key, out_key = jax.random.split(key)
@@ -125,7 +125,7 @@ class AttentionMixer(AbstractMixer):
         self.out = truncated_normal(out_key, (heads, head_dim, dim), dim**-0.5)
         self.rope_theta = rope_theta
         self.eps = eps
-        self.implementation = implementation
+        self.kernel = kernel
 
     def __call__(
         self, x: Float[Array, "*batch seq dim"]
@@ -137,7 +137,7 @@ class AttentionMixer(AbstractMixer):
         if self.rope_theta is not None:
             query = rotate(query, self.rope_theta)
             key = rotate(key, self.rope_theta)
-        mixed = attend(query, key, value, implementation=self.implementation)
+        mixed = attend(query, key, value, kernel=self.kernel)
         mixed = project(mixed.reshape(x.shape), self.out.reshape(dim, dim))
         return rms_norm(x + mixed, self.eps)
 

@@ -44,8 +44,8 @@ class TRMTask(eqx.Module):
         rows: Float[Array, "batch width"],
         carry: Carry,
         keys: Key[Array, " batch"],
-    ) -> tuple[Float[Array, ""], tuple[Carry, Metrics]]:
-        """One supervision step: its summed loss, the next carry, the metrics.
+    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Carry, Metrics]]:
+        """One supervision step: summed loss, rows, the next carry, the metrics.
 
         Rows that had halted before it stay as they are and count for nothing.
 
@@ -66,7 +66,8 @@ class TRMTask(eqx.Module):
         stepped = Carry(latents, steps, halted, carry.puzzle)
         q_target = self._continue_target(model, latents, x, steps)
         loss, counted = self._score(stepped, prediction, q_target, active)
-        return loss, (choose(active, stepped, carry), counted)
+        rows_in_all = jnp.array(active.size, jnp.float32)
+        return loss, (rows_in_all, choose(active, stepped, carry), counted)
 
     def evaluate(
         self,

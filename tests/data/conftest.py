@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.bpe import BYTES, END
+
 Write = Callable[..., Path]
 
 METADATA = {
@@ -55,3 +57,18 @@ def write_dataset(tmp_path: Path) -> Write:
         return tmp_path / name
 
     return write
+
+
+MERGES = ("t h", "th e", "Ġ the", "Ġ t", "Ċ Ċ", "Ġ Ġ", "a b")
+
+
+@pytest.fixture(scope="session")
+def bpe_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of GPT-2's two files, with 7 merges instead of 50,000."""
+    folder = tmp_path_factory.mktemp("bpe")
+    names = [*BYTES, *(merge.replace(" ", "") for merge in MERGES), END]
+    numbers = {name: i for i, name in enumerate(names)}
+    (folder / "encoder.json").write_text(json.dumps(numbers))
+    lines = ["#version: 0.2", *MERGES, ""]
+    (folder / "vocab.bpe").write_text("\n".join(lines), encoding="utf-8")
+    return str(folder)

@@ -16,9 +16,10 @@ from configs import ACTConfig, MeshConfig, TRMConfig
 from data.puzzles import IGNORE, Puzzle
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
+from train.gradients import make_gradients
 from train.mesh import global_batch, layout, make_mesh, process_rows
 from train.state import TrainState, abstract_state, init_state
-from train.step import make_eval_step, make_gradients, make_train_step
+from train.step import make_eval_step, make_train_step
 from trm.act import Carry, init_carry
 
 MESHES = [(1, 1), (8, 1), (4, 2), (1, 8)]
@@ -66,9 +67,7 @@ def gradients(mesh: Mesh) -> tuple:
     state = init_state(tiny.init(tiny.rules()), mesh)
     made = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=True)
     batch = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
-    grads, touched, _, _ = jax.jit(made)(
-        state.model, state.table, state.carry, batch, state.updates
-    )
+    grads, touched, _, _ = jax.jit(made)(state, batch)
     return jax.device_get((grads, touched))
 
 
@@ -125,8 +124,9 @@ def test_two_supervision_steps_share_an_update() -> None:
     made = jax.jit(make_gradients(tiny.task(), mesh, tiny.PLAN, start, admit=True))
     one = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
     two = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 1))
-    first, _, carry, _ = made(start.model, start.table, start.carry, one, jnp.array(0))
-    second, _, _, _ = made(start.model, start.table, carry, two, jnp.array(1))
+    first, _, carry, _ = made(start, one)
+    after = eqx.tree_at(lambda s: (s.carry, s.updates), start, (carry, jnp.array(1)))
+    second, _, _, _ = made(after, two)
     mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
     model = eqx.apply_updates(start.model, jax.tree.map(lambda g: -0.1 * g, mean))
     assert_close(state.model, model)
@@ -164,11 +164,7 @@ def compiled_gradients(mesh: Mesh, config: TRMConfig) -> jax.stages.Compiled:
     state = jax.eval_shape(tiny.init(tiny.rules(), config))
     made = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=True)
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tiny.puzzles(0, 1, 16)))
-    return (
-        jax.jit(made)
-        .lower(state.model, state.table, state.carry, batch, state.updates)
-        .compile()
-    )
+    return jax.jit(made).lower(state, batch).compile()
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mlp"])
@@ -262,9 +258,8 @@ def test_halted_rows_of_an_episode_do_not_change() -> None:
     )
     half = jnp.arange(tiny.BATCH) < tiny.BATCH // 2
     carry = eqx.tree_at(lambda c: c.halted, carry, half)
-    _, (_, row_grads), after, metrics = jax.jit(gradients)(
-        state.model, state.table, carry, batch, state.updates
-    )
+    state = eqx.tree_at(lambda s: s.carry, state, carry)
+    _, (_, row_grads), after, metrics = jax.jit(gradients)(state, batch)
     pick = lambda tree: jax.tree.map(lambda a: a[: tiny.BATCH // 2], tree)
     assert_equal(pick(after), pick(carry))
     assert float(metrics["lm_loss"][1]) == tiny.BATCH // 2

@@ -117,7 +117,7 @@ def test_steps_and_halting_of_a_row_are_monotone() -> None:
     step = jax.jit(lambda c, b, k: task.loss(model, rows, task.admit(model, c, b), k))
     for t in range(6):
         keys = jax.random.split(jax.random.key(t), 8)
-        _, (after, _) = step(carry, drawn(t, 8), keys)
+        _, (_, after, _) = step(carry, drawn(t, 8), keys)
         expected = np.where(carry.halted, 1, carry.steps + 1)
         np.testing.assert_array_equal(after.steps, expected)
         assert (np.asarray(after.steps) <= tiny.ACT.max_steps).all()
@@ -155,7 +155,7 @@ def test_the_loss_has_no_gradient_through_the_carry() -> None:
     keys = jax.random.split(jax.random.key(0), 4)
 
     def handed_on(model) -> jax.Array:
-        _, (after, _) = task.loss(model, rows, carry, keys)
+        _, (_, after, _) = task.loss(model, rows, carry, keys)
         return sum(jnp.sum(a) for a in jax.tree.leaves(after.latents))
 
     grads = jax.tree.leaves(eqx.filter_grad(handed_on)(model))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from configs import TRM_PRESETS, TRMConfig
-from gpt.layers import attend, truncated_normal
+from gpt.attention import attend
+from gpt.layers import truncated_normal
 from train.optim import split_trainable
 from trm.build import build_trm
 from trm.layers import AttentionMixer, SwiGLU, TokenMLP, rms_norm, rotate, swiglu_width
@@ -69,7 +70,7 @@ def test_attend_against_numpy() -> None:
 
 def test_attention_without_positions_does_not_see_order() -> None:
     mixer = AttentionMixer(
-        8, 2, rope_theta=None, eps=1e-5, implementation="xla", key=jax.random.key(0)
+        8, 2, rope_theta=None, eps=1e-5, kernel="xla", key=jax.random.key(0)
     )
     x = normal(6, 8)
     order = np.array([3, 1, 5, 0, 2, 4])

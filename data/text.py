@@ -1,0 +1,148 @@
+"""Text files to a dataset of tokens, tiny Shakespeare among them.
+
+Source: nanoGPT, `data/shakespeare*/prepare.py`: the same vocabulary, split and tokens,
+bit for bit.
+"""
+
+import hashlib
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from configs import Shakespeare, TextFiles, require
+from data.parallel import parallel_map
+from data.text_reading import Survey, between, cut, read_text, survey
+from data.text_writer import write_tokens
+from data.tokenizer import GPT2, LARGEST, Characters, Tokenizer
+from data.writer import check_vacant
+
+SHAKESPEARE_URL = (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/"
+    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt"
+)
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TRAIN_SHARE = 0.9
+PIECE = 1 << 18  # least characters encoded at once
+
+
+class Part(NamedTuple):
+    """The characters `start` to `stop` of the files, joined."""
+
+    paths: Sequence[str]
+    start: int
+    stop: int
+
+
+def build_shakespeare(config: Shakespeare, out: Path) -> None:
+    """Build tiny Shakespeare in `out`.
+
+    A file of one's own is taken as it is, with a note if it is another text.
+
+    Raises:
+        ValueError: if `out` is not vacant, or the text or the tokens are not to be had.
+    """
+    check_vacant(out)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(config.input) if config.input else _download(Path(folder))
+        if path.is_file() and _sha256(path.read_bytes()) != SHAKESPEARE_SHA256:
+            print(f"note: {path} is not the tiny Shakespeare that nanoGPT trains on")
+        files = TextFiles(
+            input=(str(path),), tokens=config.tokens, bpe_dir=config.bpe_dir
+        )
+        build_text(files, out)
+
+
+def build_text(config: TextFiles, out: Path) -> None:
+    """Build a dataset of text files in `out`.
+
+    Raises:
+        ValueError: if `out` is not vacant, or the text or the tokens are not usable.
+    """
+    check_vacant(out)
+    text = survey(read_text(config.input))
+    val_text = survey(read_text(config.val_input))
+    tokenizer = _tokenizer(config, text, val_text)
+    splits = {
+        name: _encode(tokenizer, part, config.processes)
+        for name, part in _parts(config, text.length, val_text.length).items()
+    }
+    names = [Path(path).name for path in (*config.input, *config.val_input)]
+    write_tokens(splits, tokenizer, out, ", ".join(names))
+
+
+def _parts(config: TextFiles, length: int, val_length: int) -> dict[str, Part]:
+    """Return what the splits are made of, none of them empty."""
+    if config.val_input:
+        train = Part(config.input, 0, length)
+        val = Part(config.val_input, 0, val_length)
+    else:
+        split = int(length * TRAIN_SHARE)  # rounded as nanoGPT does
+        train, val = Part(config.input, 0, split), Part(config.input, split, length)
+    parts = {"train": train, "val": val}
+    for name, part in parts.items():
+        require(
+            part.stop > part.start,
+            f"A split must have text: {name} has none, with {length} characters in "
+            f"`input` and {val_length} in `val_input`. Give more text.",
+        )
+    return parts
+
+
+def _tokenizer(config: TextFiles, *texts: Survey) -> Tokenizer:
+    """Return the tokenizer of the texts."""
+    if config.tokens == "gpt2":
+        return GPT2.load(config.bpe_dir)
+    characters = sorted(set().union(*(text.characters for text in texts)))
+    require(bool(characters), "Files must have text: they are empty. Name others.")
+    require(
+        len(characters) <= LARGEST,
+        f"Text of character tokens must have at most {LARGEST:,} different ones: got "
+        f"{len(characters):,}. Use `--tokens gpt2`.",
+    )
+    return Characters("".join(characters))
+
+
+def _encode(tokenizer: Tokenizer, part: Part, processes: int) -> Iterator[np.ndarray]:
+    """Give the tokens of a part, piece by piece."""
+    from tqdm import tqdm
+
+    if isinstance(tokenizer, Characters):
+        processes = 1  # looking up a table takes less time than sending the text
+    paths, start, stop = part
+    with tqdm(total=stop - start, unit="char", unit_scale=True, disable=None) as bar:
+
+        def pieces() -> Iterator[str]:
+            for piece in cut(between(read_text(paths), start, stop), PIECE):
+                yield piece
+                bar.update(len(piece))
+
+        yield from parallel_map(tokenizer.encode, pieces(), processes)
+
+
+def _download(folder: Path) -> Path:
+    """Return tiny Shakespeare, downloaded into `folder`."""
+    try:
+        with urllib.request.urlopen(SHAKESPEARE_URL, timeout=60) as response:
+            data = response.read()
+    except OSError as error:
+        raise ValueError(
+            f"Tiny Shakespeare must come from {SHAKESPEARE_URL}: it could not be "
+            f"downloaded ({error}). With a copy at hand, name it with `--input FILE`."
+        ) from error
+    require(
+        _sha256(data) == SHAKESPEARE_SHA256,
+        f"The download must have the sha256 {SHAKESPEARE_SHA256}: got {_sha256(data)}. "
+        "Try again, or name a copy with `--input FILE`.",
+    )
+    path = folder / "input.txt"
+    path.write_bytes(data)
+    return path
+
+
+def _sha256(data: bytes) -> str:
+    """Return the SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,67 @@
+"""Writing a dataset of tokens as nanoGPT's files, whole or not at all."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from configs import require
+from data.tokenizer import Tokenizer
+from data.writer import new_folder
+
+FILE = "dataset.json"
+
+
+def write_tokens(
+    splits: Mapping[str, Iterable[np.ndarray]],
+    tokenizer: Tokenizer,
+    out: Path,
+    source: str,
+) -> None:
+    """Write a dataset of tokens to `out`, which appears only when complete.
+
+    Args:
+        splits: for `train` and `val` the tokens in pieces, each written as it comes.
+        tokenizer: that the tokens come from.
+        out: the folder to make.
+        source: where the text comes from.
+
+    Raises:
+        ValueError: if `out` is not vacant or a split has no tokens.
+    """
+    with new_folder(out) as folder:
+        tokenizer.write(folder)
+        digest = hashlib.sha256()
+        about: dict[str, object] = {"source": source, **tokenizer.describe()}
+        about.pop("characters", None)
+        about["vocab_size"] = tokenizer.vocab_size
+        for name, pieces in splits.items():
+            count = _write_split(folder / f"{name}.bin", pieces, digest.update)
+            require(count > 0, f"A split must have text: {name} has none. Add some.")
+            about[f"{name}_tokens"] = count
+            digest.update(f"{name} {count}\n".encode())
+        digest.update(json.dumps(tokenizer.describe()).encode())
+        about["content_hash"] = digest.hexdigest()
+        text = json.dumps(about, indent=2)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_about(folder: Path) -> dict[str, object]:
+    """Return the `dataset.json` that `write_tokens` wrote."""
+    return json.loads((folder / FILE).read_text(encoding="utf-8"))
+
+
+def _write_split(
+    path: Path, pieces: Iterable[np.ndarray], update: Callable[[bytes], None]
+) -> int:
+    """Write tokens as uint16, also to `update`, and return their number."""
+    count = 0
+    with path.open("wb") as file:
+        for piece in pieces:
+            data = piece.astype("<u2").tobytes()
+            file.write(data)
+            update(data)
+            count += len(piece)
+    return count

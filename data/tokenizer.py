@@ -1,0 +1,230 @@
+"""How a dataset of text turns into tokens and back: `tokenizer.json` in its folder.
+
+The file says nothing of the machine: where GPT-2's byte pairs lie is an argument or the
+environment variable `GPT2_BPE_DIR` (see `data/bpe.py`). A folder that nanoGPT made has
+no such file; there `meta.pkl` is read, and without that the tokens are GPT-2's.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tiktoken
+from jaxtyping import Int32, Integer
+
+from configs import require
+from data.bpe import load_bpe
+from data.nanogpt_meta import read_characters
+
+FILE = "tokenizer.json"
+NANOGPT_FILE = "meta.pkl"
+GPT2_SIZE = 50257
+LARGEST = 1 << 16
+"""Most tokens that fit the files' uint16."""
+
+TokenNumbers = Sequence[int] | Integer[np.ndarray, " tokens"]
+
+
+class Tokenizer(ABC):
+    """Text to tokens and back.
+
+    Attributes:
+        vocab_size: tokens are 0 .. vocab_size - 1.
+    """
+
+    vocab_size: int
+
+    @staticmethod
+    def read(folder: str | Path, bpe_dir: str = "") -> "Tokenizer":
+        """Return the tokenizer of the dataset in `folder`.
+
+        Args:
+            folder: of the dataset.
+            bpe_dir: folder of GPT-2's byte pairs; not read before text is.
+
+        Raises:
+            ValueError: if the folder is missing or its description is wrong.
+        """
+        folder = Path(folder)
+        require(
+            folder.is_dir(),
+            f"A dataset must be an existing folder: there is no {folder}. "
+            "Check the path, or build the dataset with `python -m data.prepare`.",
+        )
+        if (folder / FILE).is_file():
+            return _parse(folder / FILE, bpe_dir)
+        if (folder / NANOGPT_FILE).is_file():
+            return Characters(read_characters(folder / NANOGPT_FILE))
+        return GPT2(bpe_dir)
+
+    def write(self, folder: Path) -> None:
+        """Write `tokenizer.json` into `folder`."""
+        text = json.dumps(self.describe(), indent=2)
+        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+    def decode(self, tokens: TokenNumbers) -> str:
+        """Return the text of `tokens`, with U+FFFD for bytes that are no UTF-8.
+
+        Raises:
+            ValueError: if a token is outside the vocabulary.
+        """
+        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+    @abstractmethod
+    def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        """Return the tokens of `text`.
+
+        Raises:
+            ValueError: if the vocabulary lacks a character of it.
+        """
+
+    @abstractmethod
+    def decode_bytes(self, tokens: TokenNumbers) -> bytes:
+        """Return the UTF-8 of `tokens`; a token may be a part of a character.
+
+        Raises:
+            ValueError: if a token is outside the vocabulary.
+        """
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str | int]:
+        """Return what `tokenizer.json` says."""
+
+    def _checked(self, tokens: TokenNumbers) -> list[int]:
+        """Return `tokens` as a list, all of them in the vocabulary."""
+        listed = [int(token) for token in tokens]
+        for token in listed:
+            require(
+                0 <= token < self.vocab_size,
+                f"Tokens must lie in 0 .. {self.vocab_size - 1}: got {token}. "
+                "Leave out tokens beyond the vocabulary (a model may have more rows).",
+            )
+        return listed
+
+
+class Characters(Tokenizer):
+    """One token a character: its place in `characters`."""
+
+    def __init__(self, characters: str):
+        """Make the tokenizer of these characters.
+
+        Raises:
+            ValueError: if there is none, or more than uint16 counts, or one twice.
+        """
+        require(
+            1 <= len(characters) == len(set(characters)) <= LARGEST,
+            f"A vocabulary must be 1 to {LARGEST:,} different characters: got "
+            f"{len(characters):,}, {len(set(characters)):,} of them different. "
+            "Use GPT-2's tokens for text of more.",
+        )
+        self.vocab_size = len(characters)
+        self._characters = characters
+        points = _code_points(characters)
+        self._numbers = np.full(points.max() + 1, -1, np.int32)
+        self._numbers[points] = np.arange(self.vocab_size)
+
+    def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        """Return the number of each character; see the base class."""
+        points = _code_points(text)
+        tokens = self._numbers[np.minimum(points, len(self._numbers) - 1)]
+        unknown = (tokens < 0) | (points >= len(self._numbers))
+        if unknown.any():
+            at = int(unknown.argmax())
+            raise ValueError(
+                f"Text must have only the {self.vocab_size} characters of the "
+                f"vocabulary: got {text[at]!r} at position {at}. Leave it out, or "
+                "build the dataset with GPT-2's tokens."
+            )
+        return tokens
+
+    def decode_bytes(self, tokens: TokenNumbers) -> bytes:
+        """Return the UTF-8 of the characters; see the base class."""
+        text = "".join(self._characters[token] for token in self._checked(tokens))
+        return text.encode("utf-8")
+
+    def describe(self) -> Mapping[str, str | int]:
+        """Return the kind and the characters."""
+        return {"kind": "char", "characters": self._characters}
+
+
+class GPT2(Tokenizer):
+    """GPT-2's byte pairs; the files are read when the first text is.
+
+    Attributes:
+        end: token between documents, `<|endoftext|>`.
+    """
+
+    def __init__(self, bpe_dir: str = "", vocab_size: int = GPT2_SIZE):
+        """Make the tokenizer of the files in `bpe_dir` (see `load_bpe`)."""
+        self._bpe_dir = bpe_dir
+        self.vocab_size = vocab_size
+        self.end = vocab_size - 1
+
+    @classmethod
+    def load(cls, bpe_dir: str) -> "GPT2":
+        """Return the tokenizer of the files in `bpe_dir`, of whatever size.
+
+        Raises:
+            ValueError: if the files are not to be had, or have too many tokens.
+        """
+        size = load_bpe(bpe_dir).n_vocab
+        require(
+            size <= LARGEST,
+            f"A vocabulary must have at most {LARGEST:,} tokens: got {size:,}. Use "
+            "GPT-2's byte pairs.",
+        )
+        return cls(bpe_dir, size)
+
+    def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        """Return the tokens of `text`, in which `<|endoftext|>` is one."""
+        return self._encoding().encode_to_numpy(text, allowed_special="all").view("i4")
+
+    def encode_document(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        """Return the tokens of `text` and the end. No part of the text is an end."""
+        tokens = self._encoding().encode_to_numpy(text, disallowed_special=())
+        return np.append(tokens, self.end).astype(np.int32)
+
+    def decode_bytes(self, tokens: TokenNumbers) -> bytes:
+        """Return the bytes of the pairs; see the base class."""
+        return self._encoding().decode_bytes(self._checked(tokens))
+
+    def describe(self) -> Mapping[str, str | int]:
+        """Return the kind and the number of tokens."""
+        return {"kind": "gpt2", "vocab_size": self.vocab_size}
+
+    def _encoding(self) -> tiktoken.Encoding:
+        """Return tiktoken's part, as long as it has the tokens of the dataset."""
+        encoding = load_bpe(self._bpe_dir)
+        require(
+            encoding.n_vocab == self.vocab_size,
+            f"The byte pairs must make the dataset's {self.vocab_size:,} tokens: got "
+            f"{encoding.n_vocab:,}. Name the folder of the right files (`--bpe-dir`).",
+        )
+        return encoding
+
+
+def _code_points(text: str) -> np.ndarray:
+    """Return the Unicode number of each character."""
+    # Half a surrogate pair may come from a command line; it is just no known character.
+    return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")
+
+
+def _parse(path: Path, bpe_dir: str) -> Tokenizer:
+    """Return the tokenizer that a `tokenizer.json` describes."""
+    try:
+        match json.loads(path.read_text(encoding="utf-8")):
+            case {"kind": "char", "characters": str(characters)}:
+                return Characters(characters)
+            case {"kind": "gpt2", "vocab_size": int(size)} if 1 <= size <= LARGEST:
+                return GPT2(bpe_dir, size)
+            case other:
+                what = f"it says {str(other)[:60]}"
+    except ValueError as error:
+        what = str(error)
+    raise ValueError(
+        f"`{FILE}` must name a kind, `char` with `characters` or `gpt2` with "
+        f"`vocab_size`: {path} is unusable ({what}). Repair the file, or build the "
+        "dataset with `python -m data.prepare`."
+    )

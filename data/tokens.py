@@ -1,0 +1,164 @@
+"""Batches of text from a folder of `train.bin` and `val.bin`, functions of the step.
+
+The files are those of nanoGPT, bare uint16 tokens, and so is the draw: a sequence may
+begin anywhere, and tokens have no epochs. Each batch has its own random numbers, from
+(seed, split, step), so that a run continues exactly and every process draws the same.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Int64, Integer, UInt16
+
+from configs import require
+from data.tokenizer import Tokenizer
+
+__all__ = ["IGNORE", "TokenDataset", "Tokens"]
+
+IGNORE = -1
+"""Target of a position that is not scored, as in nanoGPT; files of tokens have none."""
+
+SPLITS = ("train", "val")
+CHECKED = 1 << 26  # files up to 128 MB are checked on opening, which takes 0.1 s
+CHUNK = 1 << 22
+
+
+class Tokens(NamedTuple):
+    """Sequences, and for each position the token that follows.
+
+    NumPy arrays here, JAX arrays elsewhere; not generic, as `data.puzzles.Puzzle`.
+    """
+
+    inputs: Int[Any, "*batch seq"]
+    targets: Int[Any, "*batch seq"]
+
+
+class TokenDataset:
+    """A split of a folder of tokens, mapped from disk.
+
+    Attributes:
+        tokenizer: how text turns into these tokens.
+        vocab_size: tokens are 0 .. vocab_size - 1.
+        num_tokens: tokens of the split.
+        batch_size: sequences of a batch over all processes.
+        block_size: tokens of a sequence.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        *,
+        block_size: int,
+        batch_size: int,
+        seed: int = 0,
+        rows: Integer[np.ndarray, " rows"] | None = None,
+    ):
+        """Open and check the split.
+
+        Args:
+            path: folder of the dataset.
+            split: `train` or `val`.
+            block_size: tokens of a sequence.
+            batch_size: sequences of a batch over all processes.
+            seed: of the places where sequences begin.
+            rows: the rows of each batch to load, in order; None loads all.
+
+        Raises:
+            ValueError: if an argument is out of range or the dataset is not usable.
+        """
+        _check_arguments(split, block_size, batch_size, seed)
+        self.tokenizer = Tokenizer.read(path)
+        self.vocab_size = self.tokenizer.vocab_size
+        self.block_size, self.batch_size = block_size, batch_size
+        self._rows = np.arange(batch_size) if rows is None else rows.astype(int)
+        require(
+            bool(((self._rows >= 0) & (self._rows < batch_size)).all()),
+            f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got {rows}. "
+            "Pass this process's row numbers in the global batch.",
+        )
+        self._key = np.array([seed, SPLITS.index(split)], np.uint64)
+        self._file = Path(path) / f"{split}.bin"
+        data = _open(self._file, block_size)
+        self.num_tokens = len(data)
+        if self.num_tokens <= CHECKED:
+            for start in range(0, self.num_tokens, CHUNK):
+                self._check(data[start : start + CHUNK], start)
+        self._windows = np.lib.stride_tricks.sliding_window_view(data, block_size + 1)
+
+    def batch(self, step: int) -> Tokens:
+        """Return this process's rows of batch `step`, counted from 0.
+
+        A function of seed, split and step alone, whatever was asked for before. Threads
+        may call it at the same time.
+
+        Raises:
+            ValueError: if `step` is negative or the file has a token too large.
+
+        Source: nanoGPT `train.get_batch`, which draws from the same range.
+        """
+        starts = self._starts(step)[self._rows]
+        windows = self._windows[starts]
+        if windows.size and windows.max() >= self.vocab_size:
+            for start, window in zip(starts, windows, strict=True):
+                self._check(window, int(start))
+        windows = windows.astype(np.int32)
+        return Tokens(windows[:, :-1], windows[:, 1:])
+
+    def _starts(self, step: int) -> Int64[np.ndarray, " batch"]:
+        """Return where the sequences of the global batch begin."""
+        require(step >= 0, f"`step` must be at least 0: got {step}. Count from 0.")
+        # The highest word of the counter, which no draw ever reaches, parts the steps.
+        counter = np.array([0, 0, 0, step], np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=self._key, counter=counter))
+        return rng.integers(self.num_tokens - self.block_size, size=self.batch_size)
+
+    def _check(self, tokens: UInt16[np.ndarray, " tokens"], start: int) -> None:
+        """Raise `ValueError` unless the tokens from `start` are in the vocabulary."""
+        wrong = tokens >= self.vocab_size
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise ValueError(
+                f"Tokens must lie in 0 .. {self.vocab_size - 1}: {self._file} has "
+                f"{tokens[at]} at position {start + at}. Put the tokenizer's file that "
+                "belongs to it into the folder, or build the dataset again."
+            )
+
+
+def _check_arguments(split: str, block_size: int, batch_size: int, seed: int) -> None:
+    """Raise `ValueError` unless the arguments are in range."""
+    require(
+        split in SPLITS,
+        f"`split` must be one of {', '.join(SPLITS)}: got {split!r}. Name one of them.",
+    )
+    for name, value in (("block_size", block_size), ("batch_size", batch_size)):
+        require(
+            value >= 1, f"`{name}` must be at least 1: got {value}. Pass 1 or more."
+        )
+    require(
+        0 <= seed < 1 << 64,
+        f"`seed` must lie in 0 .. 2**64 - 1: got {seed}. Pass another.",
+    )
+
+
+def _open(path: Path, block_size: int) -> UInt16[np.ndarray, " tokens"]:
+    """Return the tokens of a file, mapped from disk."""
+    require(
+        path.is_file(),
+        f"A dataset of text must have `train.bin` and `val.bin`: there is no {path}. "
+        "Check the path, or build the dataset with `python -m data.prepare`.",
+    )
+    size = path.stat().st_size
+    require(
+        size % 2 == 0,
+        f"A file of tokens must have two bytes for each: {path} has {size:,}, an odd "
+        "number. Copy it or build it again.",
+    )
+    require(
+        size // 2 > block_size,
+        f"A split must have more tokens than `block_size`: {path} has {size // 2:,}, "
+        f"and block_size is {block_size:,}. Use a smaller one, or more text.",
+    )
+    # As a plain array: slices of a memmap are slow to make.
+    return np.asarray(np.memmap(path, "<u2", mode="r"))

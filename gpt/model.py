@@ -1,0 +1,184 @@
+"""GPT-2 as nanoGPT writes it: pre-norm blocks, learned positions, a tied head.
+
+Source: Radford et al. 2019; `karpathy/nanoGPT`, `model.py`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+
+from configs import GPTConfig, require
+from gpt.attention import Kernel, attend
+from gpt.layers import Embedding, LayerNorm, Linear, Stacked, dropout, normal
+
+Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
+"""How positions exchange information: `query, key, value -> mixed, kept`."""
+
+
+class Block(eqx.Module):
+    """Attention, then a feed-forward layer; each reads a norm, adds to the stream."""
+
+    attention_norm: LayerNorm
+    qkv: Linear
+    attention_out: Linear
+    mlp_norm: LayerNorm
+    up: Linear
+    down: Linear
+    heads: int = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
+    approximate: bool = eqx.field(static=True)
+
+    def __init__(self, config: GPTConfig, *, key: PRNGKeyArray):
+        dim, bias = config.n_embd, config.bias
+        plain = {"bias": bias, "init": normal(0.02)}
+        # Each adds to the stream: smaller, so that its variance does not grow.
+        residual = {"bias": bias, "init": normal(0.02 / math.sqrt(2 * config.n_layer))}
+        keys = jax.random.split(key, 4)
+        self.attention_norm = LayerNorm(dim, bias=bias)
+        self.qkv = Linear(dim, 3 * dim, **plain, key=keys[0])
+        self.attention_out = Linear(dim, dim, **residual, key=keys[1])
+        self.mlp_norm = LayerNorm(dim, bias=bias)
+        self.up = Linear(dim, 4 * dim, **plain, key=keys[2])
+        self.down = Linear(4 * dim, dim, **residual, key=keys[3])
+        self.heads = config.n_head
+        self.dropout = config.dropout
+        self.approximate = config.activation == "gelu_tanh"
+
+    def __call__(
+        self,
+        x: Float[Array, "batch seq dim"],
+        mix: Mix,
+        keys: Key[Array, "batch 2"] | None = None,
+    ) -> tuple[Float[Array, "batch seq dim"], Any]:
+        """The stream after this block, and what `mix` keeps.
+
+        Args:
+            x: the stream.
+            mix: attention of this call.
+            keys: for dropout; none for no dropout.
+        """
+        first, second = (None, None) if keys is None else (keys[:, 0], keys[:, 1])
+        qkv = self.qkv(self.attention_norm(x))
+        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, -1)
+        mixed, kept = mix(*(qkv[:, :, i] for i in range(3)))
+        mixed = self.attention_out(mixed.reshape(x.shape))
+        x = x + dropout(mixed, self.dropout, first)
+        hidden = jax.nn.gelu(self.up(self.mlp_norm(x)), approximate=self.approximate)
+        return x + dropout(self.down(hidden), self.dropout, second), kept
+
+
+class GPT(eqx.Module):
+    """Tokens to logits of the next ones, for sequences up to `block_size`.
+
+    The token embedding is also the head: one field, two uses.
+    """
+
+    embedding: Embedding
+    positions: Float[Array, "block dim"]
+    blocks: Stacked
+    norm: LayerNorm
+    dropout: float = eqx.field(static=True)
+    kernel: Kernel = eqx.field(static=True)
+    unroll: int = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
+
+    def __init__(
+        self, config: GPTConfig, *, vocab: int, kernel: Kernel, key: PRNGKeyArray
+    ):
+        token_key, position_key, block_key = jax.random.split(key, 3)
+        dim, small = config.n_embd, normal(0.02)
+        self.embedding = Embedding(vocab, dim, init=small, key=token_key)
+        self.positions = small(position_key, (config.block_size, dim))
+        self.blocks = Stacked(
+            lambda key: Block(config, key=key),
+            jax.random.split(block_key, config.n_layer),
+        )
+        self.norm = LayerNorm(dim, bias=config.bias)
+        self.dropout = config.dropout
+        self.kernel = kernel
+        self.unroll = config.unroll
+        self.remat = config.remat
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch seq"],
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch seq vocab"]:
+        """Logits of the token after each position."""
+        return self.embedding.unembed(self.hidden(tokens, keys))
+
+    def hidden(
+        self,
+        tokens: Int[Array, "batch seq"],
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch seq dim"]:
+        """What the head reads.
+
+        Args:
+            tokens: no more of them than the model has positions.
+            keys: for dropout, one for each sequence; none for no dropout.
+        """
+        x = self.embedding(tokens) + self.positions[: tokens.shape[1]]
+        if keys is None or self.dropout == 0.0:
+            return self.norm(self._blocks(x))
+        keys, embedding_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        x = dropout(x, self.dropout, embedding_keys)
+        return self.norm(self._blocks(x, keys))
+
+    def _blocks(
+        self,
+        x: Float[Array, "batch seq dim"],
+        keys: Key[Array, " batch"] | None = None,
+    ) -> Float[Array, "batch seq dim"]:
+        def apply(
+            block: Block, x: Float[Array, "batch seq dim"], layer: Int[Array, ""]
+        ) -> tuple[Float[Array, "batch seq dim"], None]:
+            options, rest = {"causal": True, "kernel": self.kernel}, None
+            if keys is not None:
+                three = jax.vmap(
+                    lambda key: jax.random.split(jax.random.fold_in(key, layer), 3)
+                )(keys)
+                options |= {"rate": self.dropout, "keys": three[:, 0]}
+                rest = three[:, 1:]
+            mix = lambda *qkv: (attend(*qkv, **options), None)
+            return block(x, mix, rest)
+
+        return self.blocks.scan(apply, x, unroll=self.unroll, remat=self.remat)[0]
+
+
+def crop(model: GPT, block_size: int) -> GPT:
+    """The model with its first `block_size` positions.
+
+    Source: nanoGPT, `GPT.crop_block_size`.
+
+    Raises:
+        ValueError: if it has fewer.
+    """
+    have = model.positions.shape[0]
+    require(
+        block_size <= have,
+        f"`block_size` must not exceed the positions of the loaded weights: got "
+        f"{block_size}, they have {have}. Use at most {have}.",
+    )
+    return eqx.tree_at(lambda m: m.positions, model, model.positions[:block_size])
+
+
+def count_parameters(model: GPT) -> int:
+    """Parameters without the positions. Source: nanoGPT, `get_num_params`."""
+    leaves = jax.tree.leaves(eqx.filter(model, eqx.is_array_like))
+    return sum(leaf.size for leaf in leaves) - model.positions.size
+
+
+def flops_per_token(model: GPT) -> int:
+    """Operations of forward and backward at full length, as nanoGPT counts them.
+
+    Source: nanoGPT, `estimate_mfu`; Chowdhery et al. 2022, arXiv 2204.02311,
+    appendix B. Attention counts in full although half of it is masked.
+    """
+    block_size, dim = model.positions.shape
+    return 6 * count_parameters(model) + 12 * model.blocks.length * dim * block_size

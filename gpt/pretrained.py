@@ -1,0 +1,130 @@
+"""Weights that others trained: from the Hugging Face hub, a folder, or nanoGPT."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from configs import GPTConfig, require
+from gpt.attention import Kernel
+from gpt.hugging_face import Fetch, read_hugging_face
+from gpt.model import GPT, crop
+from gpt.nanogpt import read_nanogpt
+from gpt.weights import Named, Naming, from_named
+
+OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+"""OpenAI's models, on the hub as `openai-community/<name>`."""
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights that are found, but not read yet.
+
+    Attributes:
+        config: of the model that `load` gives.
+        stored: of the weights as they are stored; they may have more positions.
+        naming: whose names and axes they have.
+        read: reads them.
+    """
+
+    config: GPTConfig
+    stored: GPTConfig
+    naming: Naming
+    read: Callable[[], Named]
+
+    def load(self, kernel: Kernel) -> GPT:
+        """The model in float32.
+
+        Args:
+            kernel: what computes its attention.
+
+        Raises:
+            ValueError: if the weights cannot be had, or are not those of the
+                configuration.
+        """
+        rows = self.stored.vocab_size
+        assert rows is not None
+        like = jax.eval_shape(
+            lambda: GPT(self.stored, vocab=rows, kernel=kernel, key=jax.random.key(0))
+        )
+        model = from_named(self.read(), like, self.naming)
+        return crop(model, self.config.block_size)
+
+
+def read_pretrained(source: str, wanted: GPTConfig) -> Pretrained:
+    """Find weights, and what model they make.
+
+    Sizes, biases and activation are those of the weights; dropout and how things are
+    computed are as wanted. `block_size` is the smaller of both: positions can be left
+    out, but not added.
+
+    Source: nanoGPT, `train.py`.
+
+    Args:
+        source: one of `OPENAI`, or any GPT-2 on the hub as `owner/name`; a folder with
+            `config.json` and `model.safetensors`; or a `ckpt.pt` of nanoGPT.
+        wanted: the configuration of the run.
+
+    Raises:
+        ValueError: if nothing of the kind is there, or it is no GPT-2.
+    """
+    naming, (fields, read) = _find(source)
+    stored = replace(wanted, **fields)
+    block_size = min(wanted.block_size, stored.block_size)
+    return Pretrained(replace(stored, block_size=block_size), stored, naming, read)
+
+
+def _find(source: str) -> tuple[Naming, tuple[dict[str, Any], Callable[[], Named]]]:
+    """Whose names the weights have, fields of their configuration, and their reader."""
+    path = Path(source)
+    if source in OPENAI:
+        return "hugging_face", read_hugging_face(_hub(f"openai-community/{source}"))
+    if path.is_dir():
+        return "hugging_face", read_hugging_face(_folder(path))
+    if path.is_file():
+        return "nanogpt", read_nanogpt(path)
+    require(
+        bool(_HUB_NAME.fullmatch(source)) and path.suffix != ".pt",
+        f"Pretrained weights must be one of {', '.join(OPENAI)}; a model on the hub, "
+        "`owner/name`; a folder with `config.json` and `model.safetensors`; or a "
+        f"`ckpt.pt` of nanoGPT: got `{source}`, and there is no such file. Check the "
+        "path or name.",
+    )
+    return "hugging_face", read_hugging_face(_hub(source))
+
+
+def _folder(folder: Path) -> Fetch:
+    """The files of a folder."""
+
+    def fetch(name: str) -> Path | None:
+        path = folder / name
+        return path if path.is_file() else None
+
+    return fetch
+
+
+def _hub(model: str) -> Fetch:
+    """The files of a model on the hub, kept in its cache."""
+
+    def fetch(name: str) -> Path | None:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(model, name))
+        except Exception as error:
+            offline = isinstance(error, LocalEntryNotFoundError)
+            if isinstance(error, EntryNotFoundError) and not offline:
+                return None
+            raise ValueError(
+                f"`{name}` must come from the Hugging Face model `{model}`: it could "
+                f"not be downloaded ({type(error).__name__}: {error}). Check the name, "
+                "or name a local folder with `config.json` and `model.safetensors`."
+            ) from error
+
+    return fetch

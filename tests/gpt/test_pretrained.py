@@ -1,0 +1,448 @@
+"""Weights in and out, against what nanoGPT and Hugging Face compute from them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from huggingface_hub import errors
+from safetensors.numpy import load_file, save_file
+
+from configs import GPTConfig
+from gpt.build import build_gpt
+from gpt.hugging_face import save_hugging_face
+from gpt.model import GPT
+from gpt.pretrained import read_pretrained
+from gpt.weights import from_named, to_named
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+FOLDER = GOLDEN / "gpt2_hf"
+WANTED = GPTConfig(block_size=24, dropout=0.1, unroll=2)
+SMALL = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=11)
+
+
+def golden(name: str) -> tuple[dict[str, np.ndarray], GPTConfig, dict[str, np.ndarray]]:
+    """Weights and configuration of a case of nanoGPT, and all of its arrays."""
+    with np.load(GOLDEN / f"{name}.npz") as stored:
+        arrays = dict(stored)
+    options = json.loads((GOLDEN / f"{name}.json").read_text())
+    del options["optimizer"]
+    weights = {
+        key.removeprefix("weights/"): value
+        for key, value in arrays.items()
+        if key.startswith("weights/")
+    }
+    return weights, GPTConfig(**options), arrays
+
+
+def abstract(config: GPTConfig) -> GPT:
+    return jax.eval_shape(lambda: small(config))
+
+
+def small(config: GPTConfig = SMALL) -> GPT:
+    """A model none of whose arrays is constant."""
+    assert config.vocab_size is not None
+    model = build_gpt(config, tokens=config.vocab_size, key=jax.random.key(0))
+    leaves, structure = jax.tree.flatten(model)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    draw = lambda key, leaf: 0.3 * jax.random.normal(key, leaf.shape)
+    return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
+
+
+def logits(model: GPT, tokens: np.ndarray) -> np.ndarray:
+    return np.asarray(eqx.filter_jit(model)(jnp.asarray(tokens)))
+
+
+def tokens_of(config: GPTConfig) -> np.ndarray:
+    shape = (2, config.block_size)
+    return np.random.default_rng(0).integers(config.vocab_size or 0, size=shape)
+
+
+def assert_same(model: GPT, other: GPT) -> None:
+    assert jax.tree.structure(model) == jax.tree.structure(other)
+    for ours, theirs in zip(
+        jax.tree.leaves(model), jax.tree.leaves(other), strict=True
+    ):
+        assert ours.dtype == theirs.dtype == jnp.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the golden Hugging Face model, to be changed."""
+    return Path(shutil.copytree(FOLDER, tmp_path / "model"))
+
+
+def change(folder: Path, **settings: object) -> None:
+    """Change settings of `config.json`; None removes."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps(config))
+
+
+# -- Hugging Face ----------------------------------------------------------------------
+
+
+def test_logits_of_a_hugging_face_model() -> None:
+    found = read_pretrained(str(FOLDER), WANTED)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 32, "vocab_size": 101, "bias": True}
+    assert found.config == replace(WANTED, **sizes, activation="gelu_tanh")
+    with np.load(FOLDER / "expected.npz") as expected:
+        got = logits(found.load("xla"), expected["tokens"])
+        np.testing.assert_allclose(got, expected["logits"], atol=1e-4)
+
+
+def test_block_size_is_the_smaller_one() -> None:
+    short = read_pretrained(str(FOLDER), replace(WANTED, block_size=7))
+    assert short.config.block_size == 7
+    assert short.load("xla").positions.shape == (7, 32)
+    long = read_pretrained(str(FOLDER), replace(WANTED, block_size=1024))
+    assert long.config.block_size == 24
+    with np.load(FOLDER / "expected.npz") as expected:
+        got = logits(short.load("xla"), expected["tokens"][:, :7])
+        np.testing.assert_allclose(got, expected["logits"][:, :7], atol=1e-4)
+
+
+def test_loaded_weights_fit_the_model_that_a_run_builds() -> None:
+    found = read_pretrained(str(FOLDER), replace(WANTED, block_size=7))
+    built = jax.eval_shape(
+        lambda: build_gpt(found.config, tokens=90, key=jax.random.key(0))
+    )
+    loaded = found.load("xla")
+    assert jax.tree.structure(loaded) == jax.tree.structure(built)
+    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+    assert shapes(loaded) == shapes(built)
+
+
+def test_exact_gelu(folder: Path) -> None:
+    change(folder, activation_function="gelu")
+    assert read_pretrained(str(folder), WANTED).config.activation == "gelu"
+
+
+def test_files_of_openai_lack_the_prefix_and_hold_masks(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    named = {
+        name.removeprefix("transformer."): array
+        for name, array in load_file(path).items()
+    }
+    named["h.0.attn.bias"] = np.tril(np.ones((1, 1, 24, 24), np.float32))
+    named["h.0.attn.masked_bias"] = np.array(-1e4, np.float32)
+    named["lm_head.weight"] = named["wte.weight"]
+    save_file(named, path)
+    loaded = read_pretrained(str(folder), WANTED).load("xla")
+    assert_same(loaded, read_pretrained(str(FOLDER), WANTED).load("xla"))
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_floats_become_float32(folder: Path, kind: type) -> None:
+    path = folder / "model.safetensors"
+    stored = {name: array.astype(kind) for name, array in load_file(path).items()}
+    save_file(stored, path)
+    named = to_named(read_pretrained(str(folder), WANTED).load("xla"), "hugging_face")
+    for name, array in stored.items():
+        np.testing.assert_array_equal(named[name], array.astype(np.float32))
+
+
+def test_shards(folder: Path) -> None:
+    whole = folder / "model.safetensors"
+    arrays = list(load_file(whole).items())
+    whole.unlink()
+    names = {}
+    for i, part in enumerate((arrays[:9], arrays[9:])):
+        file = f"model-{i + 1:05}-of-00002.safetensors"
+        save_file(dict(part), folder / file)
+        names |= {name: file for name, _ in part}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    loaded = read_pretrained(str(folder), WANTED).load("xla")
+    assert_same(loaded, read_pretrained(str(FOLDER), WANTED).load("xla"))
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"must have the file model-00002-of-00002"):
+        read_pretrained(str(folder), WANTED).load("xla")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_type", "gpt_neo"),
+        ("layer_norm_epsilon", 1e-6),
+        ("scale_attn_weights", False),
+        ("scale_attn_by_inverse_layer_idx", True),
+        ("add_cross_attention", True),
+        ("tie_word_embeddings", False),
+        ("n_inner", 64),
+        ("n_layer", None),
+        ("n_positions", "24"),
+        ("vocab_size", 0),
+        ("activation_function", "relu"),
+    ],
+)
+def test_settings_that_mean_another_model(
+    folder: Path, name: str, value: object
+) -> None:
+    change(folder, **{name: value})
+    with pytest.raises(ValueError, match=f"`{name}` in .* must be .*: got"):
+        read_pretrained(str(folder), WANTED)
+
+
+def test_damaged_folders(folder: Path) -> None:
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    weights.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"must be a safetensors file"):
+        read_pretrained(str(folder), WANTED).load("xla")
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors or .*index\.json"):
+        read_pretrained(str(folder), WANTED).load("xla")
+    for text in ("{", "[]"):
+        config.write_text(text)
+        with pytest.raises(ValueError, match=r"must hold a JSON object"):
+            read_pretrained(str(folder), WANTED)
+    config.unlink()
+    with pytest.raises(ValueError, match=r"must have the file config\.json"):
+        read_pretrained(str(folder), WANTED)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_hugging_face_model_round_trips(tmp_path: Path, bias: bool) -> None:
+    config = replace(SMALL, bias=bias, activation="gelu_tanh", dropout=0.2)
+    model = small(config)
+    save_hugging_face(model, config, tmp_path / "out")
+    found = read_pretrained(str(tmp_path / "out"), config)
+    assert found.config == replace(config, bias=True)
+    loaded, tokens = found.load("xla"), tokens_of(config)
+    np.testing.assert_array_equal(logits(loaded, tokens), logits(model, tokens))
+    if bias:
+        assert_same(loaded, model)
+
+
+def test_exported_config(tmp_path: Path) -> None:
+    save_hugging_face(small(), SMALL, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    golden = json.loads((FOLDER / "config.json").read_text())
+    # Of classifiers and of the writer, and the numbers of this model.
+    unused = {name for name in golden if name.startswith("summary_")}
+    assert golden.keys() - config.keys() - unused == {
+        "pad_token_id",
+        "transformers_version",
+    }
+    assert config["activation_function"] == "gelu"
+    assert config["eos_token_id"] is None  # no such token
+    with pytest.raises(ValueError, match=r"must have no `config\.json`"):
+        save_hugging_face(small(), SMALL, tmp_path / "out")
+
+
+def test_a_vocabulary_of_gpt2_has_its_end_of_text(tmp_path: Path) -> None:
+    config = replace(SMALL, vocab_size=50304)
+    save_hugging_face(small(config), config, tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["vocab_size"] == 50304
+    assert stored["bos_token_id"] == stored["eos_token_id"] == 50256
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_transformers_reads_what_we_export(tmp_path: Path, bias: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    config = replace(SMALL, bias=bias, activation="gelu_tanh")
+    model, tokens = small(config), tokens_of(config)
+    save_hugging_face(model, config, tmp_path / "out")
+    theirs, report = transformers.GPT2LMHeadModel.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(report.values())
+    with torch.no_grad():
+        expected = theirs.eval()(torch.from_numpy(tokens)).logits.numpy()
+    difference = np.abs(logits(model, tokens) - expected).max()
+    print(f"bias={bias}: largest difference of logits {difference:.2e}")
+    assert difference < 1e-4
+
+
+# -- nanoGPT ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt_no_bias"])
+def test_nanogpt_names_round_trip(name: str) -> None:
+    weights, config, arrays = golden(name)
+    model = from_named(weights, abstract(config), "nanogpt")
+    again = to_named(model, "nanogpt")
+    assert again.keys() == weights.keys()
+    for key, array in weights.items():
+        np.testing.assert_array_equal(again[key], array)
+    got = logits(model, arrays["step0/x"])
+    np.testing.assert_allclose(got, arrays["step0/logits"], atol=1e-4)
+
+
+def test_names_of_a_compiled_model_and_a_tied_head() -> None:
+    weights, config, _ = golden("gpt")
+    model = from_named(weights, abstract(config), "nanogpt")
+    compiled = {f"_orig_mod.{name}": array for name, array in weights.items()}
+    assert_same(from_named(compiled, abstract(config), "nanogpt"), model)
+    del weights["lm_head.weight"]
+    assert_same(from_named(weights, abstract(config), "nanogpt"), model)
+
+
+def test_a_checkpoint_of_nanogpt(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    weights, config, arrays = golden("gpt")
+    options = json.loads((GOLDEN / "gpt.json").read_text())
+    del options["optimizer"]
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(50, 32)}}
+    stored = {
+        "model": {f"_orig_mod.{n}": torch.from_numpy(a) for n, a in weights.items()},
+        "optimizer": {"state": moments, "param_groups": [{"lr": 1e-3, "params": [0]}]},
+        "model_args": options,
+        "iter_num": 3,
+        "best_val_loss": torch.tensor(2.5),
+        "config": {"out_dir": "out", "learning_rate": 1e-3, "compile": True},
+    }
+    torch.save(stored, tmp_path / "ckpt.pt")
+    found = read_pretrained(str(tmp_path / "ckpt.pt"), WANTED)
+    assert found.config == replace(config, dropout=0.1, unroll=2)
+    model = found.load("xla")
+    like = abstract(found.config)
+    assert_same(model, from_named(weights, like, "nanogpt"))
+    difference = np.abs(logits(model, arrays["step0/x"]) - arrays["step0/logits"]).max()
+    print(f"largest difference of logits {difference:.2e}")
+    assert difference < 1e-4
+
+
+def test_other_files_of_pytorch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "ckpt.pt"
+    for wrong in ({}, [1], {"model": {"a": torch.ones(1)}, "model_args": {"bias": 1}}):
+        torch.save(wrong, path)
+        with pytest.raises(ValueError, match=r"must hold `model` and `model_args`"):
+            read_pretrained(str(path), WANTED)
+    for save in (
+        lambda: path.write_bytes(b"no checkpoint"),
+        lambda: torch.save({"model": print}, path),
+    ):
+        save()
+        with pytest.raises(ValueError, match=r"must be a `ckpt\.pt` of nanoGPT"):
+            read_pretrained(str(path), WANTED)
+
+
+def test_a_checkpoint_needs_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ckpt.pt").touch()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[torch\]'"):
+        read_pretrained(str(tmp_path / "ckpt.pt"), WANTED)
+
+
+# -- wrong weights ---------------------------------------------------------------------
+
+
+def test_wrong_weights() -> None:
+    weights, config, _ = golden("gpt")
+    like, name = abstract(config), "transformer.h.1.mlp.c_fc.weight"
+    rest = {key: array for key, array in weights.items() if key != name}
+    with pytest.raises(ValueError, match=rf"missing `{name}`; too many none"):
+        from_named(rest, like, "nanogpt")
+    more = {f"transformer.h.{i}.ln_1.weight": np.ones(32) for i in range(2, 8)}
+    with pytest.raises(ValueError, match=r"missing none; too many .* and 3 more"):
+        from_named(weights | more, like, "nanogpt")
+    with pytest.raises(ValueError, match=r"must have shape \(32, 96\): got \(96, 32\)"):
+        from_named(weights, like, "hugging_face")
+    whole = {name: weights[name].astype(np.int8)}
+    with pytest.raises(ValueError, match=r"must hold floating-point .* got int8"):
+        from_named(weights | whole, like, "nanogpt")
+    head = {"lm_head.weight": weights["lm_head.weight"] + 1}
+    with pytest.raises(ValueError, match=r"`lm_head.weight` must equal"):
+        from_named(weights | head, like, "nanogpt")
+
+
+# -- sources ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["gpt3", "none/ckpt.pt", "no/such/folder", "."])
+def test_unknown_sources(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = r"config\.json" if source == "." else r"must be one of gpt2, gpt2-medium"
+    with pytest.raises(ValueError, match=message):
+        read_pretrained(source, WANTED)
+
+
+@pytest.mark.parametrize(
+    ("source", "model"),
+    [("gpt2-medium", "openai-community/gpt2-medium"), ("me/mine", "me/mine")],
+)
+def test_models_of_the_hub(
+    source: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(FOLDER / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    found = read_pretrained(source, WANTED)
+    assert asked == [(model, "config.json")]  # weights only when they are needed
+    assert_same(found.load("xla"), read_pretrained(str(FOLDER), WANTED).load("xla"))
+    assert asked[1:] == [(model, "model.safetensors")]
+
+
+def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = errors.LocalEntryNotFoundError("no connection")
+
+    def download(repository: str, file: str) -> str:
+        raise raised
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(ValueError, match=r"no connection.* name a local folder"):
+        read_pretrained("gpt2", WANTED)
+    raised = errors.EntryNotFoundError("no such file")
+    with pytest.raises(ValueError, match=r"must have the file config\.json"):
+        read_pretrained("me/mine", WANTED)
+
+
+# -- the command -----------------------------------------------------------------------
+
+
+def test_the_command_exports_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, asked = small(), []
+
+    def load_run(run_dir: Path, checkpoint: str) -> object:
+        asked.append((run_dir, checkpoint))
+        return types.SimpleNamespace(model=model, shape=SMALL)
+
+    from gpt import export
+
+    monkeypatch.setattr(export, "load_run", load_run)
+    command = ["--run-dir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
+    export.main(command)
+    assert asked == [(tmp_path / "run", "best")]
+    assert "out" in capsys.readouterr().out
+    loaded = read_pretrained(str(tmp_path / "out"), SMALL).load("xla")
+    tokens = tokens_of(SMALL)
+    np.testing.assert_array_equal(logits(loaded, tokens), logits(model, tokens))
+    with pytest.raises(SystemExit) as stop:
+        export.main(command)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: The folder of an exported model")
+
+
+def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gpt.export", "--run-dir", str(tmp_path / "none")]
+    command += ["--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")

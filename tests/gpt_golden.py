@@ -1,0 +1,105 @@
+"""Golden cases of nanoGPT, and our objects built to match.
+
+Each case is `golden/<name>.npz` with `golden/<name>.json`: a tiny configuration run
+through nanoGPT on a CPU.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import GPTConfig, OptimConfig
+from data.tokens import Tokens
+from gpt.build import build_gpt
+from gpt.model import GPT
+from gpt.task import GPTTask
+from gpt.weights import from_named
+from train.gradients import Plan
+from train.optim import make_optimizer
+from train.state import TrainState, make_init
+from train.step import Rules
+
+FOLDER = Path(__file__).parent / "golden"
+CASES = ("gpt", "gpt_no_bias")
+
+
+@dataclass(frozen=True)
+class GPTGolden:
+    name: str
+    unroll: int = 1
+    remat: bool = False
+    chunk: int = 10**6
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(FOLDER / f"{self.name}.npz") as stored:
+            return {name: stored[name] for name in stored.files}
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        return json.loads((FOLDER / f"{self.name}.json").read_text())
+
+    def tree(self, prefix: str) -> dict[str, np.ndarray]:
+        return {
+            name.removeprefix(f"{prefix}/"): array
+            for name, array in self.arrays.items()
+            if name.startswith(f"{prefix}/")
+        }
+
+    @cached_property
+    def config(self) -> GPTConfig:
+        names = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
+        options = {name: self.options[name] for name in names}
+        return GPTConfig(
+            **options, unroll=self.unroll, remat=self.remat, loss_chunk=self.chunk
+        )
+
+    @cached_property
+    def optim(self) -> OptimConfig:
+        o = self.options["optimizer"]
+        return OptimConfig(
+            name="adamw",
+            lr=o["lr"],
+            warmup=0,
+            weight_decay=o["weight_decay"],
+            decay="matrices",
+            beta1=o["beta1"],
+            beta2=o["beta2"],
+            eps=o["eps"],
+            clip=o["grad_clip"],
+            ema=0.0,
+        )
+
+    @property
+    def task(self) -> GPTTask:
+        return GPTTask(self.chunk)
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(batch_size=3, precision="float32", seed=0)
+
+    def model(self, prefix: str = "weights") -> GPT:
+        fresh = lambda: build_gpt(
+            self.config, tokens=self.options["vocab_size"], key=jax.random.key(0)
+        )
+        return from_named(self.tree(prefix), jax.eval_shape(fresh), "nanogpt")
+
+    def rules(self) -> Rules:
+        constant = lambda count: jnp.asarray(self.optim.lr, jnp.float32)
+        return Rules(
+            optimizer=make_optimizer(self.optim, constant), schedule=constant, ema=0.0
+        )
+
+    def state(self) -> TrainState:
+        build = lambda: (self.model(), ())
+        return make_init(build, lambda _: (), self.rules().optimizer, ema=False)()
+
+    def batch(self, step: int) -> Tokens:
+        x, y = (jnp.asarray(self.arrays[f"step{step}/{name}"]) for name in "xy")
+        return Tokens(x, y)
