@@ -1,7 +1,8 @@
 """Every setting of every run: frozen dataclasses, and the presets made of them.
 
 A field's docstring is its help on the command line: meaning, unit, the paper's symbol
-and the official option (`SamsungSAILMontreal/TinyRecursiveModels`). Values are checked
+and the official option (of `SamsungSAILMontreal/TinyRecursiveModels`; of nanoGPT where
+it concerns a GPT). Values are checked
 here and never written back; derived numbers are properties. Sizes that come from the
 data (vocabulary, sequence length, number of puzzles) are not settings.
 
@@ -851,7 +852,7 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         "GPT-2 124M on OpenWebText: val loss 2.85 in nanoGPT; 8 A100 40 GB, 4 days.",
         TrainGPT(
             eval=TextEvalConfig(interval=1000),
-            run=RunConfig(log_every=10, wandb="owt"),
+            run=RunConfig(log_every=10),
         ),
     ),
     "shakespeare-char": (

@@ -6,6 +6,7 @@ Imports the standard library alone: `hold` must run before JAX or PyTorch is imp
 import os
 import platform
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -52,15 +53,22 @@ def cpu_model() -> str:
     return f"{name} (model {family[1]})" if family else name
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that are measured."""
+def versions(*more: str) -> dict[str, str]:
+    """Versions of Python and of the packages that are measured, where installed."""
     found = {"python": platform.python_version()}
-    for package in ("jax", "jaxlib", "equinox", "optax", "torch", "adam-atan2"):
+    for package in ("jax", "jaxlib", "equinox", "optax", "torch", *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+def commit(checkout: Path) -> str:
+    """The commit of a checkout; empty if git does not tell."""
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def slug(name: str) -> str:

@@ -10,7 +10,6 @@ github.com/SamsungSAILMontreal/TinyRecursiveModels.
 """
 
 import importlib
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import cycle
@@ -20,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
+from benchmarks.machine import commit as commit  # gpt_decode's, until it moves
+from benchmarks.torch_arm import TorchArm, after_first_step, host
 from benchmarks.trm_case import (
     ACT,
     MAX_STEPS,
@@ -34,13 +35,6 @@ from benchmarks.trm_case import (
 
 _FOREACH: Any = torch
 """PyTorch, untyped: what its own optimizers call is private to a type checker."""
-
-
-def commit(checkout: Path) -> str:
-    """The commit of a checkout; empty if git does not tell."""
-    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 class AdamATan2(torch.optim.Optimizer):
@@ -128,20 +122,17 @@ def build_head(case: Case, device: str) -> Any:
         return losses.ACTLossHead(model, "stablemax_cross_entropy").train()
 
 
-class OfficialStep:
+class OfficialStep(TorchArm):
     """Model, loss, backward pass, both optimizers and average, as officially."""
 
     def __init__(
         self, case: Case, checkout: Path, device: str, *, compiled: bool, batches: int
     ):
         """Build everything; `device` is PyTorch's: `cpu` or `cuda`."""
+        super().__init__("official", device, compiled=compiled)
         if str(checkout) not in sys.path:
             sys.path.append(str(checkout))
-        if device == "cpu":
-            torch.set_num_threads(1)
-        torch.manual_seed(0)
-        self.name = "official compiled" if compiled else "official eager"
-        self.case, self.device = case, device
+        self.case = case
         self.head = build_head(case, device)
         self.forward = torch.compile(self.head) if compiled else self.head
         self.table, self.network = self._optimizers()
@@ -176,7 +167,7 @@ class OfficialStep:
     def weights(self) -> dict[str, np.ndarray]:
         """The network's state dict, for `trm.official.load_official`."""
         state = self.head.model.inner.state_dict()
-        return {n: t.detach().float().cpu().numpy().copy() for n, t in state.items()}
+        return {name: host(tensor) for name, tensor in state.items()}
 
     def load(self, weights: Mapping[str, np.ndarray]) -> None:
         """Take over another arm's weights, and begin the average from them."""
@@ -202,16 +193,9 @@ class OfficialStep:
         self.metrics = dict(zip(names, values, strict=True))
         self.ema.update(self.head)
 
-    def wait(self) -> None:
-        """Until the device is done."""
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-
     def outcome(self) -> dict[str, np.ndarray]:
         """After the first step: losses, latents, gradients and weights, named."""
         inner = self.head.model.inner
-        host = lambda t: t.detach().float().cpu().numpy()
-        scale = 1.0 / (1.0 - OPTIM.beta1)
         found = {
             "lm_loss": np.asarray(self.metrics["lm_loss"]),
             "q_halt_loss": np.asarray(self.metrics["q_halt_loss"]),
@@ -219,7 +203,4 @@ class OfficialStep:
             "z_L": host(self.carry.inner_carry.z_L),
             "table": host(inner.puzzle_emb.weights),
         }
-        for name, p in inner.named_parameters():
-            found[f"gradient {name}"] = scale * host(self.network.state[p]["exp_avg"])
-            found[f"weight {name}"] = host(p)
-        return found
+        return found | after_first_step(inner, self.network, OPTIM.beta1)

@@ -1,4 +1,4 @@
-"""Compile our train step for a TPU slice that is not here: `benchmarks.tpu_compile`.
+"""Compile our train steps for a TPU slice that is not here: `benchmarks.tpu_compile`.
 
 Needs `libtpu` (the extra `tpu`) and no TPU: sizes, memory and collectives come from the
 compiler. Speed on the chips is not measured.
@@ -6,6 +6,7 @@ compiler. Speed on the chips is not measured.
 Examples:
     python -m benchmarks.tpu_compile
     python -m benchmarks.tpu_compile --presets sudoku --meshes 32 1 --accumulation 4
+    python -m benchmarks.tpu_compile --presets gpt2 --meshes 32 1 4 8 --unroll 12 --add
 """
 
 if not __package__:
@@ -16,31 +17,22 @@ import os
 import re
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import tyro
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jax.sharding import AxisType, Mesh
+from jaxtyping import PyTree
 
 from benchmarks import machine
-from benchmarks.trm_case import SEQ, VOCAB
-from configs import TRM_PRESETS, TrainTRM
-from data.puzzles import Puzzle
-from train.gradients import Plan
+from benchmarks.tpu_lower import lower_step
+from configs import GPT_PRESETS, TRM_PRESETS, TrainGPT, TrainTRM
 from train.mesh import AXES
-from train.state import TrainState, abstract_state, make_init
-from train.step import make_train_step
-from train.trm import make_rules
-from trm.build import build_trm
-from trm.model import TRM
-from trm.task import TRMTask
 
 HBM = 30.75 * 2**30
 """Bytes of a v4 chip that a program may use."""
@@ -82,38 +74,6 @@ def slice_mesh(data: int, model: int, topology: str = "v4:4x4x2") -> Mesh:
     )
 
 
-def lower(config: TrainTRM, mesh: Mesh) -> tuple[jax.stages.Lowered, TrainState]:
-    """The train step of 9x9 Sudoku, lowered for a mesh, and the shapes of its state."""
-    rules = make_rules(config, total=10**6)
-    task = TRMTask(config.act, SEQ)
-    plan = Plan(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=config.accumulation,
-    )
-
-    def build() -> tuple[TRM, Array]:
-        key = jax.random.key(config.seed)
-        model = build_trm(config.model, vocab=VOCAB, seq=SEQ, kernel="xla", key=key)
-        return model, jnp.zeros((1, config.model.puzzle_dim))
-
-    init = make_init(
-        build,
-        lambda model: task.init_carry(plan.cast(model), config.batch_size),
-        rules.optimizer,
-        ema=True,
-    )
-    state = abstract_state(init, mesh)
-    sharding = NamedSharding(mesh, PartitionSpec(None, None, AXES))
-    rows = lambda *shape: jax.ShapeDtypeStruct(
-        (1, 1, config.batch_size, *shape), jnp.int32, sharding=sharding
-    )
-    batch = Puzzle(rows(SEQ), rows(SEQ), rows())
-    step = make_train_step(task, rules, mesh, plan, state, compiled=False)
-    return jax.jit(step, donate_argnums=0).lower(state, batch), state
-
-
 def bytes_on_a_chip(tree: PyTree) -> int:
     """Bytes that each device holds of sharded shapes, without the device's padding."""
     return sum(
@@ -153,10 +113,12 @@ def aliased_inputs(hlo: str) -> int:
     return len(re.findall(r"(?:may|must)-alias", hlo.split("\n", 1)[0]))
 
 
-def compile_facts(config: TrainTRM, mesh: Mesh) -> dict[str, Any]:
+def compile_facts(
+    config: TrainTRM | TrainGPT, mesh: Mesh, kernel: str = "splash"
+) -> dict[str, Any]:
     """Seconds to lower and compile a step; its memory on a chip; its collectives."""
     start = time.perf_counter()
-    lowered, state = lower(config, mesh)
+    lowered, state = lower_step(config, mesh, kernel)
     middle = time.perf_counter()
     compiled = lowered.compile()
     facts: dict[str, Any] = {
@@ -184,7 +146,7 @@ def compile_facts(config: TrainTRM, mesh: Mesh) -> dict[str, Any]:
 class Settings:
     """What to compile, and for which slice."""
 
-    presets: tuple[str, ...] = ("sudoku", "sudoku-attention")
+    presets: tuple[str, ...] = ("sudoku", "sudoku-attention", "gpt2")
     """Presets, one after the other."""
 
     meshes: tuple[tuple[int, int], ...] = ((32, 1), (16, 2))
@@ -192,6 +154,15 @@ class Settings:
 
     batch_size: int = 6144
     """Puzzles of a step, over all chips."""
+
+    sequences: int = 512
+    """Sequences of a step of a GPT, over all chips."""
+
+    kernel: Literal["splash", "xla"] = "splash"
+    """Attention of a GPT."""
+
+    unroll: int = 1
+    """Blocks of a GPT compiled in a row."""
 
     accumulation: tuple[int, ...] = (1, 2, 4, 8)
     """Slices of the batch, tried in turn until the step fits."""
@@ -202,26 +173,68 @@ class Settings:
     out: Path | None = None
     """JSON file. None: `benchmarks/results/tpu_v4-<cores>_compile.json`."""
 
+    add: bool = False
+    """Keep what the file says of other cases, if it is from the same versions."""
+
+    def case(self, preset: str, mesh: Mesh, slices: int) -> dict[str, Any]:
+        """What tells one row of the results from another."""
+        shared = {"preset": preset, "mesh": dict(mesh.shape)}
+        if preset in TRM_PRESETS:
+            return shared | {"batch_size": self.batch_size, "accumulation": slices}
+        return shared | {
+            "kernel": self.kernel,
+            "unroll": self.unroll,
+            "batch_size": self.sequences,
+            "accumulation": slices,
+        }
+
+    def config(self, preset: str, mesh: Mesh, slices: int) -> TrainTRM | TrainGPT:
+        """The run of a row."""
+        if preset in TRM_PRESETS:
+            sizes = {"batch_size": self.batch_size, "accumulation": slices}
+            return replace(TRM_PRESETS[preset][1], **sizes)
+        config = GPT_PRESETS[preset][1]
+        return replace(
+            config,
+            batch_size=self.sequences,
+            microbatch_size=max(self.sequences // mesh.size // slices, 1),
+            model=replace(config.model, unroll=self.unroll),
+        )
+
 
 def run_case(preset: str, mesh: Mesh, settings: Settings) -> list[dict[str, Any]]:
     """Compile with ever more slices until one fits; prints and returns all tries."""
     tries = []
     for slices in settings.accumulation:
-        config = TRM_PRESETS[preset][1]
-        sizes = {"batch_size": settings.batch_size, "accumulation": slices}
+        config = settings.config(preset, mesh, slices)
         facts: dict[str, Any]
         try:
-            facts = compile_facts(replace(config, **sizes), mesh)
+            facts = compile_facts(config, mesh, settings.kernel)
             facts["fits"] = facts["peak_memory_bytes"] <= HBM
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             facts = {"fits": False, "error": str(error).split("\n", 1)[0]}
-        tries.append({"preset": preset, "mesh": dict(mesh.shape), **sizes, **facts})
+        tries.append(settings.case(preset, mesh, slices) | facts)
         print(json.dumps(tries[-1]), flush=True)
         if facts["fits"]:
             break
     return tries
+
+
+CASE = ("preset", "mesh", "kernel", "unroll", "batch_size")
+
+
+def kept(out: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an older file that a record does not replace."""
+    if not out.exists():
+        return []
+    older = json.loads(out.read_text())
+    if older["versions"] != record["versions"]:
+        return []
+    case = lambda row: [row.get(name) for name in CASE]
+    new = [case(row) for row in record["results"]]
+    return [row for row in older["results"] if case(row) not in new]
 
 
 def main(settings: Settings) -> None:
@@ -231,7 +244,7 @@ def main(settings: Settings) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "cpu": machine.cpu_model(),
         "versions": {**machine.versions(), "libtpu": version("libtpu")},
-        "settings": {k: v for k, v in asdict(settings).items() if k != "out"},
+        "settings": {"topology": settings.topology},
         "hbm_bytes": int(HBM),
         "results": [],
     }
@@ -244,6 +257,8 @@ def main(settings: Settings) -> None:
     name = f"tpu_v4-{2 * chips}_compile.json"
     out = settings.out or Path(__file__).parent / "results" / name
     out.parent.mkdir(parents=True, exist_ok=True)
+    if settings.add:
+        record["results"] = kept(out, record) + record["results"]
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"Written to {out.name}.")
 

@@ -5,7 +5,7 @@ Source: Radford et al. 2019; `karpathy/nanoGPT`, `model.py`.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from configs import GPTConfig, require
 from gpt.attention import Kernel, attend
-from gpt.layers import Embedding, LayerNorm, Linear, Stacked, dropout, normal
+from gpt.layers import Embedding, LayerNorm, Linear, Stacked, dropout, gelu, normal
 
 Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
 """How positions exchange information: `query, key, value -> mixed, kept`."""
@@ -31,7 +31,7 @@ class Block(eqx.Module):
     down: Linear
     heads: int = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
-    approximate: bool = eqx.field(static=True)
+    activation: Literal["gelu", "gelu_tanh"] = eqx.field(static=True)
 
     def __init__(self, config: GPTConfig, *, key: PRNGKeyArray):
         dim, bias = config.n_embd, config.bias
@@ -47,7 +47,7 @@ class Block(eqx.Module):
         self.down = Linear(4 * dim, dim, **residual, key=keys[3])
         self.heads = config.n_head
         self.dropout = config.dropout
-        self.approximate = config.activation == "gelu_tanh"
+        self.activation = config.activation
 
     def __call__(
         self,
@@ -64,11 +64,11 @@ class Block(eqx.Module):
         """
         first, second = (None, None) if keys is None else (keys[:, 0], keys[:, 1])
         qkv = self.qkv(self.attention_norm(x))
-        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, -1)
-        mixed, kept = mix(*(qkv[:, :, i] for i in range(3)))
+        heads = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
+        mixed, kept = mix(*map(heads, jnp.split(qkv, 3, axis=-1)))
         mixed = self.attention_out(mixed.reshape(x.shape))
         x = x + dropout(mixed, self.dropout, first)
-        hidden = jax.nn.gelu(self.up(self.mlp_norm(x)), approximate=self.approximate)
+        hidden = gelu(self.up(self.mlp_norm(x)), self.activation)
         return x + dropout(self.down(hidden), self.dropout, second), kept
 
 

@@ -14,11 +14,11 @@ import shutil
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,10 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from configs import RunConfig, require
-from train.fingerprint import fingerprint, kinds
+from train.fingerprint import Fingerprint, fingerprint, kinds
 from train.state import TrainState
+
+Result = TypeVar("Result")
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
@@ -76,12 +78,16 @@ class OtherModelError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run. Every process must make the same calls."""
+    """The checkpoints of one run. Every process must make the same calls.
 
-    def __init__(self, folder: Path, config: RunConfig):
-        self._folder = folder
+    Opened for reading alone, nothing in the folder changes: the run may be going on.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, *, read_only: bool = False):
+        self._folder, self._read_only = folder, read_only
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            if not read_only:
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
                 f"Checkpoints must have a folder to go to: got `{folder}` ({error}). "
@@ -106,7 +112,8 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 preservation_policy=_preservation(config, self._scores),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not self._read_only,
+                read_only=self._read_only,
             ),
             item_handlers={
                 name: ocp.StandardCheckpointHandler()
@@ -185,51 +192,77 @@ class Checkpoints:
                 checkpoints and none can be read.
         """
         self.wait()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        return self._first_good(steps, lambda step: self._state(step, abstract))
+
+    def restore_weights(
+        self, make: Callable[[dict[str, str]], PyTree], *, best: bool
+    ) -> tuple[PyTree, int] | None:
+        """The weights to release and their step; None if there is no checkpoint.
+
+        They are the averaged ones where the run has these. A damaged checkpoint is
+        passed over with a warning for the next best one, or the one before.
+
+        Args:
+            make: from type and shape of every stored array of the weights, by its path,
+                to what is wanted: shapes, types and shardings on any mesh.
+            best: the checkpoint of the highest score instead of the newest one; the
+                newest if none has a score.
+
+        Raises:
+            ValueError: if there are checkpoints, and they are those of another model or
+                none can be read.
+        """
+
+        def read(step: int) -> tuple[PyTree, int]:
+            stored = self._stored(step)
+            name = "ema" if any(path.startswith("ema.") for path in stored) else "model"
+            stored = {p: v for p, v in stored.items() if p.startswith(f"{name}.")}
+            cut = len(name) + 1
+            wanted = {name: make({path[cut:]: v[0] for path, v in stored.items()})}
+            self._require_same(stored, wanted, step)
+            return self._read(step, wanted)[name], step
+
+        score = lambda step: self._scores.get(step, -math.inf) if best else 0.0
+        order = lambda step: (score(step), step)
+        steps = sorted(self._manager.all_steps(), key=order, reverse=True)
+        return self._first_good(steps, read)
+
+    def _first_good(
+        self, steps: Sequence[int], read: Callable[[int], Result]
+    ) -> Result | None:
+        """The first of these checkpoints that can be read; None if there are none."""
         damaged: list[tuple[int, Exception]] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in steps:
             try:
                 with _quiet_reads():
-                    state = self._read(step, abstract)
+                    result = read(step)
             except OtherModelError:
                 raise
             except Exception as error:
                 damaged.append((step, error))
                 continue
             self._set_aside(damaged, f"Going on from step {step}.")
-            return state
+            return result
         if damaged:
-            steps = ", ".join(str(step) for step, _ in damaged)
+            listed = ", ".join(str(step) for step, _ in damaged)
             raise ValueError(
-                f"A checkpoint in `{self._folder}` must be readable: steps {steps} are "
-                f"all damaged (newest: {_first_line(damaged[0][1])}). Restore the "
+                f"A checkpoint in `{self._folder}` must be readable: steps {listed} "
+                f"are all damaged (newest: {_first_line(damaged[0][1])}). Restore the "
                 "folder from a copy, or start again with a new `--config.run-dir`."
             )
         return None
 
-    def _read(self, step: int, abstract: TrainState) -> TrainState:
+    def _state(self, step: int, abstract: TrainState) -> TrainState:
         """The state of a step.
 
         Raises:
             OtherModelError: if it is of another model.
             Exception: of many types, if it is damaged.
         """
-        metadata = self._metadata(step)
-        arrays = metadata.get("arrays", {})
-        require(bool(arrays), "the description of its arrays is missing")
-        require(metadata.get("crc") == _crc(arrays), "its description is garbled")
         wanted = _items(abstract)
-        self._require_same(
-            {path: kind for path, (kind, _) in arrays.items()}, wanted, step
-        )
-
-        args = {
-            name: ocp.args.StandardRestore(part)  # pyright: ignore[reportCallIssue]
-            for name, part in wanted.items()
-        }
-        read = self._manager.restore(step, args=ocp.args.Composite(**args))
-        parts = {name: read[name] for name in wanted}
-        for path, (_, checksum) in fingerprint(parts)[0].items():
-            require(checksum == arrays[path][1], f"the checksum of `{path}` is wrong")
+        self._require_same(self._stored(step), wanted, step)
+        parts = self._read(step, wanted)
         counters = parts.pop("counters")
         if "table" in parts:
             parts["table"] = parts["table"]["rows"]
@@ -242,32 +275,54 @@ class Checkpoints:
         }
         return TrainState(**rest, **counters, **parts)
 
-    def _require_same(self, stored: dict[str, str], wanted: PyTree, step: int) -> None:
+    def _stored(self, step: int) -> Fingerprint:
+        """The fingerprint of a checkpoint when it was saved."""
+        metadata = self._metadata(step)
+        arrays = metadata.get("arrays", {})
+        require(bool(arrays), "the description of its arrays is missing")
+        require(metadata.get("crc") == _crc(arrays), "its description is garbled")
+        return {path: (kind, total) for path, (kind, total) in arrays.items()}
+
+    def _read(self, step: int, wanted: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Some parts of the state of a step, checked."""
+        stored = self._stored(step)
+        args = {
+            name: ocp.args.StandardRestore(part)  # pyright: ignore[reportCallIssue]
+            for name, part in wanted.items()
+        }
+        read = self._manager.restore(step, args=ocp.args.Composite(**args))
+        parts = {name: read[name] for name in wanted}
+        for path, (_, checksum) in fingerprint(parts)[0].items():
+            require(checksum == stored[path][1], f"the checksum of `{path}` is wrong")
+        return parts
+
+    def _require_same(self, stored: Fingerprint, wanted: PyTree, step: int) -> None:
         """Raise unless all arrays have the name, type and shape that is wanted."""
-        here = kinds(wanted)
-        for name in sorted(stored.keys() | here.keys()):
-            if stored.get(name) != here.get(name):
+        there, here = {path: kind for path, (kind, _) in stored.items()}, kinds(wanted)
+        for name in sorted(there.keys() | here.keys()):
+            if there.get(name) != here.get(name):
                 raise OtherModelError(
                     f"The checkpoint at step {step} in `{self._folder}` must be of the "
-                    f"configured model: `{name}` is {stored.get(name, 'missing')} "
+                    f"configured model: `{name}` is {there.get(name, 'missing')} "
                     f"there and {here.get(name, 'missing')} here. Use the "
                     "configuration it was made with, or a new `--config.run-dir`."
                 )
 
     def _set_aside(self, damaged: list[tuple[int, Exception]], outcome: str) -> None:
-        """Move damaged checkpoints out of the way of the next save."""
+        """Move damaged checkpoints out of the way of the next save, with a warning."""
         for step, error in damaged:
             target = self._folder.parent / "damaged" / str(step)
+            what = "passed over" if self._read_only else f"moved to `{target}`"
             warnings.warn(
                 f"The checkpoint at step {step} is damaged ({_first_line(error)}) and "
-                f"was moved to `{target}`. {outcome}",
-                stacklevel=3,
+                f"was {what}. {outcome}",
+                stacklevel=4,
             )
-            if jax.process_index() == 0:
+            if jax.process_index() == 0 and not self._read_only:
                 shutil.rmtree(target, ignore_errors=True)
                 target.parent.mkdir(exist_ok=True)
                 shutil.move(str(self._folder / str(step)), str(target))
-        if damaged:
+        if damaged and not self._read_only:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
             self._manager.reload()

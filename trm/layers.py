@@ -132,8 +132,8 @@ class AttentionMixer(AbstractMixer):
     ) -> Float[Array, "*batch seq dim"]:
         dim, heads, head_dim = x.shape[-1], *self.out.shape[:2]
         qkv = project(x, self.qkv.reshape(dim, -1))
-        qkv = qkv.reshape(*x.shape[:-1], 3, heads, head_dim)
-        query, key, value = (qkv[..., i, :, :] for i in range(3))
+        split = lambda x: x.reshape(*x.shape[:-1], heads, head_dim)
+        query, key, value = map(split, jnp.split(qkv, 3, axis=-1))
         if self.rope_theta is not None:
             query = rotate(query, self.rope_theta)
             key = rotate(key, self.rope_theta)

@@ -1,14 +1,11 @@
-import atexit
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +13,11 @@ import pytest
 
 from configs import TRM_PRESETS, GeneratedSudoku
 from data.build import prepare
+from tests import runs
+from tests.runs import ROOT, Settings, finish, last_step, metrics, wait_for
 from train import cli
 from train.trm import main
 
-ROOT = Path(__file__).parent.parent.parent
 SETTINGS = {
     "batch-size": 8,
     "model.dim": 16,
@@ -32,73 +30,14 @@ SETTINGS = {
     "run.save-every": 4,
     "run.log-every": 1,
 }
-Settings = dict[str, object]
 
 
 def words(settings: Settings) -> list[str]:
-    merged = {**SETTINGS, **settings}
-    pairs = [(f"--config.{name}", str(value)) for name, value in merged.items()]
-    return ["quickstart", *(word for pair in pairs for word in pair)]
-
-
-@cache
-def programs() -> str:
-    """Compiled programs of all runs here; not shared, since some runs are killed."""
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    return folder.name
+    return runs.words("quickstart", {**SETTINGS, **settings})
 
 
 def start(settings: Settings, devices: int = 1) -> subprocess.Popen[str]:
-    """A run in a process of its own."""
-    env = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": programs(),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "HF_HUB_OFFLINE": "1",
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "train.trm", *words(settings)],
-        cwd=ROOT,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
-    """What a run prints, on each of the two channels."""
-    out, err = process.communicate(timeout=180)
-    assert process.returncode == status, out[-2000:] + err[-4000:]
-    return out, err
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
-def metrics(folder: Path) -> list[dict]:
-    """All lines, without the rate, which no two runs share."""
-    text = (folder / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert all(line.pop("examples_per_second") > 0 for line in lines)
-    return lines
-
-
-def last_step(folder: Path) -> int:
-    """Step of the newest complete line of metrics."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    return json.loads(whole[-1])["step"] if whole else 0
+    return runs.start("train.trm", words(settings), devices)
 
 
 @pytest.fixture(scope="session")

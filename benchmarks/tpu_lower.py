@@ -1,0 +1,121 @@
+"""Our train steps, lowered for devices that are not here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from benchmarks.trm_case import SEQ, VOCAB
+from configs import TrainGPT, TrainTRM, even_parts
+from data.puzzles import Puzzle
+from data.tokens import Tokens
+from gpt.attention import Kernel, Splash
+from gpt.build import build_gpt
+from gpt.model import GPT
+from gpt.task import GPTTask
+from train import gpt as train_gpt
+from train import trm as train_trm
+from train.gradients import Plan
+from train.mesh import AXES, REPLICATED
+from train.state import TrainState, abstract_state, make_init
+from train.step import make_train_step
+from train.task import Task
+from trm.build import build_trm
+from trm.model import TRM
+from trm.task import TRMTask
+
+TOKENS = 50257
+"""Different tokens of GPT-2's byte pairs."""
+
+Lowered = tuple[jax.stages.Lowered, TrainState]
+"""A train step, and the shapes of its state."""
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function makes of each device's own arrays, inside `shard_map`.
+
+    Unlike its surroundings it may call kernels that do not say which axes their results
+    vary over. These are marked as varying, so there must be no collective in it.
+    """
+    unchecked = jax.shard_map(
+        function, in_specs=REPLICATED, out_specs=REPLICATED, check_vma=False
+    )
+    return jax.tree.map(
+        lambda leaf: jax.lax.pcast(leaf, AXES, to="varying"), unchecked(*arguments)
+    )
+
+
+def make_plan(config: TrainTRM | TrainGPT, accumulation: int) -> Plan:
+    """How a step of a run is carried out."""
+    return Plan(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=accumulation,
+    )
+
+
+def rows(mesh: Mesh, batch_size: int, *shape: int) -> jax.ShapeDtypeStruct:
+    """The shape of integers for each row of a batch: one call, one pass."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, None, AXES))
+    return jax.ShapeDtypeStruct(
+        (1, 1, batch_size, *shape), jnp.int32, sharding=sharding
+    )
+
+
+def lower_trm(config: TrainTRM, mesh: Mesh) -> Lowered:
+    """The train step of 9x9 Sudoku."""
+    size, plan = config.batch_size, make_plan(config, config.accumulation)
+    rules = train_trm.make_rules(config, total=10**6)
+    task = TRMTask(config.act, SEQ)
+
+    def build() -> tuple[TRM, Array]:
+        key = jax.random.key(config.seed)
+        model = build_trm(config.model, vocab=VOCAB, seq=SEQ, kernel="xla", key=key)
+        return model, jnp.zeros((1, config.model.puzzle_dim))
+
+    init_carry = lambda model: task.init_carry(plan.cast(model), size)
+    init = make_init(build, init_carry, rules.optimizer, ema=True)
+    batch = Puzzle(rows(mesh, size, SEQ), rows(mesh, size, SEQ), rows(mesh, size))
+    return lower(task, rules, mesh, plan, init, batch)
+
+
+def lower_gpt(config: TrainGPT, mesh: Mesh, kernel: Kernel) -> Lowered:
+    """The train step of a GPT on GPT-2's tokens."""
+    local = config.batch_size // mesh.size
+    plan = make_plan(config, even_parts(local, config.microbatch_size))
+    rules, shape = train_gpt.make_rules(config), config.model
+
+    def build() -> tuple[GPT, tuple[()]]:
+        key = jax.random.key(config.seed)
+        return build_gpt(shape, tokens=TOKENS, kernel=kernel, key=key), ()
+
+    ema = config.optim.ema > 0
+    init = make_init(build, lambda model: (), rules.optimizer, ema=ema)
+    text = rows(mesh, config.batch_size, shape.block_size)
+    task = GPTTask(shape.loss_chunk)
+    return lower(task, rules, mesh, plan, init, Tokens(text, text))
+
+
+def lower(
+    task: Task,
+    rules: Any,
+    mesh: Mesh,
+    plan: Plan,
+    init: Callable[[], TrainState],
+    batch: Any,
+) -> Lowered:
+    """The train step of any task."""
+    state = abstract_state(init, mesh)
+    step = make_train_step(task, rules, mesh, plan, state, compiled=False)
+    return jax.jit(step, donate_argnums=0).lower(state, batch), state
+
+
+def lower_step(config: TrainTRM | TrainGPT, mesh: Mesh, kernel: str) -> Lowered:
+    """The train step of a run; a GPT's with the kernel of this name."""
+    if isinstance(config, TrainTRM):
+        return lower_trm(config, mesh)
+    return lower_gpt(config, mesh, Splash(alone) if kernel == "splash" else "xla")

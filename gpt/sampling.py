@@ -1,0 +1,86 @@
+"""How the next token is drawn: temperature, the likeliest few, the likeliest mass."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from configs import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn. `top_k` first, then `top_p` of what it leaves."""
+
+    temperature: float = 1.0
+    """Logits are divided by it. 0: always the likeliest token."""
+
+    top_k: int | None = None
+    """Draw from so many of the likeliest tokens. None: from all."""
+
+    top_p: float = 1.0
+    """Draw from the fewest likeliest tokens that together have this probability."""
+
+    def __post_init__(self) -> None:
+        require(
+            0.0 <= self.temperature < math.inf,
+            "`temperature` must be a finite number of at least 0: got "
+            f"{self.temperature}. Use 0 for the likeliest token, 1 for no change.",
+        )
+        require(
+            self.top_k is None or self.top_k >= 1,
+            f"`top_k` must be at least 1: got {self.top_k}. Leave it out (None) to "
+            "draw from all tokens.",
+        )
+        require(
+            0.0 < self.top_p <= 1.0,
+            f"`top_p` must lie in (0, 1]: got {self.top_p}. Use 1 to draw from all.",
+        )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is left to chance."""
+        return self.temperature == 0.0 or self.top_k == 1
+
+
+def choose(
+    logits: Float[Array, "batch vocab"],
+    sampling: Sampling,
+    keys: Key[Array, " batch"],
+    tokens: int,
+) -> Int[Array, " batch"]:
+    """A token for each row.
+
+    Args:
+        logits: of every row of the embedding.
+        sampling: how to draw.
+        keys: one for each row.
+        tokens: rows of the embedding from this one on stand for no token.
+
+    Source: nanoGPT, `GPT.generate`, for temperature and `top_k` (equals of the last one
+    kept are kept too); Holtzman et al. 2019, arXiv 1904.09751, for `top_p`.
+    """
+    logits = logits[:, :tokens]
+    if sampling.greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / sampling.temperature
+    most = min(sampling.top_k or tokens, tokens)
+    if most < tokens or sampling.top_p < 1.0:
+        best = jax.lax.top_k(logits, most)[0]
+        logits = jnp.where(logits < best[:, -1:], -jnp.inf, logits)
+        if sampling.top_p < 1.0:
+            logits = _nucleus(logits, best, sampling.top_p)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+
+def _nucleus(
+    logits: Float[Array, "batch tokens"], best: Float[Array, "batch k"], top_p: float
+) -> Float[Array, "batch tokens"]:
+    """`logits` without those after the first that together have `top_p`."""
+    mass = jnp.exp(best - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+    before = jnp.cumsum(mass, axis=-1) - mass
+    kept = jnp.sum(before < top_p, axis=-1, keepdims=True)
+    last = jnp.take_along_axis(best, kept - 1, axis=-1)
+    return jnp.where(logits < last, -jnp.inf, logits)

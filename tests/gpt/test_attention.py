@@ -1,0 +1,170 @@
+"""Attention against a plain statement of it, whatever computes it."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from benchmarks.tpu_lower import alone
+from configs import MeshConfig
+from gpt.attention import Kernel, Splash, attend, attend_masked
+from tests.tiny import assert_close
+from train.mesh import AXES, BATCH, REPLICATED, make_mesh
+
+Arrays = tuple[jax.Array, ...]
+
+# Compiled: one operation after another takes long to start.
+compiled = jax.jit(attend, static_argnames=("causal", "kernel", "rate"))
+
+
+def oracle(
+    query: Any, key: Any, value: Any, visible: Any = True
+) -> np.ndarray[Any, Any]:
+    """`softmax(q k / sqrt(head_dim)) v` in float64."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    scores = np.einsum("blhk,bmhk->bhlm", query, key) / math.sqrt(query.shape[-1])
+    weights = np.where(visible, np.exp(scores), 0.0)
+    weights = weights / weights.sum(-1, keepdims=True)
+    return np.einsum("bhlm,bmhk->blhk", weights, value)
+
+
+def draw(
+    batch: int, seq: int, memory: int, heads: int = 2, head_dim: int = 8
+) -> Arrays:
+    keys = jax.random.split(jax.random.key(seq), 3)
+    shapes = [(batch, n, heads, head_dim) for n in (seq, memory, memory)]
+    pairs = zip(keys, shapes, strict=True)
+    return tuple(jax.random.normal(key, shape) for key, shape in pairs)
+
+
+def lower_triangle(seq: int) -> np.ndarray[Any, Any]:
+    return np.tril(np.ones((seq, seq), bool))
+
+
+@pytest.mark.parametrize("memory", [5, 9])
+def test_all_of_the_memory(memory: int) -> None:
+    qkv = draw(3, 5, memory)
+    np.testing.assert_allclose(compiled(*qkv), oracle(*qkv), atol=1e-6)
+
+
+def test_causal() -> None:
+    qkv = draw(3, 7, 7)
+    expected = oracle(*qkv, lower_triangle(7))
+    np.testing.assert_allclose(compiled(*qkv, causal=True), expected, atol=1e-6)
+
+
+def test_a_mask() -> None:
+    qkv = draw(2, 4, 6)
+    mask = np.arange(6) <= np.arange(4)[:, None] + 1
+    found = jax.jit(attend_masked)(*qkv, jnp.asarray(mask))
+    np.testing.assert_allclose(found, oracle(*qkv, mask), atol=1e-6)
+
+
+def test_more_axes_in_front() -> None:
+    qkv = draw(6, 5, 5)
+    folded = (x.reshape(2, 3, *x.shape[1:]) for x in qkv)
+    found = compiled(*folded, causal=True).reshape(qkv[0].shape)
+    np.testing.assert_allclose(found, compiled(*qkv, causal=True), atol=1e-6)
+
+
+def test_large_scores_in_16_bits() -> None:
+    """Softmax is in float32 and shifted: no overflow, weights that add up to one."""
+    query, key, value = (x.astype(jnp.bfloat16) for x in draw(2, 5, 5))
+    mixed = compiled(100 * query, 100 * key, jnp.ones_like(value), causal=True)
+    assert mixed.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(mixed, np.float32), 1.0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_no_position_depends_on_later_ones(rate: float) -> None:
+    keys = jax.random.split(jax.random.key(0), 1) if rate else None
+    first = lambda *qkv: attend(*qkv, causal=True, rate=rate, keys=keys)[0].sum((1, 2))
+    slopes = jax.jit(jax.jacobian(first, argnums=(0, 1, 2)))(*draw(1, 6, 6))
+    for number, slope in enumerate(slopes):
+        depends = np.abs(slope[:, 0]).max((2, 3)) > 0
+        expected = np.eye(6, dtype=bool) if number == 0 else lower_triangle(6)
+        assert not (depends & ~expected).any()
+        # The first position has one weight, which is 1; dropout hides others.
+        assert rate or (depends == expected)[1:].all()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_dropout_of_weights_is_right_on_average(causal: bool) -> None:
+    qkv = draw(1, 4, 4)
+    plain = compiled(*qkv, causal=causal)[0]
+    draws = 20000
+    many = (jnp.broadcast_to(x, (draws, *x.shape[1:])) for x in qkv)
+    keys = jax.random.split(jax.random.key(1), draws)
+    mixed = compiled(*many, causal=causal, rate=0.3, keys=keys)
+    error = np.asarray(mixed.std(0)) / math.sqrt(draws)
+    assert (error > 0).all()
+    assert (np.abs(mixed.mean(0) - plain) < 6 * error).all()
+
+
+def test_dropout_of_a_row_is_its_keys_alone() -> None:
+    qkv, keys = draw(4, 3, 3), jax.random.split(jax.random.key(2), 4)
+    together = compiled(*qkv, rate=0.5, keys=keys)
+    last = compiled(*(x[3:] for x in qkv), rate=0.5, keys=keys[3:])
+    np.testing.assert_allclose(together[3:], last, atol=1e-6)
+    assert not np.allclose(together, compiled(*qkv), atol=1e-3)
+
+
+# -- the Pallas kernel for TPUs, interpreted -------------------------------------------
+
+
+def loss(weight: jax.Array, x: jax.Array, *, causal: bool, kernel: Kernel) -> jax.Array:
+    """Some number that depends on queries, keys and values, each in its own way."""
+    query = x * weight
+    mixed = attend(query, x + weight, jnp.cos(query), causal=causal, kernel=kernel)
+    return jnp.sum(jnp.sin(mixed))
+
+
+def splash_case(batch: int) -> tuple[jax.Array, jax.Array]:
+    key = jax.random.key(0)
+    return (
+        jax.random.normal(key, (2, 64)),
+        jax.random.normal(key, (batch, 128, 2, 64)),
+    )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_splash_and_its_gradients(causal: bool) -> None:
+    """Equal to those of XLA."""
+    run = lambda kernel: jax.jit(
+        jax.value_and_grad(partial(loss, causal=causal, kernel=kernel), argnums=(0, 1))
+    )(*splash_case(2))
+    assert_close(run(Splash(interpret=True)), run("xla"), 1e-5)
+
+
+def test_splash_on_several_devices() -> None:
+    """Inside `shard_map`, which checks what varies: the sum of all devices' gradients.
+
+    Forward alone, too, as in an evaluation.
+    """
+    mesh, case = make_mesh(MeshConfig(data=2, model=2)), splash_case(4)
+    kernel = Splash(alone, interpret=True)
+    found = over_devices(mesh, kernel, case)
+    score = partial(loss, causal=True, kernel="xla")
+    value, grads = jax.jit(jax.value_and_grad(score, argnums=(0, 1)))(*case)
+    assert_close(found, (value, value, *grads), 1e-5)
+
+
+def over_devices(mesh: Mesh, kernel: Kernel, case: tuple[jax.Array, jax.Array]) -> Any:
+    """Loss twice, and gradients, the batch split over devices as in a train step."""
+    score = partial(loss, causal=True, kernel=kernel)
+
+    def device(weight: jax.Array, x: jax.Array) -> Any:
+        weight = jax.lax.pcast(weight, AXES, to="varying")
+        plain = score(weight, x)
+        value, grads = jax.value_and_grad(score, argnums=(0, 1))(weight, x)
+        return (*jax.lax.psum((plain, value, grads[0]), AXES), grads[1])
+
+    specs = (PartitionSpec(), BATCH)
+    out = (REPLICATED, REPLICATED, REPLICATED, BATCH)
+    split = jax.shard_map(device, mesh=mesh, in_specs=specs, out_specs=out)
+    return jax.jit(split)(*case)

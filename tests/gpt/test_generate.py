@@ -1,0 +1,282 @@
+"""Generation: nanoGPT's tokens, the same with and without the cache; how one is drawn."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import GPTConfig
+from gpt import generate
+from gpt.build import build_gpt
+from gpt.cache import Decoder
+from gpt.generate import PIECE, Programs, row_keys, stream
+from gpt.model import GPT
+from gpt.sample import compiled
+from gpt.sampling import Sampling, choose
+from tests.gpt_golden import CASES, GPTGolden
+
+BLOCK, TOKENS, ROWS = 12, 30, 33
+GREEDY = Sampling(temperature=0.0)
+PROGRAMS = compiled("float32")
+
+
+@cache
+def model(block: int = BLOCK, bias: bool = True) -> GPT:
+    """A model of large weights, so that no two tokens are almost equally likely."""
+    config = GPTConfig(
+        n_layer=3, n_head=2, n_embd=16, block_size=block, vocab_size=ROWS, bias=bias
+    )
+    built = build_gpt(config, tokens=TOKENS, key=jax.random.key(0))
+    leaves, structure = jax.tree.flatten(built)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    draw = lambda key, leaf: leaf + 0.3 * jax.random.normal(key, leaf.shape)
+    return jax.tree.unflatten(structure, list(map(draw, keys, leaves)))
+
+
+def prompt(length: int, batch: int = 3) -> np.ndarray:
+    return np.random.default_rng(length).integers(0, TOKENS, (batch, length), np.int32)
+
+
+def write(
+    tokens: np.ndarray,
+    count: int,
+    sampling: Sampling = GREEDY,
+    *,
+    of: GPT | None = None,
+    seed: int = 0,
+    rows: np.ndarray | None = None,
+    programs: Programs = PROGRAMS,
+    vocab: int = TOKENS,
+    **options: Any,
+) -> list[np.ndarray]:
+    """The pieces that `stream` gives."""
+    keys = row_keys(seed, np.arange(len(tokens)) if rows is None else rows)
+    decoder, options = Decoder(of or model()), {"tokens": vocab, **options}
+    pieces = stream(
+        decoder, tokens, count, sampling, keys, programs=programs, **options
+    )
+    return list(pieces)
+
+
+def joined(*args: Any, **options: Any) -> np.ndarray:
+    return np.concatenate(write(*args, **options), axis=1)
+
+
+def generate_plainly(model: GPT, tokens: np.ndarray, count: int) -> np.ndarray:
+    """The likeliest tokens, by the whole model for each of them."""
+    block = model.positions.shape[0]
+    forward = jax.jit(lambda window: model(window))
+    for _ in range(count):
+        window = tokens[:, -block:]
+        last = window.shape[1] - 1
+        padded = np.pad(window, ((0, 0), (0, block - window.shape[1])))
+        logits = np.asarray(forward(padded))[:, last, :TOKENS]
+        tokens = np.append(tokens, logits.argmax(-1)[:, None], axis=1)
+    return tokens[:, -count:]
+
+
+# -- what is written -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nanogpts_tokens(name: str) -> None:
+    golden = GPTGolden(name)
+    start, expected = (golden.arrays[f"generate/{k}"] for k in ("prompt", "greedy"))
+    new = joined(
+        start,
+        expected.shape[1] - start.shape[1],
+        Sampling(top_k=1),
+        of=golden.model("weights_after"),
+        vocab=golden.options["vocab_size"],
+    )
+    np.testing.assert_array_equal(new, expected[:, start.shape[1] :])
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 9])
+def test_the_cache_changes_nothing(length: int) -> None:
+    """Neither while the text fits the window, nor afterwards."""
+    start = prompt(length)
+    new = joined(start, 20)
+    assert len(np.unique(new)) > 5
+    np.testing.assert_array_equal(new, generate_plainly(model(), start, 20))
+
+
+def test_logits_of_the_cache_are_those_of_the_model() -> None:
+    """After every token; in 16 bits to their rounding."""
+    for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 0.05)):
+        cast = jax.tree.map(lambda a, to=dtype: a.astype(to), model(bias=False))
+        decoder, tokens = Decoder(cast), prompt(BLOCK)
+        expected = np.asarray(model(bias=False)(jnp.asarray(tokens)))
+        _, memory = decoder.prefill(jnp.asarray(tokens[:, :3]))
+        for position in range(3, BLOCK):
+            token = jnp.asarray(tokens[:, position])
+            logits, memory = decoder.decode(memory, token, jnp.int32(position))
+            assert logits.dtype == jnp.float32
+            error = np.abs(np.asarray(logits) - expected[:, position]).max()
+            assert error < tolerance * np.abs(expected).max()
+
+
+def test_pieces() -> None:
+    """The first token comes alone, and all of them come."""
+    pieces = write(prompt(4), 2 * PIECE + 3, of=model(64))
+    assert [piece.shape for piece in pieces] == [(3, 1), (3, 16), (3, 16), (3, 2)]
+    assert all(piece.dtype == np.int32 for piece in pieces)
+    assert [p.shape[1] for p in write(prompt(4), 1)] == [1]
+    assert write(prompt(4), 0) == []
+
+
+def test_nothing_is_compiled_again() -> None:
+    """Whatever the lengths of prompts (up to 16 tokens) and texts."""
+    traces = []
+
+    def counted(body: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*inputs: Any) -> Any:
+            traces.append(body.__name__)
+            return body(*inputs)
+
+        return eqx.filter_jit(run)
+
+    bodies = (generate.prefill, generate.cached, generate.sliding)
+    programs = Programs(*map(counted, bodies))
+    for length, count in ((3, 20), (5, 31), (11, 2), (1, 14), (30, 3)):
+        write(prompt(length), count, programs=programs)
+    assert sorted(traces) == ["cached", "prefill", "sliding"]
+
+
+# -- randomness ------------------------------------------------------------------------
+
+
+def test_seeds() -> None:
+    again = lambda seed: joined(prompt(3), 16, Sampling(), seed=seed)
+    np.testing.assert_array_equal(again(1), again(1))
+    assert (again(1) != again(2)).mean() > 0.5
+
+
+def test_rows_do_not_depend_on_the_batch() -> None:
+    """Nor on each other: equal prompts get different texts."""
+    start = np.tile(prompt(3, 1), (4, 1))
+    several = joined(start, 20, Sampling())
+    assert len({row.tobytes() for row in several}) == 4
+    for row in range(4):
+        alone = joined(start[:1], 20, Sampling(), rows=np.array([row]))
+        np.testing.assert_array_equal(alone[0], several[row])
+
+
+def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """Of each token, by sorting."""
+    scaled = logits / sampling.temperature
+    order = np.argsort(-scaled, kind="stable")
+    p = np.exp(scaled - scaled.max())
+    if sampling.top_k is not None:
+        p[order[sampling.top_k :]] = 0.0
+    p /= p.sum()
+    kept, mass = np.zeros_like(p), 0.0
+    for token in order:
+        if mass >= sampling.top_p:
+            break
+        kept[token], mass = p[token], mass + p[token]
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.5),
+        Sampling(top_k=4),
+        Sampling(top_k=10**6),
+        Sampling(top_p=0.8),
+        Sampling(top_p=1e-6),
+        Sampling(temperature=1.7, top_k=6, top_p=0.7),
+        Sampling(top_k=1),
+        Sampling(temperature=0.0),
+    ],
+)
+def test_draws_against_sorting(sampling: Sampling) -> None:
+    """20,000 draws have the tokens that they may have, as often as they should."""
+    logits = 1.5 * np.random.default_rng(3).standard_normal(14).astype(np.float32)
+    padded = np.append(logits, np.float32([50.0, 60.0]))  # stand for no tokens
+    draws = 20000
+    keys = jax.random.split(jax.random.key(0), draws)
+    rows = jnp.broadcast_to(padded, (draws, 16))
+    drawn = np.asarray(choose(rows, sampling, keys, 14))
+    counts = np.bincount(drawn, minlength=14)
+    assert counts.shape == (14,)
+    if sampling.greedy:
+        assert counts[logits.argmax()] == draws
+        return
+    expected = probabilities(logits.astype(np.float64), sampling)
+    assert not counts[expected == 0.0].any()
+    spread = np.sqrt(draws * expected * (1 - expected))
+    assert (np.abs(counts - draws * expected) <= 4.5 * spread + 1e-9).all()
+
+
+def test_equals_of_the_last_of_the_top_k_are_kept() -> None:
+    """As in nanoGPT."""
+    logits = jnp.broadcast_to(jnp.array([0.0, 2.0, 1.0, 1.0]), (500, 4))
+    keys = jax.random.split(jax.random.key(0), 500)
+    drawn = choose(logits, Sampling(top_k=2), keys, 4)
+    assert set(np.asarray(drawn)) == {1, 2, 3}
+
+
+def test_padding_is_never_written() -> None:
+    """Rows of the embedding beyond the tokens, however likely."""
+    likely = model().embedding.weight.at[TOKENS:].set(9 * model().embedding.weight[:3])
+    loud = eqx.tree_at(lambda m: m.embedding.weight, model(), likely)
+    for sampling in (GREEDY, Sampling(), Sampling(top_k=5), Sampling(top_p=0.9)):
+        assert joined(prompt(3), 20, sampling, of=loud).max() < TOKENS
+    assert joined(prompt(3), 20, of=loud, vocab=ROWS).max() >= TOKENS
+
+
+# -- the end ---------------------------------------------------------------------------
+
+
+def test_a_stop_token_ends_a_row() -> None:
+    """The others go on as without it; when all have it, nothing more is computed."""
+    start, sampling = prompt(3, 4), Sampling(temperature=2.0)
+    free = joined(start, 200, sampling, of=model(64))
+    stop = int(free[0, 5])
+    ends = [int(np.argmax(row == stop)) for row in free]
+    assert all(row[end] == stop for row, end in zip(free, ends, strict=True))
+    stopped = joined(start, 200, sampling, of=model(64), stop=stop)
+    assert stopped.shape == (4, max(ends) + 1)
+    for row, expected, end in zip(stopped, free, ends, strict=True):
+        np.testing.assert_array_equal(row[: end + 1], expected[: end + 1])
+        assert (row[end:] == stop).all()
+
+
+# -- errors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"temperature": -0.1}, "`temperature` must be"),
+        ({"temperature": float("nan")}, "`temperature` must be"),
+        ({"temperature": float("inf")}, "`temperature` must be"),
+        ({"top_k": 0}, "`top_k` must be"),
+        ({"top_p": 0.0}, "`top_p` must"),
+        ({"top_p": 1.1}, "`top_p` must"),
+    ],
+)
+def test_bad_sampling(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**bad)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros((1, 0), np.int32), "at least one token"),
+        (np.array([[0, TOKENS]]), "must lie in 0 .. 29"),
+        (np.array([[-1]]), "must lie in 0 .. 29"),
+    ],
+)
+def test_bad_prompts(tokens: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(tokens, 1)

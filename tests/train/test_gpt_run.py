@@ -1,0 +1,181 @@
+"""Runs of `train.gpt` from the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import GPT_PRESETS, TextFiles
+from data.build import prepare
+from tests import runs
+from tests.runs import Settings, finish, last_step, metrics, wait_for
+from train import cli
+from train.gpt import main
+
+SETTINGS: Settings = {
+    "batch-size": 8,
+    "microbatch-size": 4,
+    "max-iters": 40,
+    "model.n-layer": 2,
+    "model.n-head": 2,
+    "model.n-embd": 16,
+    "model.block-size": 8,
+    "model.dropout": 0.2,
+    "optim.warmup": 5,
+    "eval.interval": 10,
+    "eval.iters": 3,
+    "run.save": "always",
+    "run.save-every": 4,
+    "run.log-every": 1,
+}
+
+
+def words(settings: Settings) -> list[str]:
+    return runs.words("shakespeare-char-cpu", {**SETTINGS, **settings})
+
+
+def start(settings: Settings, devices: int = 1) -> subprocess.Popen[str]:
+    return runs.start("train.gpt", words(settings), devices)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    lines = ["to be or not to be, that is the question"[: rng.integers(9, 40)]]
+    lines += [" ".join(rng.permutation(lines[0].split())) for _ in range(60)]
+    (folder / "input.txt").write_text("\n".join(lines))
+    prepare(
+        TextFiles(input=(str(folder / "input.txt"),), tokens="char"), folder / "data"
+    )
+    return folder / "data"
+
+
+def settings_of(text: Path, folder: Path, **more: object) -> Settings:
+    return {"data.path": text, "run-dir": folder, **more}
+
+
+@pytest.fixture(scope="session")
+def complete(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an uninterrupted run; what it printed is in `out`, `err`."""
+    folder = tmp_path_factory.mktemp("complete") / "run"
+    out, err = finish(start(settings_of(text, folder)))
+    (folder / "out").write_text(out)
+    (folder / "err").write_text(err)
+    return folder
+
+
+def test_what_a_run_leaves_and_says(complete: Path) -> None:
+    lines = metrics(complete)
+    train = [line for line in lines if line["split"] == "train"]
+    assert [line["step"] for line in train] == list(range(1, 41))
+    evaluations = [line for line in lines if line["split"] == "eval"]
+    assert [line["step"] for line in evaluations] == [10, 20, 30, 40]
+    assert {"train_loss", "val_loss"} <= evaluations[0].keys()
+    assert evaluations[-1]["val_loss"] < evaluations[0]["val_loss"]
+    assert {"loss", "grad_norm", "lr"} <= train[0].keys()
+    assert "mfu" not in train[0], "the peak of a CPU is not known"
+    raw = json.loads((complete / "metrics.jsonl").read_text().splitlines()[0])
+    assert raw["tokens_per_second"] == pytest.approx(8 * raw["examples_per_second"])
+    out = (complete / "out").read_text()
+    assert "parameters, 40 steps of 8 sequences on a 1 x 1 mesh" in out
+    assert f"python -m gpt.sample --run-dir {complete}" in out
+    assert (complete / "err").read_text() == "", "no noise"
+
+
+def test_evaluation_only(complete: Path, text: Path) -> None:
+    before = metrics(complete)
+    settings = settings_of(text, complete, **{"init-from": "resume"})
+    process = runs.start("train.gpt", [*words(settings), "--config.run.eval-only"])
+    out, _ = finish(process)
+    assert "Going on from step 40" in out
+    after = metrics(complete)
+    assert after[-1] == before[-1], "the same sequences, the same loss"
+    assert after[:-1] == before
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_bit_for_bit(
+    complete: Path, text: Path, tmp_path: Path
+) -> None:
+    folder, rng = tmp_path / "run", np.random.default_rng()
+    for _ in range(3):
+        process, reached = start(settings_of(text, folder)), last_step(folder)
+        enough = min(reached + int(rng.integers(2, 12)), 39)
+        wait_for(lambda wanted=enough: last_step(folder) >= wanted, process)
+        process.kill()
+        process.communicate()
+    finish(start(settings_of(text, folder)))
+    done = [line for line in metrics(complete) if line["step"] <= 40]
+    assert metrics(folder) == done[: len(metrics(folder))]
+
+
+@pytest.mark.slow
+def test_another_mesh_evaluates_the_same(text: Path, tmp_path: Path) -> None:
+    found = []
+    for sizes in ((1, 1), (4, 2)):
+        folder = tmp_path / str(sizes[0])
+        more = {"mesh.data": sizes[0], "mesh.model": sizes[1], "model.dropout": 0.0}
+        more |= {"max-iters": 5, "optim.name": "adamw"}
+        finish(start(settings_of(text, folder, **more), devices=8))
+        found.append(metrics(folder)[-1]["val_loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_best_only_saves_what_is_best(text: Path, tmp_path: Path) -> None:
+    """A rate that makes the loss rise: the first evaluation stays the best."""
+    more = {"run.save": "best", "optim.lr": 3.0, "optim.warmup": 12, "optim.clip": 0.0}
+    finish(start(settings_of(text, tmp_path / "run", **more)))
+    evaluations = [m for m in metrics(tmp_path / "run") if m["split"] == "eval"]
+    best = min(evaluations, key=lambda m: m["val_loss"])["step"]
+    saved = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert max(saved) == best
+    assert best < 40
+
+
+@pytest.mark.slow
+def test_float16_run(text: Path, tmp_path: Path) -> None:
+    more = {"precision": "float16", "max-iters": 10}
+    finish(start(settings_of(text, tmp_path / "run", **more)))
+    train = [m for m in metrics(tmp_path / "run") if m["split"] == "train"]
+    assert train[-1]["loss_scale"] <= 2.0**16
+    assert train[-1]["skipped"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"model.n-head": 3}, "`n_head` must divide `n_embd`"),
+        ({"steps-per-call": 7}, "`steps_per_call` must divide `max_iters`"),
+        ({"batch-size": 6, "mesh.data": 4}, "batch must divide by the 4 devices"),
+        ({"init-from": "resume"}, "must have a `config.json`"),
+        ({"init-from": "nothing/here/it is"}, "error:"),
+        ({"model.vocab-size": 3}, "`vocab_size` must hold the"),
+        ({"model.block-size": 100000}, "block"),
+        ({"model.attention": "cudnn"}, "cuDNN attention needs an NVIDIA GPU"),
+        ({"model.attention": "splash"}, "Splash attention needs a TPU"),
+        ({"data.path": "no/such/folder"}, "error:"),
+    ],
+)
+def test_bad_input(
+    more: Settings,
+    said: str,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = {**settings_of(text, tmp_path / "run"), "mesh.data": 1, **more}
+    argv = ["train.gpt", *words(settings), "--config.data.build", "None"]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as caught:
+        cli.run(main, GPT_PRESETS, "")
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert "Traceback" not in captured.err

@@ -1,0 +1,236 @@
+"""A GPT on the shared step: any mesh, slices, dropout, float16."""
+
+from dataclasses import replace
+from functools import cache
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig
+from data.tokens import IGNORE, Tokens
+from gpt.build import build_gpt
+from gpt.model import crop
+from gpt.task import GPTTask
+from tests.tiny import assert_close, assert_equal
+from train.checkpoint import Checkpoints
+from train.gradients import Plan, make_gradients
+from train.mesh import global_batch, make_mesh
+from train.optim import make_optimizer, matrices, nanogpt_cosine
+from train.state import TrainState, abstract_state, init_state, make_init
+from train.step import Rules, make_train_step
+
+MESHES = [(8, 1), (4, 2), (1, 8)]
+BATCH, SEQ, VOCAB = 16, 8, 24
+CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=SEQ, bias=True)
+PLAN = Plan(batch_size=BATCH, precision="float32", seed=0)
+
+
+@cache
+def mesh_of(data: int, model: int) -> Mesh:
+    return make_mesh(MeshConfig(data=data, model=model))
+
+
+def rules(optimizer: optax.GradientTransformation | None = None) -> Rules:
+    constant = lambda count: jnp.asarray(0.1, jnp.float32)
+    return Rules(optimizer=optimizer or optax.sgd(0.1), schedule=constant, ema=0.9)
+
+
+SGD = rules()
+
+
+def init(config: GPTConfig = CONFIG, rules: Rules = SGD, scaled: bool = False):
+    build = lambda: (build_gpt(config, tokens=VOCAB, key=jax.random.key(0)), ())
+    return make_init(build, lambda _: (), rules.optimizer, ema=True, scaled=scaled)
+
+
+def tokens(seed: int) -> Tokens:
+    """Random text with a few targets that are not scored, unequally many a row."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, VOCAB, (BATCH, SEQ + 1)).astype(np.int32)
+    hidden = rng.random((BATCH, SEQ)) < np.linspace(0, 0.6, BATCH)[:, None]
+    targets = np.where(hidden, IGNORE, drawn[:, 1:]).astype(np.int32)
+    return Tokens(drawn[:, :-1], targets)
+
+
+def batch(mesh: Mesh, seed: int) -> Tokens:
+    stacked = jax.tree.map(lambda a: a[None, None], tokens(seed))
+    return global_batch(mesh, BATCH, 2)(stacked)
+
+
+@cache
+def run(
+    mesh: Mesh, config: GPTConfig = CONFIG, slices: int = 1
+) -> tuple[TrainState, list[dict]]:
+    """The state after three SGD updates, and all metrics, on the host."""
+    state = init_state(init(config), mesh)
+    plan = replace(PLAN, accumulation=slices)
+    task = GPTTask(loss_chunk=5)
+    step = make_train_step(task, rules(), mesh, plan, state)
+    history = []
+    for t in range(3):
+        state, metrics = step(state, batch(mesh, t))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
+    """Dropout too: what is dropped depends on the row alone."""
+    config = replace(CONFIG, dropout=0.3)
+    state, metrics = run(mesh_of(*sizes), config)
+    expected, expected_metrics = run(mesh_of(1, 1), config)
+    assert_close(metrics, expected_metrics)
+    assert_close((state.model, state.ema), (expected.model, expected.ema))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (4, 2)])
+def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
+    state, metrics = run(mesh_of(*sizes), slices=2)
+    expected, expected_metrics = run(mesh_of(1, 1))
+    assert_close(metrics, expected_metrics)
+    assert_close(state.model, expected.model)
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
+    def gradients(mesh: Mesh) -> object:
+        state = init_state(init(), mesh)
+        made = make_gradients(GPTTask(64), mesh, PLAN, state, admit=True)
+        one = jax.tree.map(lambda a: a[0], batch(mesh, 0))
+        return jax.device_get(jax.jit(made)(state, one)[0])
+
+    assert_close(gradients(mesh_of(*sizes)), gradients(mesh_of(1, 1)))
+
+
+def test_dropout_is_new_at_every_step() -> None:
+    mesh = mesh_of(1, 1)
+    frozen = rules(optax.sgd(0.0))
+    config = replace(CONFIG, dropout=0.5)
+    state = init_state(init(config, frozen), mesh)
+    step = make_train_step(GPTTask(64), frozen, mesh, PLAN, state)
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch(mesh, 0))
+        losses.append(float(metrics["loss"][0]))
+    assert len(set(losses)) == 3
+
+
+def test_a_sharded_checkpoint_is_restored_on_one_device(tmp_path) -> None:
+    optim = make_optimizer(
+        OptimConfig(name="adamw", decay="matrices", ema=0.0),
+        lambda count: jnp.asarray(1e-3, jnp.float32),
+    )
+    adam, mesh = rules(optim), mesh_of(1, 8)
+    state = init_state(init(rules=adam), mesh)
+    state, _ = make_train_step(GPTTask(64), adam, mesh, PLAN, state)(
+        state, batch(mesh, 0)
+    )
+    parts = state.model.blocks.layers.up.weight.addressable_shards
+    assert {part.data.shape for part in parts} == {(2, 16, 8)}
+    saved = Checkpoints(tmp_path, RunConfig())
+    saved.save(state, score=None)
+    saved.wait()
+    restored = saved.restore(abstract_state(init(rules=adam), mesh_of(1, 1)))
+    saved.close()
+    assert_equal(restored, state)
+
+
+def test_float16_survives_an_overflow(one_device: Mesh) -> None:
+    """A scale far too large costs an update, which changes nothing, and is halved."""
+    state = init_state(init(scaled=True), one_device)
+    state = eqx.tree_at(lambda s: s.scale.factor, state, jnp.array(2.0**40))
+    plan = replace(PLAN, precision="float16")
+    step = make_train_step(GPTTask(64), rules(), one_device, plan, state)
+    before = jax.device_get(state)
+    skipped = []
+    for t in range(40):
+        state, metrics = step(state, batch(one_device, t))
+        skipped.append(float(metrics["skipped"][0]))
+        if t == 0:
+            assert_equal(jax.device_get((state.model, state.ema)), (before.model,) * 2)
+            assert float(metrics["grad_norm"][1]) == 0
+            assert int(state.updates) == 0
+    good = skipped.index(0.0)
+    assert 5 < good < 35
+    assert set(skipped[good:]) == {0.0}
+    assert int(state.step) == 40
+    assert int(state.updates) == 40 - good
+    assert float(state.scale.factor) == 2.0 ** (40 - good)
+    assert np.isfinite(float(metrics["loss"][0]))
+
+
+def test_the_scale_grows_after_many_good_updates() -> None:
+    from train.loss_scale import PATIENCE, LossScale
+
+    scale = eqx.tree_at(lambda s: s.good, LossScale(), jnp.array(PATIENCE - 1))
+    grown = scale.after(jnp.array(True))
+    assert float(grown.factor) == 2 * float(scale.factor)
+    assert int(grown.good) == 0
+
+
+def test_float16_follows_float32(one_device: Mesh) -> None:
+    state = init_state(init(scaled=True), one_device)
+    plan = replace(PLAN, precision="float16")
+    step = make_train_step(GPTTask(64), rules(), one_device, plan, state)
+    history = []
+    for t in range(3):
+        state, metrics = step(state, batch(one_device, t))
+        history.append(float(metrics["loss"][0] / metrics["loss"][1]))
+    _, expected = run(mesh_of(1, 1))
+    wanted = [float(m["loss"][0] / m["loss"][1]) for m in expected]
+    np.testing.assert_allclose(history, wanted, rtol=2e-3)
+
+
+def test_decay_is_for_matrices_of_each_layer() -> None:
+    model = build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
+    mask = matrices(model)
+    layers = mask.blocks.layers
+    assert (mask.embedding.weight, mask.positions) == (True, True)
+    assert (layers.qkv.weight, layers.down.weight) == (True, True)
+    assert (layers.qkv.bias, layers.attention_norm.weight) == (False, False)
+    assert (mask.norm.weight, mask.norm.bias) == (False, False)
+
+
+def test_schedule_of_nanogpt() -> None:
+    """Against its formula in plain Python."""
+    import math
+
+    peak, warmup, total, low = 6e-4, 10, 100, 6e-5
+
+    def expected(it: int) -> float:
+        if it < warmup:
+            return peak * (it + 1) / (warmup + 1)
+        if it > total:
+            return low
+        ratio = (it - warmup) / (total - warmup)
+        return low + 0.5 * (1 + math.cos(math.pi * ratio)) * (peak - low)
+
+    schedule = nanogpt_cosine(peak, warmup, total, 0.1)
+    for it in (0, 1, 9, 10, 11, 50, 99, 100, 101, 1000):
+        rate = float(schedule(jnp.array(it)))
+        assert rate == pytest.approx(expected(it), rel=1e-5)
+    constant = nanogpt_cosine(3e-5, 0, 20, 1.0)
+    assert {float(constant(jnp.array(i))) for i in (0, 7, 30)} == {np.float32(3e-5)}
+
+
+def test_crop() -> None:
+    model = build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
+    short = crop(model, 4)
+    inputs = jnp.asarray(tokens(0).inputs)
+    assert_close(short(inputs[:, :4]), model(inputs)[:, :4])
+    with pytest.raises(ValueError, match="must not exceed"):
+        crop(model, 9)
+
+
+def test_a_later_token_changes_nothing_before_it() -> None:
+    model = build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
+    inputs = jnp.asarray(tokens(0).inputs)
+    changed = inputs.at[:, 5].set((inputs[:, 5] + 1) % VOCAB)
+    difference = jnp.abs(model(inputs) - model(changed)).max((0, 2))
+    assert float(difference[:5].max()) == 0.0
+    assert float(difference[5:].min()) > 0.0
