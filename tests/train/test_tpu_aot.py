@@ -1,4 +1,4 @@
-"""The paper's step compiled for a v4-64 slice: 32 chips, none of them here."""
+"""Our train steps compiled for a v4-64 slice: 32 chips, none of them here."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +16,7 @@ from benchmarks.tpu_compile import (
     loops,
     slice_mesh,
 )
-from configs import TRM_PRESETS
+from configs import GPT_PRESETS, TRM_PRESETS
 
 pytestmark = [
     pytest.mark.tpu_aot,
@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu"),
 ]
 
+SMALL_GPT = {"n_head": 2, "n_embd": 128, "block_size": 256, "vocab_size": 50304}
 SMALL = {"dim": 64, "heads": 2, "prefix": 1, "puzzle_dim": 64, "H_cycles": 3}
 
 
@@ -43,6 +44,14 @@ def facts(data: int, model: int, batch_size: int, **sizes: Any) -> dict[str, Any
     changed = replace(config.model, **sizes)
     config = replace(config, model=changed, batch_size=batch_size)
     return compile_facts(config, slice_mesh(data, model))
+
+
+def gpt_facts(data: int, model: int, slices: int, **sizes: Any) -> dict[str, Any]:
+    """The same of a GPT-2 with some sizes changed; 4 sequences a chip."""
+    config = GPT_PRESETS["gpt2"][1]
+    changed = replace(config.model, **sizes)
+    config = replace(config, model=changed, batch_size=128, microbatch_size=4 // slices)
+    return compile_facts(config, slice_mesh(data, model), "splash")
 
 
 def test_the_papers_step_fits_a_v4_64() -> None:
@@ -65,6 +74,30 @@ def test_more_recursion_needs_no_more_collectives(sizes: tuple[int, int]) -> Non
     assert short["aliased_arrays"] == short["state_arrays"]
     assert short["collectives"] == long["collectives"] != {}
     assert long["collectives_in_loops"] == {}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kinds"),
+    [
+        ((32, 1), {"all-reduce"}),
+        ((16, 2), {"all-reduce", "all-gather", "reduce-scatter"}),
+    ],
+)
+def test_a_gpt_with_the_splash_kernel(sizes: tuple[int, int], kinds: set[str]) -> None:
+    """In place; collectives stand once a step, however deep it is or cut into slices.
+
+    The compiler may add a permute: it cannot scatter any number of rows.
+    """
+    short = gpt_facts(*sizes, 1, **SMALL_GPT, n_layer=2)
+    long = gpt_facts(*sizes, 2, **SMALL_GPT, n_layer=4)
+    for found in (short, long):
+        assert found["aliased_arrays"] == found["state_arrays"], "all of it is donated"
+        assert 1.0 <= found["alias_size_bytes"] / found["state_bytes"] < 1.05
+        assert set(found["collectives"]) - {"collective-permute"} == kinds
+        assert found["collectives_in_loops"] == {}
+    # The layers, forward and back; the slices.
+    assert long["loops"] == short["loops"] + 1
+    assert short["collectives"] == long["collectives"]
 
 
 def test_a_collective_in_a_loop_is_found() -> None:
