@@ -24,7 +24,10 @@ def import_nanogpt(checkout: Path) -> ModuleType:
     path = checkout / "model.py"
     spec = importlib.util.spec_from_file_location(_NAME, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise SystemExit(f"The checkout of nanoGPT must have a file `model.py`: {path}")
+        raise SystemExit(
+            f"A checkout of nanoGPT must have a file `model.py`: there is no {path}. "
+            "Pass `--nanogpt` the folder of a clone of github.com/karpathy/nanoGPT."
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[_NAME] = module  # where torch.compile looks for it
     spec.loader.exec_module(module)

@@ -15,7 +15,10 @@ Record = dict[str, Any]
 
 
 def describe(
-    bench: Bench, settings: DeviceSettings, told: Mapping[str, Any], packages: tuple
+    bench: Bench,
+    settings: DeviceSettings,
+    told: Mapping[str, Any],
+    packages: tuple[str, ...],
 ) -> Record:
     """Everything about the measurement that is not a number of an arm."""
     import jax

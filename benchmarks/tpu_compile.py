@@ -17,7 +17,7 @@ import os
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -31,7 +31,7 @@ from jaxtyping import PyTree
 
 from benchmarks import machine
 from benchmarks.tpu_lower import lower_step
-from configs import GPT_PRESETS, TRM_PRESETS, TrainGPT, TrainTRM
+from configs import GPT_PRESETS, TRM_PRESETS, TrainGPT, TrainTRM, require
 from train.mesh import AXES
 
 HBM = 30.75 * 2**30
@@ -135,6 +135,7 @@ def compile_facts(
     facts["state_bytes"] = bytes_on_a_chip(state)
     facts["state_arrays"] = len(jax.tree.leaves(state))
     facts["aliased_arrays"] = aliased_inputs(hlo)
+    facts["pallas_calls"] = hlo.count('custom_call_target="tpu_custom_call"')
     facts["collectives"] = collectives(hlo)
     repeated = loops(hlo)
     facts["loops"] = len(repeated)
@@ -174,7 +175,7 @@ class Settings:
     """JSON file. None: `benchmarks/results/tpu_v4-<cores>_compile.json`."""
 
     add: bool = False
-    """Keep what the file says of other cases, if it is from the same versions."""
+    """Keep what the file says of other cases."""
 
     def case(self, preset: str, mesh: Mesh, slices: int) -> dict[str, Any]:
         """What tells one row of the results from another."""
@@ -223,18 +224,25 @@ def run_case(preset: str, mesh: Mesh, settings: Settings) -> list[dict[str, Any]
 
 
 CASE = ("preset", "mesh", "kernel", "unroll", "batch_size")
+"""What tells one case of the results from another, but for the slices it took."""
 
 
-def kept(out: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an older file that a record does not replace."""
-    if not out.exists():
-        return []
-    older = json.loads(out.read_text())
-    if older["versions"] != record["versions"]:
-        return []
+def added(older: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """An older record with the rows of a new one, which say when they were made.
+
+    Raises:
+        ValueError: if the two are of different versions.
+    """
+    require(
+        older["versions"] == record["versions"],
+        f"Rows can be added to a file of the same versions only: got "
+        f"{record['versions']}, it has {older['versions']}. Leave out `--add`.",
+    )
     case = lambda row: [row.get(name) for name in CASE]
-    new = [case(row) for row in record["results"]]
-    return [row for row in older["results"] if case(row) not in new]
+    rows = [row | {"date": record["date"]} for row in record["results"]]
+    replaced = [case(row) for row in rows]
+    kept = [row for row in older["results"] if case(row) not in replaced]
+    return older | {"results": kept + rows}
 
 
 def main(settings: Settings) -> None:
@@ -244,7 +252,9 @@ def main(settings: Settings) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "cpu": machine.cpu_model(),
         "versions": {**machine.versions(), "libtpu": version("libtpu")},
-        "settings": {"topology": settings.topology},
+        "settings": {
+            k: v for k, v in asdict(settings).items() if k not in ("out", "add")
+        },
         "hbm_bytes": int(HBM),
         "results": [],
     }
@@ -257,8 +267,8 @@ def main(settings: Settings) -> None:
     name = f"tpu_v4-{2 * chips}_compile.json"
     out = settings.out or Path(__file__).parent / "results" / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    if settings.add:
-        record["results"] = kept(out, record) + record["results"]
+    if settings.add and out.exists():
+        record = added(json.loads(out.read_text()), record)
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"Written to {out.name}.")
 

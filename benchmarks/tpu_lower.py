@@ -19,7 +19,7 @@ from gpt.task import GPTTask
 from train import gpt as train_gpt
 from train import trm as train_trm
 from train.gradients import Plan
-from train.mesh import AXES, REPLICATED
+from train.mesh import AXES, alone
 from train.state import TrainState, abstract_state, make_init
 from train.step import make_train_step
 from train.task import Task
@@ -32,20 +32,6 @@ TOKENS = 50257
 
 Lowered = tuple[jax.stages.Lowered, TrainState]
 """A train step, and the shapes of its state."""
-
-
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function makes of each device's own arrays, inside `shard_map`.
-
-    Unlike its surroundings it may call kernels that do not say which axes their results
-    vary over. These are marked as varying, so there must be no collective in it.
-    """
-    unchecked = jax.shard_map(
-        function, in_specs=REPLICATED, out_specs=REPLICATED, check_vma=False
-    )
-    return jax.tree.map(
-        lambda leaf: jax.lax.pcast(leaf, AXES, to="varying"), unchecked(*arguments)
-    )
 
 
 def make_plan(config: TrainTRM | TrainGPT, accumulation: int) -> Plan:

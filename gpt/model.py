@@ -169,9 +169,8 @@ def crop(model: GPT, block_size: int) -> GPT:
 
 
 def count_parameters(model: GPT) -> int:
-    """Parameters without the positions. Source: nanoGPT, `get_num_params`."""
-    leaves = jax.tree.leaves(eqx.filter(model, eqx.is_array_like))
-    return sum(leaf.size for leaf in leaves) - model.positions.size
+    """Parameters without the positions; of shapes too. nanoGPT, `get_num_params`."""
+    return sum(leaf.size for leaf in jax.tree.leaves(model)) - model.positions.size
 
 
 def flops_per_token(model: GPT) -> int:

@@ -15,7 +15,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,9 +102,16 @@ class Checkpoints:
                 f"The checkpoints in `{folder}` must be readable: one is so damaged "
                 f"that Orbax gives up ({_first_line(error)}). Move the newest one away."
             ) from error
+        self._unreadable: set[int] = set()
         for step in self._manager.all_steps():
-            with suppress(Exception), _quiet_reads():
-                self._scores[step] = self._metadata(step)["score"]
+            try:
+                with _quiet_reads():
+                    score = self._metadata(step).get("score")
+            except Exception:
+                self._unreadable.add(step)
+                continue
+            if score is not None:
+                self._scores[step] = score
 
     def _open(self, config: RunConfig) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -223,8 +230,11 @@ class Checkpoints:
             self._require_same(stored, wanted, step)
             return self._read(step, wanted)[name], step
 
-        score = lambda step: self._scores.get(step, -math.inf) if best else 0.0
-        order = lambda step: (score(step), step)
+        def order(step: int) -> tuple[float, int]:
+            # What cannot be read may have been the best: a warning will tell.
+            unscored = math.inf if step in self._unreadable else -math.inf
+            return self._scores.get(step, unscored) if best else 0.0, step
+
         steps = sorted(self._manager.all_steps(), key=order, reverse=True)
         return self._first_good(steps, read)
 
@@ -393,6 +403,10 @@ def _ignore_other_reads() -> None:
             report(unraisable)
 
     sys.unraisablehook = hook
+    never = "Task exception was never retrieved"
+    logging.getLogger("asyncio").addFilter(
+        lambda record: never not in record.getMessage()
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -6,7 +6,8 @@ from typing import Literal
 import jax
 
 from configs import GPTConfig, MeshConfig, RunConfig, require
-from gpt.attention import SPLASH_BLOCK, Kernel
+from gpt.attention import SPLASH_BLOCK, Kernel, Splash
+from train.mesh import alone
 
 # Parameters of glibc's mallopt: see `man mallopt`.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -67,7 +68,7 @@ def gpt_kernel(config: GPTConfig, precision: str) -> Kernel:
     tpu = jax.default_backend() == "tpu"
     can = tpu and config.block_size % SPLASH_BLOCK == 0
     if config.attention == "auto" and can:
-        return "splash"
+        return Splash(alone)
     if config.attention != "splash":
         return attention_kernel(config.attention, precision)
     require(
@@ -76,4 +77,4 @@ def gpt_kernel(config: GPTConfig, precision: str) -> Kernel:
         f"{SPLASH_BLOCK}: got {jax.default_backend()} and {config.block_size}. Use "
         "`--config.model.attention auto`.",
     )
-    return "splash"
+    return Splash(alone)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -187,9 +188,8 @@ def make_gradients(
             works, carry = [*works, work], work.carry
         add = lambda *parts: jax.tree.map(lambda *x: sum(x), *parts)
         grads = reduce(add(*(w.grads for w in works)), trained_specs)
-        weight, metrics = jax.lax.psum(
-            add(*((w.weight, w.metrics) for w in works)), AXES
-        )
+        scalars, separate = ravel_pytree(add(*((w.weight, w.metrics) for w in works)))
+        weight, metrics = separate(jax.lax.psum(scalars, AXES))
         touched = jax.tree.map(
             lambda *parts: jnp.concatenate(parts), *(w.touched for w in works)
         )

@@ -99,6 +99,20 @@ def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
     return jax.tree.map(total, tree, specs)
 
 
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function makes of each device's own arrays, inside `shard_map`.
+
+    Unlike its surroundings it may call kernels that do not say which axes their results
+    vary over. These are marked as varying, so there must be no collective in it.
+    """
+    unchecked = jax.shard_map(
+        function, in_specs=REPLICATED, out_specs=REPLICATED, check_vma=False
+    )
+    return jax.tree.map(
+        lambda leaf: jax.lax.pcast(leaf, AXES, to="varying"), unchecked(*arguments)
+    )
+
+
 def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
     """Row numbers of a global batch that this process's devices hold, ascending.
 

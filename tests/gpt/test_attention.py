@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from benchmarks.tpu_lower import alone
 from configs import MeshConfig
 from gpt.attention import Kernel, Splash, attend, attend_masked
 from tests.tiny import assert_close
-from train.mesh import AXES, BATCH, REPLICATED, make_mesh
+from train.mesh import AXES, BATCH, REPLICATED, alone, make_mesh
 
 Arrays = tuple[jax.Array, ...]
 

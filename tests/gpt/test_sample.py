@@ -79,7 +79,7 @@ def damage(run_dir: Path, step: int) -> None:
     """Flip a bit of every file of arrays."""
     for path in (run_dir / "checkpoints" / str(step)).rglob("d/*"):
         content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
+        content[len(content) // 2] ^= 0x10
         path.write_bytes(content)
 
 

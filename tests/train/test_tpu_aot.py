@@ -95,6 +95,7 @@ def test_a_gpt_with_the_splash_kernel(sizes: tuple[int, int], kinds: set[str]) -
         assert 1.0 <= found["alias_size_bytes"] / found["state_bytes"] < 1.05
         assert set(found["collectives"]) - {"collective-permute"} == kinds
         assert found["collectives_in_loops"] == {}
+        assert found["pallas_calls"] == 3, "forward, and two for the gradients"
     # The layers, forward and back; the slices.
     assert long["loops"] == short["loops"] + 1
     assert short["collectives"] == long["collectives"]
