@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
-from benchmarks.machine import commit as commit  # gpt_decode's, until it moves
 from benchmarks.torch_arm import TorchArm, after_first_step, host
 from benchmarks.trm_case import (
     ACT,

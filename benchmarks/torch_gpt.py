@@ -5,9 +5,9 @@ Source: `model.py`, `GPT.generate`, and `sample.py` of github.com/karpathy/nanoG
 """
 
 import contextlib
-import importlib.util
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,11 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks.gpt_case import Case
+from benchmarks.nanogpt import build_nanogpt
+from benchmarks.torch_arm import settle
 from gpt.build import build_gpt
 from gpt.hugging_face import save_hugging_face
 from gpt.weights import from_named
-
-
-def _import_model(checkout: Path) -> Any:
-    """The module `model` of nanoGPT."""
-    spec = importlib.util.spec_from_file_location(
-        "nanogpt_model", checkout / "model.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class TorchGeneration:
@@ -40,6 +30,7 @@ class TorchGeneration:
     top_k: int | None
 
     def __init__(self, case: Case, model: Any, device: str):
+        settle(device)
         self.case, self.device, self.top_k = case, device, 1
         self.model = model.to(device).eval()
         self.prompt = torch.tensor(case.prompt(), dtype=torch.long, device=device)
@@ -75,10 +66,8 @@ class NanoGPT(TorchGeneration):
     def __init__(
         self, case: Case, weights: Mapping[str, np.ndarray], checkout: Path, device: str
     ):
-        code, config = _import_model(checkout), case.model
-        names = ("n_layer", "n_head", "n_embd", "block_size", "bias")
-        options = {name: getattr(config, name) for name in names}
-        model = code.GPT(code.GPTConfig(**options, vocab_size=case.vocab, dropout=0.0))
+        config = replace(case.model, dropout=0.0)
+        model = build_nanogpt(config, case.vocab, checkout)
         tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
         model.load_state_dict(tensors, strict=False)  # masks are no weights
         super().__init__(case, model, device)

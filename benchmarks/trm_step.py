@@ -21,7 +21,6 @@ import tyro
 from benchmarks import machine, session
 from benchmarks.settings import Bench, StepSettings
 from benchmarks.side_by_side import Round, play
-from benchmarks.table import add_ratios as add_ratios  # gpt_decode's, until it moves
 from benchmarks.table import per_second, tflops
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from gpt.layers import dropout
 
@@ -65,79 +65,35 @@ def attend(
         rate: probability of dropping an attention weight.
         keys: for dropout, one for each example; none for no dropout.
     """
-    if rate > 0.0 and keys is not None:
-        return _attend_with_dropout(query, key, value, causal, rate, keys)
-    if kernel == "splash":
-        kernel = Splash()
-    if isinstance(kernel, Splash):
-        scaled = query / math.sqrt(query.shape[-1])
-        return _splash(kernel, causal, scaled, key, value)
-    if kernel == "cudnn":
+    dropped = rate > 0.0 and keys is not None
+    if kernel == "cudnn" and not dropped:
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=causal, implementation="cudnn"
         )
-    # As `dot_product_attention` with `xla`, but in an order that suits a CPU too.
-    mask = _causal_mask(query, key) if causal else None
-    return _values(_weights(query, key, mask), value)
-
-
-def attend_masked(
-    query: Float[Array, "*batch seq heads head_dim"],
-    key: Float[Array, "*batch memory heads head_dim"],
-    value: Float[Array, "*batch memory heads head_dim"],
-    mask: Bool[Array, "seq memory"],
-) -> Float[Array, "*batch seq heads head_dim"]:
-    """Attention to the part of the memory that a mask shows, by XLA."""
-    return _values(_weights(query, key, mask), value)
-
-
-def _weights(
-    query: Float[Array, "*batch seq heads head_dim"],
-    key: Float[Array, "*batch memory heads head_dim"],
-    mask: Bool[Array, "seq memory"] | None,
-) -> Float[Array, "*batch heads seq memory"]:
-    # Heads in front of positions first: XLA multiplies batches of matrices faster so.
-    query, key = _heads_first(query), _heads_first(key)
+    scaled = query / math.sqrt(query.shape[-1])
+    if kernel == "splash":
+        kernel = Splash()
+    if isinstance(kernel, Splash) and not dropped:
+        return _splash(kernel, causal, scaled, key, value)
+    # As `dot_product_attention` with `xla`, in an order that suits a CPU: heads in
+    # front of positions first, so that XLA multiplies batches of plain matrices.
+    query, key, value = _heads_first(scaled), _heads_first(key), _heads_first(value)
     scores = jnp.einsum(
         "...lk,...mk->...lm", query, key, preferred_element_type=jnp.float32
     )
-    scores = scores / math.sqrt(query.shape[-1])
-    if mask is not None:
-        scores = jnp.where(mask, scores, -jnp.inf)
-    return jax.nn.softmax(scores, axis=-1)
-
-
-def _values(
-    weights: Float[Array, "*batch heads seq memory"],
-    value: Float[Array, "*batch memory heads head_dim"],
-) -> Float[Array, "*batch seq heads head_dim"]:
-    mixed = weights.astype(value.dtype) @ _heads_first(value)
-    return jnp.swapaxes(mixed, -2, -3)
+    if causal:
+        scores = jnp.where(
+            jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf
+        )
+    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, keys)
+    return _heads_first(weights.astype(value.dtype) @ value)
 
 
 def _heads_first(
     x: Float[Array, "*batch seq heads head_dim"],
 ) -> Float[Array, "*batch heads seq head_dim"]:
+    """Heads in front of positions; or the other way round."""
     return jnp.swapaxes(x, -2, -3)
-
-
-def _causal_mask(
-    query: Float[Array, "*batch seq heads head_dim"],
-    key: Float[Array, "*batch memory heads head_dim"],
-) -> Bool[Array, "seq memory"]:
-    return jnp.tril(jnp.ones((query.shape[-3], key.shape[-3]), bool))
-
-
-def _attend_with_dropout(
-    query: Float[Array, "rows seq heads head_dim"],
-    key: Float[Array, "rows memory heads head_dim"],
-    value: Float[Array, "rows memory heads head_dim"],
-    causal: bool,
-    rate: float,
-    keys: Key[Array, " rows"],
-) -> Float[Array, "rows seq heads head_dim"]:
-    mask = _causal_mask(query, key) if causal else None
-    return _values(dropout(_weights(query, key, mask), rate, keys), value)
 
 
 def _pallas(

@@ -68,7 +68,8 @@ class Block(eqx.Module):
         mixed, kept = mix(*map(heads, jnp.split(qkv, 3, axis=-1)))
         mixed = self.attention_out(mixed.reshape(x.shape))
         x = x + dropout(mixed, self.dropout, first)
-        hidden = gelu(self.up(self.mlp_norm(x)), self.activation)
+        wide = self.up(self.mlp_norm(x))
+        hidden = gelu(wide) if self.activation == "gelu" else jax.nn.gelu(wide)
         return x + dropout(self.down(hidden), self.dropout, second), kept
 
 

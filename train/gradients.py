@@ -213,7 +213,8 @@ def make_gradients(
         grads, (ids, row_grads), weight, carry, metrics = split(
             state.model, state.table, state.carry, batch, state.updates, state.scale
         )
-        mean = lambda tree: jax.tree.map(lambda g: g / weight, tree)
+        scale = 1.0 / jnp.maximum(weight, 1.0)
+        mean = lambda tree: jax.tree.map(lambda g: g * scale, tree)
         return mean(grads), (ids, mean(row_grads)), carry, metrics
 
     return gradients

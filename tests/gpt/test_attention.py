@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from configs import MeshConfig
-from gpt.attention import Kernel, Splash, attend, attend_masked
+from gpt.attention import Kernel, Splash, attend
 from tests.tiny import assert_close
 from train.mesh import AXES, BATCH, REPLICATED, alone, make_mesh
 
@@ -55,13 +55,6 @@ def test_causal() -> None:
     qkv = draw(3, 7, 7)
     expected = oracle(*qkv, lower_triangle(7))
     np.testing.assert_allclose(compiled(*qkv, causal=True), expected, atol=1e-6)
-
-
-def test_a_mask() -> None:
-    qkv = draw(2, 4, 6)
-    mask = np.arange(6) <= np.arange(4)[:, None] + 1
-    found = jax.jit(attend_masked)(*qkv, jnp.asarray(mask))
-    np.testing.assert_allclose(found, oracle(*qkv, mask), atol=1e-6)
 
 
 def test_more_axes_in_front() -> None:
