@@ -15,13 +15,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from gpt.pretrained import Pretrained, read_pretrained
 from jax.sharding import Mesh
 
 from configs import GPT_PRESETS, TrainGPT, even_parts
 from data.tokens import IGNORE, TokenDataset, Tokens
 from gpt.build import build_gpt
 from gpt.model import GPT, flops_per_token
+from gpt.pretrained import Pretrained, read_pretrained
 from gpt.task import GPTTask
 from train.cli import run
 from train.devices import gpt_kernel, start
