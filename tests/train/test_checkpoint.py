@@ -105,6 +105,7 @@ def folder(written: Path, tmp_path: Path) -> Path:
 # -- what is saved is what is read -----------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_whole_state_comes_back_bit_for_bit_on_any_mesh(tmp_path: Path) -> None:
     """Saved on 8 x 1, read on 4 x 2, saved there, read on 1 x 1."""
     init = tiny.init(tiny.adam_rules(), precision="bfloat16")

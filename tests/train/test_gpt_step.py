@@ -24,7 +24,8 @@ from train.optim import make_optimizer, matrices, nanogpt_cosine
 from train.state import TrainState, abstract_state, init_state, make_init
 from train.step import Rules, make_train_step
 
-MESHES = [(8, 1), (4, 2), (1, 8)]
+SLOW = pytest.mark.slow
+MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=SLOW)]
 BATCH, SEQ, VOCAB = 16, 8, 24
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=SEQ, bias=True)
 PLAN = Plan(batch_size=BATCH, precision="float32", seed=0)

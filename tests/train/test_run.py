@@ -348,6 +348,7 @@ def test_a_checkpoint_of_another_model(
     assert "must be of the configured model: `" in said
 
 
+@pytest.mark.slow
 def test_missing_data_and_no_network(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

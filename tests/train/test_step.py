@@ -22,7 +22,8 @@ from train.state import TrainState, abstract_state, init_state
 from train.step import make_eval_step, make_train_step
 from trm.act import Carry, init_carry
 
-MESHES = [(1, 1), (8, 1), (4, 2), (1, 8)]
+SLOW = pytest.mark.slow
+MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=SLOW)]
 
 
 @cache
@@ -43,7 +44,7 @@ def run(mesh: Mesh, steps: int = 3, **plan: int) -> tuple[TrainState, list[dict]
     return jax.device_get(state), history
 
 
-@pytest.mark.parametrize("sizes", MESHES[1:])
+@pytest.mark.parametrize("sizes", MESHES)
 def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
     """Loss, metrics, and weights, average and table after three SGD updates."""
     state, metrics = run(mesh_of(*sizes))
@@ -56,7 +57,7 @@ def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
     assert 0 < sum(halted) < 3 * tiny.BATCH, "rows must halt at different times"
 
 
-@pytest.mark.parametrize("sizes", MESHES[1:])
+@pytest.mark.parametrize("sizes", MESHES)
 def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
     assert_close(gradients(mesh_of(*sizes)), gradients(mesh_of(1, 1)))
 
@@ -96,6 +97,7 @@ def test_parameters_are_split_and_born_split() -> None:
     assert_equal(jax.device_get(state.model), jax.device_get(one.model))
 
 
+@pytest.mark.slow
 def test_several_updates_in_a_dispatch_are_the_same_updates() -> None:
     mesh, rules = mesh_of(4, 2), tiny.adam_rules()
     step = make_train_step(
@@ -181,7 +183,7 @@ def test_cycles_without_gradient_cost_no_memory(mixer: str) -> None:
     assert temporary(H_cycles=2, L_cycles=6) > 1.3 * base, "the last cycle does"
 
 
-@pytest.mark.parametrize("sizes", [(8, 1), (4, 2)])
+@pytest.mark.parametrize("sizes", MESHES[:2])
 def test_gradients_are_reduced_once(sizes: tuple[int, int]) -> None:
     """No collective inside the recursion: their number does not grow with it."""
 
@@ -207,7 +209,7 @@ def test_exploration_does_not_depend_on_the_mesh() -> None:
     np.testing.assert_array_equal(halted(mesh_of(1, 1)), halted(mesh_of(4, 2)))
 
 
-@pytest.mark.parametrize("sizes", MESHES[1:])
+@pytest.mark.parametrize("sizes", MESHES)
 @pytest.mark.parametrize("early", [False, True])
 def test_evaluation_is_the_same_on_any_mesh(
     sizes: tuple[int, int], early: bool

@@ -1,5 +1,6 @@
 """Our numbers against those of the official PyTorch code; see `tests/golden.py`."""
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -36,6 +37,16 @@ def latents_of(golden: Golden, step: int) -> list[np.ndarray]:
     return [golden.arrays[name] for name in names if name in golden.arrays]
 
 
+# The other cases take long: `pytest -m slow` runs them.
+QUICK = ("trm_attention", "trm_mlp", "hrm")
+
+
+def some(names: Iterable[str]) -> list:
+    """Cases as parameters, all but a few of them marked as slow."""
+    slow = pytest.mark.slow
+    return [n if n in QUICK else pytest.param(n, marks=slow) for n in names]
+
+
 @cache
 def history(
     name: str, noise: float = 0.0, seed: int = 0
@@ -64,13 +75,14 @@ def make_mesh_of_one() -> Mesh:
     return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(CASES))
 def test_first_step(name: str) -> None:
     golden = Golden(name)
     before, after, metrics = history(name)[0]
     check_step(golden, 0, before, after, metrics, 1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_within_its_rounding() -> None:
     """Not farther from the golden numbers than these are from float32."""
     golden = Golden("trm_attention_bfloat16")
@@ -101,7 +113,7 @@ def test_bfloat16_within_its_rounding() -> None:
     assert float(metrics["lm_loss"][0]) == pytest.approx(lm_loss, rel=2e-3)
 
 
-@pytest.mark.parametrize("name", STEADY)
+@pytest.mark.parametrize("name", some(STEADY))
 def test_all_steps(name: str) -> None:
     golden = Golden(name)
     for t, (before, after, metrics) in enumerate(history(name)):
@@ -154,7 +166,7 @@ def check_step(
     assert float(table_rate) == pytest.approx(rates[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [*CASES, "trm_attention_bfloat16"])
+@pytest.mark.parametrize("name", some([*CASES, "trm_attention_bfloat16"]))
 def test_gradients(name: str, one_device: Mesh) -> None:
     golden = Golden(name)
     state = golden.state()
@@ -171,7 +183,7 @@ def test_gradients(name: str, one_device: Mesh) -> None:
         assert relative(ours[weight], gradient) < limit, weight
 
 
-@pytest.mark.parametrize("name", STEADY)
+@pytest.mark.parametrize("name", some(STEADY))
 def test_weights_and_average_after_six_steps(name: str) -> None:
     golden = Golden(name)
     state = history(name)[-1][1]
@@ -188,7 +200,7 @@ def test_weights_and_average_after_six_steps(name: str) -> None:
             assert agree.mean() > 0.99, weight
 
 
-@pytest.mark.parametrize("name", STEADY)
+@pytest.mark.parametrize("name", some(STEADY))
 def test_evaluation(name: str, one_device: Mesh) -> None:
     golden = Golden(name)
     state = history(name)[-1][1]
@@ -221,6 +233,7 @@ def test_first_carry_need_not_be_initialised() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_chaotic_case() -> None:
     """The golden run lies within the spread of our own runs from jiggled weights."""
     golden = Golden("trm_mlp")
@@ -244,6 +257,7 @@ def test_chaotic_case() -> None:
     assert (to_golden <= 2 * np.max(jiggled, axis=0)).all(), (to_golden, jiggled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trajectory_attention", "trajectory_mlp"])
 def test_trajectory(name: str, one_device: Mesh) -> None:
     """A hundred updates on 4x4 Sudoku: the smoothed loss within 2 %."""
