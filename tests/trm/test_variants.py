@@ -110,7 +110,7 @@ def test_four_puzzles_are_learnt_by_heart(config: TRMConfig) -> None:
         carry = task.admit(model, carry, batch)
         keys = jax.random.split(key, 4)
         loss = lambda t: task.loss(eqx.combine(t, buffers), rows, carry, keys)
-        grads, (carry, _) = jax.grad(loss, has_aux=True)(trained)
+        grads, (_, carry, _) = jax.grad(loss, has_aux=True)(trained)
         changes, opt_state = optimizer.update(grads, opt_state)
         return optax.apply_updates(trained, changes), opt_state, carry
 
