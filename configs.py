@@ -2,9 +2,9 @@
 
 A field's docstring is its help on the command line: meaning, unit, the paper's symbol
 and the official option (of `SamsungSAILMontreal/TinyRecursiveModels`; of nanoGPT where
-it concerns a GPT). Values are checked
-here and never written back; derived numbers are properties. Sizes that come from the
-data (vocabulary, sequence length, number of puzzles) are not settings.
+it concerns a GPT). Values are checked here and never written back; derived numbers are
+properties. Sizes that come from the data (vocabulary, sequence length, number of
+puzzles) are not settings, but for `GPTConfig.vocab_size`, which may pad them.
 
 Imports the standard library alone; every other package may import this file.
 """

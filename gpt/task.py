@@ -1,4 +1,4 @@
-"""What training needs to know of a GPT: the `Task` protocol of `train/step.py`."""
+"""What training needs to know of a GPT: the `Task` protocol of `train/task.py`."""
 
 import equinox as eqx
 import jax.numpy as jnp

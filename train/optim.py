@@ -1,6 +1,6 @@
 """Optimizers, schedules, and which leaves of a model are trained.
 
-Built from optax; only the AdamATan2 rule is ours.
+Built from optax; the AdamATan2 rule and clipping as PyTorch does it are ours.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What training needs to know of a TRM: the `Task` protocol of `train/step.py`."""
+"""What training needs to know of a TRM: the `Task` protocol of `train/task.py`."""
 
 from functools import partial
 
