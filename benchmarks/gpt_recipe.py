@@ -29,7 +29,7 @@ from configs import require
 from data.tokenizer import Tokenizer
 
 PRESET = "shakespeare-char-cpu"
-# Source: nanoGPT, README, "I only have a macbook", but two evaluations more.
+# Source: nanoGPT, README, "I only have a macbook", but for `log_interval` (there 1).
 RECIPE = (
     "--device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 "
     "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 "
