@@ -12,9 +12,10 @@ from benchmarks.trm_case import SEQ, VOCAB
 from configs import TrainGPT, TrainTRM, even_parts
 from data.puzzles import Puzzle
 from data.tokens import Tokens
-from gpt.attention import Kernel, Splash
+from gpt.attention import Kernel
 from gpt.build import build_gpt
 from gpt.model import GPT
+from gpt.splash import Splash
 from gpt.task import GPTTask
 from train import gpt as train_gpt
 from train import trm as train_trm

@@ -6,7 +6,8 @@ from typing import Literal
 import jax
 
 from configs import GPTConfig, MeshConfig, RunConfig, require
-from gpt.attention import SPLASH_BLOCK, Kernel, Splash
+from gpt.attention import Kernel
+from gpt.splash import SPLASH_BLOCK, Splash
 from train.mesh import alone
 
 # Parameters of glibc's mallopt: see `man mallopt`.

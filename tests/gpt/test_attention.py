@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from configs import MeshConfig
-from gpt.attention import Kernel, Splash, attend
+from gpt.attention import Kernel, attend
+from gpt.splash import Splash
 from tests.tiny import assert_close
 from train.mesh import AXES, BATCH, REPLICATED, alone, make_mesh
 
