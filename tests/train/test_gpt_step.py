@@ -89,7 +89,7 @@ def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
     assert_close((state.model, state.ema), (expected.model, expected.ema))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (4, 2)])
+@pytest.mark.parametrize("sizes", [*MESHES[:1], pytest.param((1, 1), marks=SLOW)])
 def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     state, metrics = run(mesh_of(*sizes), slices=2)
     expected, expected_metrics = run(mesh_of(1, 1))

@@ -72,7 +72,7 @@ def gradients(mesh: Mesh) -> tuple:
     return jax.device_get((grads, touched))
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (4, 2)])
+@pytest.mark.parametrize("sizes", [*MESHES[:1], pytest.param((1, 1), marks=SLOW)])
 def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     """Gradient accumulation changes nothing, each slice with its rows of the carry."""
     mesh = mesh_of(*sizes)
@@ -169,7 +169,7 @@ def compiled_gradients(mesh: Mesh, config: TRMConfig) -> jax.stages.Compiled:
     return jax.jit(made).lower(state, batch).compile()
 
 
-@pytest.mark.parametrize("mixer", ["attention", "mlp"])
+@pytest.mark.parametrize("mixer", [pytest.param("attention", marks=SLOW), "mlp"])
 def test_cycles_without_gradient_cost_no_memory(mixer: str) -> None:
     positions = "rope" if mixer == "attention" else "none"
     config = replace(tiny.MODEL, mixer=mixer, positions=positions)
@@ -195,6 +195,7 @@ def test_gradients_are_reduced_once(sizes: tuple[int, int]) -> None:
     assert 0 < collectives(2) == collectives(5)
 
 
+@pytest.mark.slow
 def test_exploration_does_not_depend_on_the_mesh() -> None:
     always = ACTConfig(max_steps=6, exploration=1.0)
 

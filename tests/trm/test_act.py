@@ -125,7 +125,7 @@ def test_steps_and_halting_of_a_row_are_monotone() -> None:
         carry = after
 
 
-@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("early", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_solve_is_the_loop_written_out(early: bool) -> None:
     model = tiny.model()
     config = replace(tiny.ACT, max_steps=4)

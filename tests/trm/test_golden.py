@@ -38,7 +38,7 @@ def latents_of(golden: Golden, step: int) -> list[np.ndarray]:
 
 
 # The other cases take long: `pytest -m slow` runs them.
-QUICK = ("trm_attention", "trm_mlp", "hrm")
+QUICK = ("trm_attention", "trm_mlp")
 
 
 def some(names: Iterable[str]) -> list:
