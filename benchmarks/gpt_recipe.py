@@ -4,8 +4,12 @@ nanoGPT's recipe for a CPU (4 layers, width 128, 2000 updates), the whole of it:
 starting Python to the last evaluation and checkpoint. One after the other, each on the
 same core with one thread.
 
-Example:
+The loss that a run ends with depends on the seed, and is estimated: to compare the two
+codes take several seeds, and many sequences.
+
+Examples:
     python -m benchmarks.gpt_recipe --nanogpt ../nanoGPT
+    python -m benchmarks.gpt_recipe --nanogpt ../nanoGPT --seeds 1 2 3 --eval-iters 200
 """
 
 if not __package__:
@@ -15,11 +19,13 @@ import json
 import pickle
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
@@ -31,7 +37,7 @@ from data.tokenizer import Tokenizer
 PRESET = "shakespeare-char-cpu"
 # Source: nanoGPT, README, "I only have a macbook", but for `log_interval` (there 1).
 RECIPE = (
-    "--device=cpu --compile=False --eval_iters=20 --log_interval=100 --block_size=64 "
+    "--device=cpu --compile=False --log_interval=100 --block_size=64 "
     "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 "
     "--lr_decay_iters=2000 --dropout=0.0"
 )
@@ -47,6 +53,15 @@ class Settings:
     data: Path = Path("datasets/shakespeare-char")
     """Folder made by `python -m data.prepare shakespeare-char`."""
 
+    seeds: tuple[int, ...] = (1337,)
+    """Whole runs of each code, in turns."""
+
+    eval_iters: int = 20
+    """Batches of 12 sequences that a loss is estimated from."""
+
+    eval_interval: int = 250
+    """Steps between two evaluations."""
+
     core: int | None = None
     """Core to pin to. None: the last one allowed."""
 
@@ -54,8 +69,19 @@ class Settings:
     """JSON file."""
 
 
-Curve = list[tuple[int, float]]
-"""Steps and losses on the validation split."""
+@dataclass(frozen=True)
+class Run:
+    """A whole run of one of the codes."""
+
+    seed: int
+    seconds: float
+    val_loss: dict[int, float]
+    """By step."""
+
+    @property
+    def last(self) -> float:
+        """The loss at the end."""
+        return self.val_loss[max(self.val_loss)]
 
 
 def run(command: list[str], folder: Path) -> tuple[str, float]:
@@ -69,46 +95,72 @@ def run(command: list[str], folder: Path) -> tuple[str, float]:
     return done.stdout, time.perf_counter() - start
 
 
-def ours(data: Path, scratch: Path) -> tuple[Curve, float]:
-    """The curve and the seconds of our preset."""
+def ours(settings: Settings, seed: int, scratch: Path) -> Run:
+    """Our preset."""
     folder = scratch / "run"
+    options = {
+        "data.path": settings.data.resolve(),
+        "run-dir": folder,
+        "seed": seed,
+        "eval.iters": settings.eval_iters,
+        "eval.interval": settings.eval_interval,
+    }
     command = [sys.executable, "-m", "train.gpt", PRESET]
-    command += ["--config.data.path", str(data.resolve())]
-    _, seconds = run([*command, "--config.run-dir", str(folder)], Path.cwd())
+    for name, value in options.items():
+        command += [f"--config.{name}", str(value)]
+    _, seconds = run(command, Path.cwd())
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-    curve = [(x["step"], x["val_loss"]) for x in lines if x["split"] == "eval"]
-    return curve, seconds
+    curve = {x["step"]: x["val_loss"] for x in lines if x["split"] == "eval"}
+    return Run(seed, seconds, curve)
 
 
-def theirs(checkout: Path, data: Path, scratch: Path) -> tuple[Curve, float]:
-    """The curve and the seconds of nanoGPT, in a copy of its checkout."""
+def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
+    """nanoGPT, in a copy of its checkout."""
     copy = scratch / "nanogpt"
-    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "*.bin"))
+    ignore = shutil.ignore_patterns(".git", "*.bin")
+    shutil.copytree(settings.nanogpt, copy, ignore=ignore)
     target = copy / "data" / "shakespeare_char"
     for name in ("train.bin", "val.bin"):
-        shutil.copy(data / name, target)
-    vocab = {"vocab_size": Tokenizer.read(data).vocab_size}
+        shutil.copy(settings.data / name, target)
+    vocab = {"vocab_size": Tokenizer.read(settings.data).vocab_size}
     (target / "meta.pkl").write_bytes(pickle.dumps(vocab))
-    config = "config/train_shakespeare_char.py"
-    command = [sys.executable, "train.py", config, *RECIPE.split()]
+    script = copy / "train.py"  # it has no option for the seed
+    script.write_text(
+        script.read_text().replace("manual_seed(1337", f"manual_seed({seed}")
+    )
+    options = {
+        "eval_iters": settings.eval_iters,
+        "eval_interval": settings.eval_interval,
+    }
+    command = [sys.executable, "train.py", "config/train_shakespeare_char.py"]
+    command += [*RECIPE.split(), *(f"--{k}={v}" for k, v in options.items())]
     text, seconds = run(command, copy)
     found = re.findall(r"step (\d+): train loss [\d.]+, val loss ([\d.]+)", text)
-    return [(int(step), float(loss)) for step, loss in found], seconds
+    return Run(seed, seconds, {int(step): float(loss) for step, loss in found})
+
+
+def show(name: str, runs: Sequence[Run]) -> None:
+    """Print the curves of a code, and what they end with."""
+    for one in runs:
+        curve = "  ".join(f"{step}: {loss:.3f}" for step, loss in one.val_loss.items())
+        print(f"{name:8s} seed {one.seed}: {one.seconds:6.1f} s, val loss {curve}")
+    last = [one.last for one in runs]
+    spread = f" +- {statistics.stdev(last):.4f}" if len(last) > 1 else ""
+    print(f"{name:8s} ends at {statistics.mean(last):.4f}{spread} (val loss)")
 
 
 def main(settings: Settings) -> None:
     """Run both, print their curves and times, write one JSON file."""
     core = machine.hold("cpu", settings.core)
-    with tempfile.TemporaryDirectory() as folder:
-        results = {
-            "ours": ours(settings.data, Path(folder)),
-            "nanogpt": theirs(settings.nanogpt, settings.data, Path(folder)),
-        }
-    for name, (curve, seconds) in results.items():
-        best = min(loss for _, loss in curve)
-        print(f"{name:8s} {seconds:6.1f} s, best val loss {best:.4f}")
-        print("         " + "  ".join(f"{step}: {loss:.3f}" for step, loss in curve))
-    ratio = results["nanogpt"][1] / results["ours"][1]
+    results: dict[str, list[Run]] = {"ours": [], "nanogpt": []}
+    for seed in settings.seeds:
+        for name, code in (("ours", ours), ("nanogpt", theirs)):
+            with tempfile.TemporaryDirectory() as folder:
+                results[name].append(code(settings, seed, Path(folder)))
+    for name, runs in results.items():
+        show(name, runs)
+    pairs = zip(results["nanogpt"], results["ours"], strict=True)
+    ratio = statistics.median(their.seconds / our.seconds for their, our in pairs)
     print(f"nanoGPT's time over ours: {ratio:.2f}")
     record = {
         "date": time.strftime("%Y-%m-%d"),
@@ -116,10 +168,10 @@ def main(settings: Settings) -> None:
         "pinned_to_one_core": core is not None,
         "versions": machine.versions(),
         "nanogpt": machine.commit(settings.nanogpt),
+        "eval_sequences": 12 * settings.eval_iters,
         "ratio": ratio,
         "results": {
-            name: {"seconds": seconds, "val_loss": dict(curve)}
-            for name, (curve, seconds) in results.items()
+            name: [asdict(one) for one in runs] for name, runs in results.items()
         },
     }
     settings.out.parent.mkdir(parents=True, exist_ok=True)

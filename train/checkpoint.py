@@ -6,17 +6,12 @@ fingerprint of every array, by which a damaged one is told on reading: Orbax not
 missing or short file, but not every wrong bit.
 """
 
-import inspect
 import json
-import logging
 import math
 import shutil
-import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +24,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from configs import RunConfig, require
 from train.fingerprint import Fingerprint, fingerprint, kinds
+from train.preservation import preservation
+from train.quiet_reads import quiet_reads
 from train.state import TrainState
 
 Result = TypeVar("Result")
@@ -95,7 +92,7 @@ class Checkpoints:
             ) from error
         self._scores: dict[int, float] = {}
         try:
-            with _quiet_reads():
+            with quiet_reads():
                 self._manager = self._open(config)
         except Exception as error:
             raise ValueError(
@@ -105,7 +102,7 @@ class Checkpoints:
         self._unreadable: set[int] = set()
         for step in self._manager.all_steps():
             try:
-                with _quiet_reads():
+                with quiet_reads():
                     score = self._metadata(step).get("score")
             except Exception:
                 self._unreadable.add(step)
@@ -118,7 +115,7 @@ class Checkpoints:
             self._folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(1),
-                preservation_policy=_preservation(config, self._scores),
+                preservation_policy=preservation(config, self._scores),
                 cleanup_tmp_directories=not self._read_only,
                 read_only=self._read_only,
             ),
@@ -245,7 +242,7 @@ class Checkpoints:
         damaged: list[tuple[int, Exception]] = []
         for step in steps:
             try:
-                with _quiet_reads():
+                with quiet_reads():
                     result = read(step)
             except OtherModelError:
                 raise
@@ -338,75 +335,8 @@ class Checkpoints:
             self._manager.reload()
 
 
-class _Best(policies.PreservationPolicy):
-    """Keeps the checkpoints of the highest scores; of equal ones, the newest.
-
-    Orbax's own forgets the scores when a process ends, unless it is to write a file of
-    them, and does not start if that file is damaged.
-    """
-
-    def __init__(self, scores: Mapping[int, float], number: int):
-        self._scores, self._number = scores, number
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> Sequence[bool]:
-        steps = [info.step for info in checkpoints if info.step in self._scores]
-        steps.sort(key=lambda step: (self._scores[step], step))
-        best = steps[::-1][: self._number]
-        return [info.step in best for info in checkpoints]
-
-
-def _preservation(
-    config: RunConfig, scores: Mapping[int, float]
-) -> policies.AnyPreservationPolicy:
-    """Which checkpoints are kept."""
-    keep: list[Any] = [
-        policies.LatestN(config.keep_last),
-        _Best(scores, config.keep_best),
-    ]
-    if config.keep_every:
-        keep.append(policies.EveryNSteps(config.keep_every))
-    return policies.AnyPreservationPolicy(keep)
-
-
 def _crc(arrays: Mapping[str, Sequence[object]]) -> int:
     return zlib.crc32(json.dumps(arrays, sort_keys=True).encode())
-
-
-@contextmanager
-def _quiet_reads() -> Iterator[None]:
-    """Hide what libraries say of a failed read: the caller reports it, once."""
-    _ignore_other_reads()
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@cache
-def _ignore_other_reads() -> None:
-    """Drop what the other reads say when one fails, now or when they are collected.
-
-    Orbax closes its event loop at the first error. TensorStore then prints a traceback
-    for each read still under way, from its own threads, at any later time, and Python
-    one for each coroutine of Orbax that nobody waits for any more.
-    """
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        closed = str(unraisable.exc_value) == "Event loop is closed"
-        if not closed and not inspect.iscoroutine(unraisable.object):
-            report(unraisable)
-
-    sys.unraisablehook = hook
-    never = "Task exception was never retrieved"
-    logging.getLogger("asyncio").addFilter(
-        lambda record: never not in record.getMessage()
-    )
 
 
 def _first_line(error: Exception) -> str:

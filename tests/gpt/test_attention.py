@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from configs import MeshConfig
 from gpt.attention import Kernel, attend
+from gpt.layers import dropout
 from gpt.splash import Splash
 from tests.tiny import assert_close
 from train.mesh import AXES, BATCH, REPLICATED, alone, make_mesh
@@ -105,6 +106,57 @@ def test_dropout_of_a_row_is_its_keys_alone() -> None:
     last = compiled(*(x[3:] for x in qkv), rate=0.5, keys=keys[3:])
     np.testing.assert_allclose(together[3:], last, atol=1e-6)
     assert not np.allclose(together, compiled(*qkv), atol=1e-3)
+
+
+# -- the gradient, which is written out ------------------------------------------------
+
+
+def plain(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    causal: bool,
+    rate: float = 0.0,
+    keys: Any = None,
+) -> jax.Array:
+    """As `attend`, in so many words."""
+    scores = jnp.einsum("blhk,bmhk->bhlm", query, key) / math.sqrt(query.shape[-1])
+    if causal:
+        scores = jnp.where(lower_triangle(scores.shape[-1]), scores, -jnp.inf)
+    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, keys)
+    return jnp.einsum("bhlm,bmhk->blhk", weights, value)
+
+
+@pytest.mark.parametrize(
+    ("memory", "causal", "rate"), [(9, True, 0.0), (9, True, 0.4), (5, False, 0.4)]
+)
+def test_gradients(memory: int, causal: bool, rate: float) -> None:
+    """With and without dropout, those of the plain statement."""
+    keys = jax.random.split(jax.random.key(3), 3)
+    options = {"causal": causal, "rate": rate, "keys": keys}
+
+    def pull(function: Any) -> Any:
+        score = lambda *qkv: jnp.sum(jnp.sin(3 * function(*qkv, **options)))
+        return jax.jit(jax.value_and_grad(score, (0, 1, 2)))(*draw(3, 9, memory))
+
+    assert_close(pull(attend), pull(plain), 1e-5)
+
+
+def test_gradients_in_16_bits() -> None:
+    """Near those in float32, of the type of the values."""
+
+    def pull(qkv: Arrays) -> Arrays:
+        score = lambda *qkv: jnp.sum(jnp.sin(attend(*qkv, causal=True)))
+        return jax.jit(jax.grad(score, (0, 1, 2)))(*qkv)
+
+    half = tuple(x.astype(jnp.bfloat16) for x in draw(3, 9, 9))
+    found = pull(half)
+    assert all(x.dtype == jnp.bfloat16 for x in found)
+    expected = pull(tuple(x.astype(jnp.float32) for x in half))
+    for some, all_of_it in zip(found, expected, strict=True):
+        error = np.abs(np.float32(some) - all_of_it)
+        assert error.max() < 0.02 * np.abs(all_of_it).max()
 
 
 # -- the Pallas kernel for TPUs, interpreted -------------------------------------------

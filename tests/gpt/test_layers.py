@@ -1,0 +1,77 @@
+"""Layers whose gradients are written out, against JAX's of a plain statement."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt.layers import gelu, normalize, project
+from tests.tiny import assert_close
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def pull(function: Callable[..., Any], *arguments: jax.Array) -> tuple[Any, Any]:
+    """The value, and the gradients of a sum with weights that differ."""
+
+    def score(*arguments: jax.Array) -> jax.Array:
+        value = function(*arguments)
+        weights = jnp.cos(jnp.arange(value.size, dtype=value.dtype))
+        return jnp.sum(value * weights.reshape(value.shape))
+
+    numbers = tuple(range(len(arguments)))
+    return function(*arguments), jax.jit(jax.grad(score, numbers))(*arguments)
+
+
+def test_gelu() -> None:
+    x = jnp.concatenate((normal(0, 50), jnp.array([0.0, -9.0, 9.0, -40.0, 40.0])))
+    plain = lambda x: jax.nn.gelu(x, approximate=False)
+    assert_close(pull(gelu, x), pull(plain, x), 1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_normalize(scale: float) -> None:
+    """Where the epsilon counts, too."""
+
+    def plain(x: jax.Array) -> jax.Array:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+
+    x = 3 * scale + scale * normal(1, 4, 5, 16)
+    found = pull(lambda x: normalize(x, 1e-5), x)
+    assert_close(found, pull(plain, x), 1e-5)
+
+
+# Rows, inputs, outputs: the weight's gradient is computed either way round.
+SIZES = [(24, 8, 4), (24, 4, 8), (6, 8, 4), (24, 8, 8)]
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+def test_project(rows: int, inputs: int, outputs: int) -> None:
+    x, weight = normal(2, 2, rows // 2, inputs), normal(3, inputs, outputs)
+    assert_close(pull(project, x, weight), pull(jnp.matmul, x, weight), 1e-6)
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES[:2])
+def test_project_of_stacked_weights(rows: int, inputs: int, outputs: int) -> None:
+    x, weights = normal(4, 3, rows, inputs), normal(5, 3, inputs, outputs)
+    assert_close(
+        pull(jax.vmap(project), x, weights), pull(jnp.matmul, x, weights), 1e-6
+    )
+
+
+def test_gradients_have_the_type_of_the_values() -> None:
+    half = lambda *shape: normal(6, *shape).astype(jnp.bfloat16)
+    for found in (
+        pull(gelu, half(9)),
+        pull(lambda x: normalize(x, 1e-5), half(3, 8)),
+        pull(project, half(24, 8), half(8, 4)),
+    ):
+        for leaf in jax.tree.leaves(found):
+            assert leaf.dtype == jnp.bfloat16
+            assert np.isfinite(np.float32(leaf)).all()
