@@ -35,11 +35,15 @@ from configs import require
 from data.tokenizer import Tokenizer
 
 PRESET = "shakespeare-char-cpu"
+STEPS, BATCH = 2000, 12
+CHECKOUT = "3adf61e154c3fe3fca428ad6bc3818b27a3b8291"
+"""nanoGPT's commit that this was written for."""
+
 # Source: nanoGPT, README, "I only have a macbook", but for `log_interval` (there 1).
 RECIPE = (
     "--device=cpu --compile=False --log_interval=100 --block_size=64 "
-    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 "
-    "--lr_decay_iters=2000 --dropout=0.0"
+    f"--batch_size={BATCH} --n_layer=4 --n_head=4 --n_embd=128 --max_iters={STEPS} "
+    f"--lr_decay_iters={STEPS} --dropout=0.0"
 )
 
 
@@ -57,7 +61,7 @@ class Settings:
     """Whole runs of each code, in turns."""
 
     eval_iters: int = 20
-    """Batches of 12 sequences that a loss is estimated from."""
+    """Batches that a loss is estimated from."""
 
     eval_interval: int = 250
     """Steps between two evaluations."""
@@ -67,6 +71,13 @@ class Settings:
 
     out: Path = Path(__file__).parent / "results" / "gpt_recipe-cpu.json"
     """JSON file."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.eval_interval > 0 and STEPS % self.eval_interval == 0,
+            f"`--eval-interval` must divide {STEPS}, where both codes end: got "
+            f"{self.eval_interval}. Use 250, for instance.",
+        )
 
 
 @dataclass(frozen=True)
@@ -124,10 +135,14 @@ def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
         shutil.copy(settings.data / name, target)
     vocab = {"vocab_size": Tokenizer.read(settings.data).vocab_size}
     (target / "meta.pkl").write_bytes(pickle.dumps(vocab))
-    script = copy / "train.py"  # it has no option for the seed
-    script.write_text(
-        script.read_text().replace("manual_seed(1337", f"manual_seed({seed}")
+    script, fixed = copy / "train.py", "manual_seed(1337 "  # no option sets it
+    source = script.read_text()
+    require(
+        source.count(fixed) == 1,
+        f"nanoGPT's `train.py` must have `{fixed.strip()}` once, to set the seed: got "
+        f"{source.count(fixed)}. Check out commit {CHECKOUT}.",
     )
+    script.write_text(source.replace(fixed, f"manual_seed({seed} "))
     options = {
         "eval_iters": settings.eval_iters,
         "eval_interval": settings.eval_interval,
@@ -136,6 +151,11 @@ def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
     command += [*RECIPE.split(), *(f"--{k}={v}" for k, v in options.items())]
     text, seconds = run(command, copy)
     found = re.findall(r"step (\d+): train loss [\d.]+, val loss ([\d.]+)", text)
+    require(
+        bool(found),
+        f"nanoGPT must print its losses: got `{text[-200:]}`. Check out commit "
+        f"{CHECKOUT}.",
+    )
     return Run(seed, seconds, {int(step): float(loss) for step, loss in found})
 
 
@@ -168,7 +188,7 @@ def main(settings: Settings) -> None:
         "pinned_to_one_core": core is not None,
         "versions": machine.versions(),
         "nanogpt": machine.commit(settings.nanogpt),
-        "eval_sequences": 12 * settings.eval_iters,
+        "eval_sequences": BATCH * settings.eval_iters,
         "ratio": ratio,
         "results": {
             name: [asdict(one) for one in runs] for name, runs in results.items()

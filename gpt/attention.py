@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from gpt.layers import dropout
+from gpt.layers import draw_kept
 from gpt.plain_attention import mix
 from gpt.splash import Splash, splash
 
@@ -32,28 +32,27 @@ def attend(
         query: asks.
         key: is asked.
         value: is averaged.
-        causal: whether a position sees only itself and those before it.
+        causal: whether position i sees only the positions 0 to i.
         kernel: what computes it. With dropout it is always XLA.
         rate: probability of dropping an attention weight.
         keys: for dropout, one for each example; none for no dropout.
     """
-    dropped = rate > 0.0 and keys is not None
-    if kernel == "cudnn" and not dropped:
+    if rate == 0.0:
+        keys = None
+    if kernel == "cudnn" and keys is None:
         return jax.nn.dot_product_attention(
             query, key, value, is_causal=causal, implementation="cudnn"
         )
     scaled = query * (1.0 / math.sqrt(query.shape[-1]))
     if kernel == "splash":
         kernel = Splash()
-    if isinstance(kernel, Splash) and not dropped:
+    if isinstance(kernel, Splash) and keys is None:
         return splash(kernel, causal, scaled, key, value)
     # Heads in front of positions, so that XLA multiplies batches of plain matrices.
     query, key, value = _heads_first(scaled), _heads_first(key), _heads_first(value)
-    factors = None
-    if dropped:
-        ones = jnp.ones((*query.shape[:-1], key.shape[-2]), value.dtype)
-        factors = dropout(ones, rate, keys)
-    return _heads_first(mix(causal, query, key, value, factors))
+    shape = (*query.shape[1:-1], key.shape[-2])
+    kept = None if keys is None else draw_kept(keys, rate, shape)
+    return _heads_first(mix(causal, rate, query, key, value, kept))
 
 
 def _heads_first(

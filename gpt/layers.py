@@ -13,7 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 Initializer = Callable[[PRNGKeyArray, tuple[int, ...]], Float[Array, "..."]]
 """From a key and a shape to values."""
@@ -44,7 +44,7 @@ def project(
     """`x @ weight`, with the axes of `x` made one.
 
     Its gradient is then a plain product too. With more axes XLA copies the cotangent
-    into another order first.
+    into another order first. Inside `shard_map` both must vary over the same axes.
     """
     rows = _project_rows(x.reshape(-1, x.shape[-1]), weight)
     return rows.reshape(*x.shape[:-1], weight.shape[-1])
@@ -65,9 +65,10 @@ def _project_backward(
     kept: tuple[Array, Array], grad: Float[Array, "rows outputs"]
 ) -> tuple[Array, Array]:
     x, weight = kept
-    return grad @ weight.T, jax.lax.platform_dependent(
+    weight_grad = jax.lax.platform_dependent(
         x, grad, cpu=_weight_grad_on_cpu, default=_weight_grad
     )
+    return (grad @ weight.T).astype(x.dtype), weight_grad.astype(weight.dtype)
 
 
 def _weight_grad(
@@ -81,8 +82,8 @@ def _weight_grad_on_cpu(
 ) -> Float[Array, "inputs outputs"]:
     """The same, through its transpose where that is wider than high.
 
-    Eigen takes up to twice as long for a high result as for a wide one. The barrier
-    keeps XLA from turning it back.
+    Eigen takes up to twice as long for a high result as for a wide one, which pays for
+    transposing it if there are many rows. The barrier keeps XLA from turning it back.
     """
     if not x.shape[0] > x.shape[1] > grad.shape[1]:
         return _weight_grad(x, grad)
@@ -102,8 +103,22 @@ def dropout(
     """
     if keys is None or rate == 0.0:
         return x
-    draw = lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:])
-    return jnp.where(jax.vmap(draw)(keys), x / (1.0 - rate), 0.0)
+    return drop(x, rate, draw_kept(keys, rate, x.shape[1:]))
+
+
+def draw_kept(
+    keys: Key[Array, " batch"], rate: float, shape: tuple[int, ...]
+) -> Bool[Array, " batch *axes"]:
+    """Which entries are kept, for examples of this shape."""
+    draw = lambda key: jax.random.bernoulli(key, 1.0 - rate, shape)
+    return jax.vmap(draw)(keys)
+
+
+def drop(
+    x: Float[Array, "*axes"], rate: float, kept: Bool[Array, "*axes"] | None
+) -> Float[Array, "*axes"]:
+    """`x` with the entries that are not kept set to 0, the rest scaled up to match."""
+    return x if kept is None else jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
 @jax.custom_vjp

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from gpt.layers import drop
 
 
 def _matmul(
@@ -19,64 +21,72 @@ def _transpose(x: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch cols
     return jnp.swapaxes(x, -1, -2)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def mix(
     causal: bool,
+    rate: float,
     query: Float[Array, "*batch seq head_dim"],
     key: Float[Array, "*batch memory head_dim"],
     value: Float[Array, "*batch memory head_dim"],
-    factors: Float[Array, "*batch seq memory"] | None,
+    kept: Bool[Array, "*batch seq memory"] | None,
 ) -> Float[Array, "*batch seq head_dim"]:
     """`softmax(query key) value`, softmax in float32.
 
-    The powers of softmax are never divided by their sum: what comes of them is, which
-    has fewer entries. They are kept in the type of `value`; the gradient is written out
-    for that, and in products that a CPU does without a transposed copy of them.
+    The gradient is written out: it keeps one array of weights, in the type of `value`,
+    sums over the head's width where JAX's own sums over all weights, and multiplies
+    matrices in an order for which a CPU need not transpose the weights.
 
     Args:
-        causal: whether a position sees only itself and those before it.
+        causal: whether position i sees only the positions 0 to i.
+        rate: probability of dropping a weight.
         query: scaled already.
         key: is asked.
         value: is averaged.
-        factors: of the weights, for dropout; None for ones. No gradient goes to them.
+        kept: which weights are not dropped; None if all are kept.
 
     Source: Dao et al. 2022, arXiv 2205.14135 (FlashAttention), appendix B, for the
-    gradient; there the powers are computed again.
+    gradient; there the weights are computed again.
     """
-    return _forward(causal, query, key, value, factors)[0]
+    return _forward(causal, rate, query, key, value, kept)[0]
 
 
 def _forward(
-    causal: bool, query: Array, key: Array, value: Array, factors: Array | None
+    causal: bool,
+    rate: float,
+    query: Array,
+    key: Array,
+    value: Array,
+    kept: Array | None,
 ) -> tuple[Array, Any]:
     scores = _matmul(query, _transpose(key))
     if causal:
         scores = jnp.where(
             jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf
         )
-    powers = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
-    powers = powers.astype(value.dtype)
-    total = jnp.sum(powers, axis=-1, keepdims=True, dtype=jnp.float32)
-    weights = powers if factors is None else powers * factors
-    mixed = (_matmul(weights, value) * (1.0 / total)).astype(value.dtype)
-    return mixed, (query, key, value, factors, powers, 1.0 / total, mixed)
+    weights = jax.nn.softmax(scores, axis=-1)
+    dropped = drop(weights, rate, kept).astype(value.dtype)
+    mixed = _matmul(dropped, value).astype(value.dtype)
+    return mixed, (query, key, value, kept, weights.astype(value.dtype), mixed)
 
 
-def _backward(causal: bool, kept: Any, grad: Array) -> tuple[Array | None, ...]:
-    del causal  # a power of 0 stops the gradient
-    query, key, value, factors, powers, scale, mixed = kept
-    cast = lambda x: x.astype(value.dtype)
-    scaled = grad * scale
-    along = jnp.sum(scaled * mixed, axis=-1, keepdims=True)
-    scaled = cast(scaled)
-    rise, weights = _matmul(scaled, _transpose(value)), powers
-    if factors is not None:
-        rise, weights = rise * factors, powers * factors
-    scores_grad = cast(powers * (rise - along))
+def _backward(
+    causal: bool, rate: float, residuals: Any, grad: Array
+) -> tuple[Array | None, ...]:
+    del causal  # a weight of 0 stops the gradient
+    query, key, value, kept, weights, mixed = residuals
+    dropped = drop(weights, rate, kept)
+    rise = drop(_matmul(grad, _transpose(value)), rate, kept)
+    along = jnp.sum(grad.astype(jnp.float32) * mixed, axis=-1, keepdims=True)
+    scores_grad = (weights * (rise - along)).astype(value.dtype)
     query_grad = _matmul(scores_grad, key)
     key_grad = _transpose(_matmul(_transpose(query), scores_grad))
-    value_grad = _transpose(_matmul(_transpose(scaled), weights))
-    return cast(query_grad), cast(key_grad), cast(value_grad), None
+    value_grad = _transpose(_matmul(_transpose(grad), dropped))
+    return (
+        query_grad.astype(query.dtype),
+        key_grad.astype(key.dtype),
+        value_grad.astype(value.dtype),
+        None,
+    )
 
 
 mix.defvjp(_forward, _backward)

@@ -8,7 +8,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from configs import RunConfig
 
 
-class Best(policies.PreservationPolicy):
+class _Best(policies.PreservationPolicy):
     """Keeps the checkpoints of the highest scores; of equal ones, the newest.
 
     Orbax's own forgets the scores when a process ends, unless it is to write a file of
@@ -34,7 +34,7 @@ def preservation(
     """Which checkpoints are kept."""
     keep: list[Any] = [
         policies.LatestN(config.keep_last),
-        Best(scores, config.keep_best),
+        _Best(scores, config.keep_best),
     ]
     if config.keep_every:
         keep.append(policies.EveryNSteps(config.keep_every))
