@@ -10,11 +10,9 @@ from jaxtyping import Array, Bool, Float
 from gpt.layers import drop
 
 
-def _matmul(
-    first: Float[Array, "*batch rows inner"], second: Float[Array, "*batch inner cols"]
-) -> Float[Array, "*batch rows cols"]:
+def _einsum(equation: str, *arrays: Array) -> Array:
     """The product in float32."""
-    return jnp.matmul(first, second, preferred_element_type=jnp.float32)
+    return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
 
 
 def _transpose(x: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch cols rows"]:
@@ -33,8 +31,8 @@ def mix(
     """`softmax(query key) value`, softmax in float32.
 
     The gradient is written out: it keeps one array of weights, in the type of `value`,
-    sums over the head's width where JAX's own sums over all weights, and multiplies
-    matrices in an order for which a CPU need not transpose the weights.
+    sums over the width of a head where JAX's own sums over all weights, and has no
+    product that would need the weights transposed, which a CPU would do first.
 
     Args:
         causal: whether position i sees only the positions 0 to i.
@@ -58,14 +56,14 @@ def _forward(
     value: Array,
     kept: Array | None,
 ) -> tuple[Array, Any]:
-    scores = _matmul(query, _transpose(key))
+    scores = _einsum("...ld,...md->...lm", query, key)
     if causal:
         scores = jnp.where(
             jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf
         )
     weights = jax.nn.softmax(scores, axis=-1)
     dropped = drop(weights, rate, kept).astype(value.dtype)
-    mixed = _matmul(dropped, value).astype(value.dtype)
+    mixed = _einsum("...lm,...md->...ld", dropped, value).astype(value.dtype)
     return mixed, (query, key, value, kept, weights.astype(value.dtype), mixed)
 
 
@@ -75,12 +73,12 @@ def _backward(
     del causal  # a weight of 0 stops the gradient
     query, key, value, kept, weights, mixed = residuals
     dropped = drop(weights, rate, kept)
-    rise = drop(_matmul(grad, _transpose(value)), rate, kept)
+    rise = drop(_einsum("...ld,...md->...lm", grad, value), rate, kept)
     along = jnp.sum(grad.astype(jnp.float32) * mixed, axis=-1, keepdims=True)
     scores_grad = (weights * (rise - along)).astype(value.dtype)
-    query_grad = _matmul(scores_grad, key)
-    key_grad = _transpose(_matmul(_transpose(query), scores_grad))
-    value_grad = _transpose(_matmul(_transpose(grad), dropped))
+    query_grad = _einsum("...lm,...md->...ld", scores_grad, key)
+    key_grad = _transpose(_einsum("...dl,...lm->...dm", _transpose(query), scores_grad))
+    value_grad = _transpose(_einsum("...dl,...lm->...dm", _transpose(grad), dropped))
     return (
         query_grad.astype(query.dtype),
         key_grad.astype(key.dtype),
