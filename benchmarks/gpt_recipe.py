@@ -74,6 +74,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         require(
+            bool(self.seeds),
+            "`--seeds` must name at least one: got none. Use 1337, for instance.",
+        )
+        require(
             self.eval_interval > 0 and STEPS % self.eval_interval == 0,
             f"`--eval-interval` must divide {STEPS}, where both codes end: got "
             f"{self.eval_interval}. Use 250, for instance.",
