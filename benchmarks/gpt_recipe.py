@@ -32,7 +32,7 @@ import tyro
 
 from benchmarks import machine
 from configs import require
-from data.tokenizer import Tokenizer
+from data.text.tokenizer import Tokenizer
 
 PRESET = "shakespeare-char-cpu"
 STEPS, BATCH = 2000, 12

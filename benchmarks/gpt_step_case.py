@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.machine import Kind
 from benchmarks.settings import Precision
 from configs import GPT_PRESETS, GPTConfig, OptimConfig
-from data.tokens import Tokens
+from data.text.dataset import Tokens
 
 
 @dataclass(frozen=True)

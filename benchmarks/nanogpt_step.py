@@ -19,7 +19,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from benchmarks.gpt_step_case import Case, texts
 from benchmarks.nanogpt import build_nanogpt, quiet
 from benchmarks.torch_arm import TorchArm, after_first_step, host
-from data.tokens import Tokens
+from data.text.dataset import Tokens
 from gpt.build import embedding_rows
 
 

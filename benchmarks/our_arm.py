@@ -14,7 +14,7 @@ from train.gradients import Plan
 from train.mesh import global_batch, make_mesh
 from train.state import TrainState, state_shardings
 from train.step import Rules, make_train_step
-from train.task import Task
+from train.objective import Task
 
 
 class OurArm:

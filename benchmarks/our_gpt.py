@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.gpt_case import Case
 from gpt.build import build_gpt
-from gpt.cache import Decoder
+from gpt.decode import Decoder
 from gpt.generate import row_keys, stream
 from gpt.sample import compiled
 from gpt.sampling import Sampling

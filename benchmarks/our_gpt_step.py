@@ -10,7 +10,7 @@ from benchmarks.our_arm import OurArm
 from configs import TrainGPT
 from gpt.build import build_gpt
 from gpt.model import GPT, flops_per_token
-from gpt.task import GPTTask
+from gpt.objective import GPTTask
 from gpt.weights import from_named, to_named
 from train.devices import gpt_kernel
 from train.gpt import make_rules

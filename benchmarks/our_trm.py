@@ -16,8 +16,8 @@ from train.state import make_init
 from train.trm import make_rules
 from trm.build import build_trm
 from trm.model import TRM
-from trm.official import load_official, to_official
-from trm.task import TRMTask
+from trm.weights import load_official, to_official
+from trm.objective import TRMTask
 
 
 class OurStep(OurArm):

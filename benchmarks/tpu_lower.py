@@ -10,23 +10,23 @@ from jaxtyping import Array
 
 from benchmarks.trm_case import SEQ, VOCAB
 from configs import TrainGPT, TrainTRM, even_parts
-from data.puzzles import Puzzle
-from data.tokens import Tokens
+from data.puzzles.dataset import Puzzle
+from data.text.dataset import Tokens
 from gpt.attention import Kernel
 from gpt.build import build_gpt
 from gpt.model import GPT
 from gpt.splash import Splash
-from gpt.task import GPTTask
+from gpt.objective import GPTTask
 from train import gpt as train_gpt
 from train import trm as train_trm
 from train.gradients import Plan
 from train.mesh import AXES, alone
 from train.state import TrainState, abstract_state, make_init
 from train.step import make_train_step
-from train.task import Task
+from train.objective import Task
 from trm.build import build_trm
 from trm.model import TRM
-from trm.task import TRMTask
+from trm.objective import TRMTask
 
 TOKENS = 50257
 """Different tokens of GPT-2's byte pairs."""

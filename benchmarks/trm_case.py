@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from configs import ACTConfig, OptimConfig, TableConfig, TRMConfig
-from data.puzzles import Puzzle
+from data.puzzles.dataset import Puzzle
 from trm.layers import swiglu_width
 
 SEQ, VOCAB, PREFIX, MAX_STEPS = 81, 11, 16, 16

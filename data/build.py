@@ -7,9 +7,11 @@ from typing import assert_never
 import numpy as np
 
 from configs import GeneratedSudoku, OpenWebText, Shakespeare, SudokuExtreme, TextFiles
-from data import generate, openwebtext, sudoku, text
-from data.metadata import Metadata
-from data.text_writer import read_about
+from data.puzzles import generate, sudoku
+from data.puzzles.metadata import Metadata
+from data.text import build as text
+from data.text import openwebtext
+from data.text.writer import read_about
 
 Build = SudokuExtreme | GeneratedSudoku | Shakespeare | OpenWebText | TextFiles
 

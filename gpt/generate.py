@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from configs import require
-from gpt.cache import Cache, Decoder
+from gpt.decode import Cache, Decoder
 from gpt.sampling import Sampling, choose
 
 PIECE = 16

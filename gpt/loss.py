@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from configs import even_parts
-from data.tokens import IGNORE
+from data.text.dataset import IGNORE
 
 Total = Float[Array, ""]
 

@@ -28,8 +28,8 @@ import numpy as np
 import tyro
 
 from configs import GPTConfig, MeshConfig, RunConfig, require, require_positive
-from data.tokenizer import GPT2, Tokenizer
-from gpt.cache import Decoder
+from data.text.tokenizer import GPT2, Tokenizer
+from gpt.decode import Decoder
 from gpt.generate import Programs, cached, prefill, row_keys, sliding, stream
 from gpt.model import GPT
 from gpt.pretrained import read_pretrained

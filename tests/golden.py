@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import ACTConfig, OptimConfig, TableConfig, TrainTRM, TRMConfig
-from data.puzzles import Puzzle
+from data.puzzles.dataset import Puzzle
 from train.gradients import Plan
 from train.state import TrainState, make_init
 from train.step import Rules
@@ -23,8 +23,8 @@ from train.trm import make_rules
 from trm.act import init_carry
 from trm.build import build_trm
 from trm.model import TRM
-from trm.official import load_official
-from trm.task import TRMTask
+from trm.weights import load_official
+from trm.objective import TRMTask
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = (

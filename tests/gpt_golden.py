@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import GPTConfig, OptimConfig
-from data.tokens import Tokens
+from data.text.dataset import Tokens
 from gpt.build import build_gpt
 from gpt.model import GPT
-from gpt.task import GPTTask
+from gpt.objective import GPTTask
 from gpt.weights import from_named
 from train.gradients import Plan
 from train.optim import make_optimizer

@@ -21,7 +21,7 @@ from configs import (
     TRMConfig,
 )
 from train.cli import parse
-from train.rundir import differences, settings
+from train.run_dir import differences, settings
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from configs import ACTConfig, OptimConfig, TRMConfig
-from data.puzzles import IGNORE, Puzzle
+from data.puzzles.dataset import IGNORE, Puzzle
 from train.gradients import Plan
 from train.mesh import global_batch
 from train.optim import make_optimizer, warmup_cosine
@@ -18,7 +18,7 @@ from train.state import TrainState, make_init
 from train.step import Rules, TableRules
 from trm.build import build_trm
 from trm.model import TRM
-from trm.task import TRMTask
+from trm.objective import TRMTask
 
 SEQ, VOCAB, PUZZLES, BATCH = 12, 7, 5, 16
 MODEL = TRMConfig(

@@ -23,7 +23,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from configs import RunConfig, require
-from train.fingerprint import Fingerprint, fingerprint, kinds
+from train.integrity import Fingerprint, fingerprint, kinds
 from train.preservation import preservation
 from train.quiet_reads import quiet_reads
 from train.state import TrainState

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from train.report import Values, averages
-from train.task import Metrics
+from train.objective import Metrics
 
 EvalBatches = dict[str, tuple[Iterable[PyTree], int]]
 """Global batches of each split and the rows in them, by what to call its metrics."""

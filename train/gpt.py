@@ -18,11 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from configs import GPT_PRESETS, TrainGPT, even_parts
-from data.tokens import IGNORE, TokenDataset, Tokens
+from data.text.dataset import IGNORE, TokenDataset, Tokens
 from gpt.build import build_gpt
 from gpt.model import GPT, flops_per_token
 from gpt.pretrained import Pretrained, read_pretrained
-from gpt.task import GPTTask
+from gpt.objective import GPTTask
 from train.cli import run
 from train.devices import gpt_kernel, start
 from train.evaluate import EvalBatches
@@ -34,7 +34,7 @@ from train.mesh import global_batch, make_mesh, process_rows
 from train.optim import make_optimizer, nanogpt_cosine
 from train.peaks import peak_flops
 from train.report import Values, last_evaluation
-from train.rundir import open_run_dir, recorded, settings
+from train.run_dir import open_run_dir, recorded, settings
 from train.state import make_init
 from train.step import Rules
 

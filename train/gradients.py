@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout, reduce
 from train.optim import split_trainable
 from train.state import TrainState
-from train.task import Metrics, Task
+from train.objective import Metrics, Task
 
 
 @dataclass(frozen=True, kw_only=True)

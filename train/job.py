@@ -23,7 +23,7 @@ from train.mesh import describe_layout
 from train.report import Report, Values
 from train.state import TrainState, abstract_state, init_state
 from train.step import Rules, make_eval_step, make_train_step
-from train.task import Metrics, Task
+from train.objective import Metrics, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from train.prefetch import Prefetch
 from train.report import Report, Values, averages
 from train.state import TrainState
 from train.step import TrainStep
-from train.task import Metrics
+from train.objective import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs import RunConfig, require
-from train.task import Metrics
+from train.objective import Metrics
 
 Values = dict[str, float | None]
 

@@ -14,7 +14,7 @@ from configs import GPTConfig, RunConfig, TrainGPT, require
 from gpt.build import build_gpt
 from gpt.model import GPT
 from train.checkpoint import Checkpoints
-from train.rundir import recorded
+from train.run_dir import recorded
 
 
 @dataclass(frozen=True)

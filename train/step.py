@@ -21,7 +21,7 @@ from train.loss_scale import LossScale, all_finite, choose
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout
 from train.optim import Schedule, split_trainable, update_ema
 from train.state import TrainState, state_shardings
-from train.task import Metrics, Task
+from train.objective import Metrics, Task
 from trm.puzzle_table import sign_sgd_rows
 
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from configs import TRM_PRESETS, TrainTRM, require
-from data.boards import render_solution
-from data.puzzles import Metadata, Puzzle, PuzzleDataset
+from data.puzzles.render import render_solution
+from data.puzzles.dataset import Metadata, Puzzle, PuzzleDataset
 from train.cli import run
 from train.devices import attention_kernel, start
 from train.evaluate import EvalBatches
@@ -31,12 +31,12 @@ from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.optim import make_optimizer, warmup_cosine
 from train.report import last_evaluation
-from train.rundir import open_run_dir, settings
+from train.run_dir import open_run_dir, settings
 from train.state import make_init
 from train.step import Rules, TableRules
 from trm.build import build_trm
 from trm.model import TRM
-from trm.task import TRMTask
+from trm.objective import TRMTask
 
 
 def make_rules(config: TrainTRM, total: int) -> Rules:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from configs import ACTConfig
-from data.puzzles import Puzzle
+from data.puzzles.dataset import Puzzle
 from trm.model import TRM, Prediction
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from data.puzzles import IGNORE
+from data.puzzles.dataset import IGNORE
 from trm.model import Prediction
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.bpe import BYTES, END
+from data.text.bpe import BYTES, END
 
 Write = Callable[..., Path]
 

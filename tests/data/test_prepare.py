@@ -9,7 +9,7 @@ import data.build
 from configs import GeneratedSudoku, SudokuExtreme
 from data.build import prepare
 from data.prepare import main
-from data.puzzles import Metadata
+from data.puzzles.dataset import Metadata
 
 ROW = (
     "test,7.....8....2..5....3..6..9..7.6....1...1.3.7.....7.9.....4.2....9..3..1..2.."

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from configs import GPT_PRESETS, GPTConfig, MeshConfig, RunConfig, TextFiles, TrainGPT
-from data.tokenizer import Characters, Tokenizer, TokenNumbers
+from data.text.tokenizer import Characters, Tokenizer, TokenNumbers
 from gpt.build import build_gpt
 from gpt.model import GPT
 from gpt.sample import BETWEEN, Text, main
@@ -23,7 +23,7 @@ from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints
 from train.mesh import make_mesh
 from train.restore import from_json, load_run
-from train.rundir import open_run_dir, settings
+from train.run_dir import open_run_dir, settings
 from train.state import TrainState, init_state, make_init
 
 HF = Path(__file__).parents[1] / "golden" / "gpt2_hf"

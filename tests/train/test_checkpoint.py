@@ -19,7 +19,7 @@ from configs import MeshConfig, RunConfig
 from tests import tiny
 from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints, NonFiniteError
-from train.fingerprint import fingerprint
+from train.integrity import fingerprint
 from train.mesh import make_mesh
 from train.state import TrainState, abstract_state, init_state
 

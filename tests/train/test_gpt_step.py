@@ -12,10 +12,10 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig
-from data.tokens import IGNORE, Tokens
+from data.text.dataset import IGNORE, Tokens
 from gpt.build import build_gpt
 from gpt.model import crop
-from gpt.task import GPTTask
+from gpt.objective import GPTTask
 from tests.tiny import assert_close, assert_equal
 from train.checkpoint import Checkpoints
 from train.gradients import Plan, make_gradients

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import ACTConfig, MeshConfig, TRMConfig
-from data.puzzles import IGNORE, Puzzle
+from data.puzzles.dataset import IGNORE, Puzzle
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
 from train.gradients import make_gradients

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import ACTConfig
-from data.puzzles import Puzzle
+from data.puzzles.dataset import Puzzle
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
 from trm.act import Carry, halts, init_carry, least_steps, refill, solve, wants_to_halt

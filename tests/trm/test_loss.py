@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.puzzles import IGNORE
+from data.puzzles.dataset import IGNORE
 from trm.loss import log_softmax, log_stablemax, metrics, puzzle_loss
 from trm.model import Prediction
 

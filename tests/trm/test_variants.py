@@ -15,7 +15,7 @@ from tests.tiny import assert_close
 from train.optim import scale_by_adam_atan2, split_trainable
 from trm.build import build_trm
 from trm.model import TRM
-from trm.official import load_official, load_official_table, to_official
+from trm.weights import load_official, load_official_table, to_official
 from trm.recursion import deep_recursion
 
 VARIANTS = ("trm", "single_z", "hier6", "hrm", "transformer")

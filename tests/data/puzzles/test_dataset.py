@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from data.puzzles import IGNORE, Metadata, PuzzleDataset
+from data.puzzles.dataset import IGNORE, Metadata, PuzzleDataset
 
 FLAT = [[1] * 4] * 10  # ten groups of four puzzles of one example
 MIXED = [[3, 1], [2], [5, 4, 1], [1], [7]]
@@ -355,7 +355,7 @@ def test_an_ignored_label_may_lie_outside_the_vocabulary(write_dataset):
 
 
 def test_a_bad_token_is_found_in_any_chunk(write_dataset, monkeypatch):
-    monkeypatch.setattr("data.reading.CHUNK", 5)
+    monkeypatch.setattr("data.puzzles.reading.CHUNK", 5)
     inputs = TOKENS.copy()
     inputs[3, 1] = 200
     path = write_dataset(SMALL, arrays={"inputs": inputs}, vocab_size=20)

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from configs import GeneratedSudoku
-from data.solver import Search, carve
-from data.symmetry import BOXES, Box, augment
-from data.writer import Boards, check_vacant, write_sudoku
+from data.puzzles.solver import Search, carve
+from data.puzzles.board import BOXES, Box, augment
+from data.puzzles.writer import Boards, check_vacant, write_sudoku
 
 
 def build_generated(config: GeneratedSudoku, out: Path) -> None:

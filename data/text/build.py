@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from configs import Shakespeare, TextFiles, require
-from data.parallel import parallel_map
-from data.text_reading import Survey, between, cut, read_text, survey
-from data.text_writer import write_tokens
-from data.tokenizer import GPT2, LARGEST, Characters, Tokenizer
-from data.writer import check_vacant
+from data.folder import parallel_map
+from data.text.reading import Survey, between, cut, read_text, survey
+from data.text.writer import write_tokens
+from data.text.tokenizer import GPT2, LARGEST, Characters, Tokenizer
+from data.puzzles.writer import check_vacant
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
-from data.metadata import Metadata
+from data.puzzles.metadata import Metadata
 
 CHUNK = 1 << 22  # tokens looked at in one go: 4 MB of uint8, so it stays in the cache
 

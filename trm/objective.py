@@ -1,4 +1,4 @@
-"""What training needs to know of a TRM: the `Task` protocol of `train/task.py`."""
+"""What training needs to know of a TRM: the `Task` protocol of `train/objective.py`."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from configs import ACTConfig
-from data.puzzles import IGNORE, Puzzle
+from data.puzzles.dataset import IGNORE, Puzzle
 from trm.act import Carry, choose, halts, init_carry, refill, solve
 from trm.loss import Metrics, Parts, metrics, puzzle_loss
 from trm.model import TRM, Prediction

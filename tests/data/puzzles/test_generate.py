@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from configs import GeneratedSudoku
-from data.generate import build_generated
-from data.puzzles import Metadata
-from data.solver import Search, carve, count_solutions
-from data.symmetry import BOXES, is_solved
+from data.puzzles.generate import build_generated
+from data.puzzles.dataset import Metadata
+from data.puzzles.solver import Search, carve, count_solutions
+from data.puzzles.board import BOXES, is_solved
 
 
 def load(out, split, name):

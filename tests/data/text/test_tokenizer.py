@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiktoken
 
-import data.bpe
-from data.bpe import FOLDER_VARIABLE, load_bpe
-from data.tokenizer import GPT2, Characters, Tokenizer
+import data.text.bpe
+from data.text.bpe import FOLDER_VARIABLE, load_bpe
+from data.text.tokenizer import GPT2, Characters, Tokenizer
 
 TEXT = "the tab\n\n  é 日本 🙂 the<|endoftext|> end"
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data.text
-import data.text_reading
+import data.text.build
+import data.text.reading
 from configs import OpenWebText, Shakespeare, TextFiles
-from data import openwebtext
+from data.text import openwebtext
 from data.build import prepare
-from data.openwebtext import Documents, write_documents
+from data.text.openwebtext import Documents, write_documents
 from data.prepare import main
-from data.text import build_text
-from data.text_reading import between, cut, read_text
-from data.tokenizer import GPT2, Tokenizer
-from data.tokens import TokenDataset
+from data.text.build import build_text
+from data.text.reading import between, cut, read_text
+from data.text.tokenizer import GPT2, Tokenizer
+from data.text.dataset import TokenDataset
 
 TEXT = "First Citizen:\nBefore we the the tab é 日本 🙂\n\n  the end.\n" * 9
 
@@ -98,8 +98,8 @@ def test_the_content_hash_is_of_the_content(tmp_path):
 def test_byte_pairs_as_the_whole_would_encode(
     tmp_path, bpe_dir, monkeypatch, processes
 ):
-    monkeypatch.setattr(data.text_reading, "CHUNK", 100)
-    monkeypatch.setattr(data.text, "PIECE", 20)
+    monkeypatch.setattr(data.text.reading, "CHUNK", 100)
+    monkeypatch.setattr(data.text.build, "PIECE", 20)
     text = TEXT + "<|endoftext|>\n" + TEXT
     config = TextFiles(
         input=(write(tmp_path / "a.txt", text),),
@@ -154,7 +154,7 @@ def test_text_without_a_place_to_cut_stays_whole():
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 1000])
 def test_files_are_read_in_chunks(tmp_path, monkeypatch, name, chunk):
-    monkeypatch.setattr(data.text_reading, "CHUNK", chunk)
+    monkeypatch.setattr(data.text.reading, "CHUNK", chunk)
     path = write(tmp_path / name, "é\r\n日本\n🙂\r")
     assert "".join(read_text([path, path])) == "é\n日本\n🙂\n" * 2
 
@@ -172,7 +172,7 @@ def test_a_range_of_characters():
     [(b"abc\xff", 3), ("日é".encode() + b"\xe6\x97a", 5), (b"\xc3", 0)],
 )
 def test_a_file_that_is_no_utf8_is_named(tmp_path, monkeypatch, chunk, content, byte):
-    monkeypatch.setattr(data.text_reading, "CHUNK", chunk)
+    monkeypatch.setattr(data.text.reading, "CHUNK", chunk)
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"bad\.txt is not, at byte {byte} "):
@@ -274,7 +274,7 @@ def test_shakespeare_is_downloaded(tmp_path, monkeypatch):
     content = TEXT.encode()
     serve(monkeypatch, content)
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(data.text, "SHAKESPEARE_SHA256", digest)
+    monkeypatch.setattr(data.text.build, "SHAKESPEARE_SHA256", digest)
     prepare(Shakespeare(), tmp_path / "out")
     assert about(tmp_path / "out")["source"] == "input.txt"
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from configs import OpenWebText, require
-from data.parallel import parallel_map
-from data.text_writer import write_tokens
-from data.tokenizer import GPT2
-from data.writer import check_vacant
+from data.folder import parallel_map
+from data.text.writer import write_tokens
+from data.text.tokenizer import GPT2
+from data.puzzles.writer import check_vacant
 
 VAL_SHARE = 0.0005
 SEED = 2357

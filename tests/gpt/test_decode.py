@@ -13,7 +13,7 @@ import pytest
 from configs import GPTConfig
 from gpt import generate
 from gpt.build import build_gpt
-from gpt.cache import Decoder
+from gpt.decode import Decoder
 from gpt.generate import PIECE, Programs, row_keys, stream
 from gpt.model import GPT
 from gpt.sample import compiled

@@ -1,10 +1,10 @@
-"""What training needs to know of a GPT: the `Task` protocol of `train/task.py`."""
+"""What training needs to know of a GPT: the `Task` protocol of `train/objective.py`."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from data.tokens import IGNORE, Tokens
+from data.text.dataset import IGNORE, Tokens
 from gpt.loss import summed_cross_entropy
 from gpt.model import GPT
 

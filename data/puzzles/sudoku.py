@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from configs import SudokuExtreme
-from data.sudoku_csv import BOX, read_csv
-from data.symmetry import augment
-from data.writer import Boards, check_vacant, write_sudoku
+from data.puzzles.sudoku_csv import BOX, read_csv
+from data.puzzles.board import augment
+from data.puzzles.writer import Boards, check_vacant, write_sudoku
 
 
 def build(config: SudokuExtreme, out: Path) -> None:

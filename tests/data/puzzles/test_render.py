@@ -1,6 +1,6 @@
 import numpy as np
 
-from data.boards import render, render_solution
+from data.puzzles.render import render, render_solution
 
 SOLVED = np.array([int(d) + 1 for d in "1234341221434321"])
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from data.metadata import Metadata
+from data.puzzles.metadata import Metadata
 
 
 class Boards(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from data.symmetry import BOXES, is_solved
+from data.puzzles.board import BOXES, is_solved
 
 HEADER = ["source", "question", "answer", "rating"]
 BOX = BOXES[9]

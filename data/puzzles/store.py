@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int32
 
-from data.metadata import Metadata, merge
-from data.reading import Arrays, read_arrays
-from data.sampling import Index
+from data.puzzles.metadata import Metadata, merge
+from data.puzzles.reading import Arrays, read_arrays
+from data.puzzles.sampler import Index
 
 
 class Store:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import SudokuExtreme
-from data.puzzles import Metadata, PuzzleDataset
-from data.sudoku import build, read_csv
-from data.symmetry import BOXES, augment, draw_symmetries, is_solved
+from data.puzzles.dataset import Metadata, PuzzleDataset
+from data.puzzles.sudoku import build, read_csv
+from data.puzzles.board import BOXES, augment, draw_symmetries, is_solved
 
 HEADER = "source,question,answer,rating"
 QUESTION = (
@@ -275,7 +275,7 @@ def test_an_interrupted_build_leaves_nothing(files, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("data.writer._content_hash", interrupt)
+    monkeypatch.setattr("data.puzzles.writer._content_hash", interrupt)
     before = sorted(files.iterdir())
     with pytest.raises(KeyboardInterrupt):
         build(config(files), files / "out")

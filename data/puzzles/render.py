@@ -6,7 +6,7 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Integer
 
-from data.symmetry import BOXES, Box
+from data.puzzles.board import BOXES, Box
 
 GAP = "    "
 

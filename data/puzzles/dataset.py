@@ -1,8 +1,8 @@
 """Batches of puzzles from datasets on disk, as pure functions of the step.
 
 Everything that trains or evaluates reads its puzzles here. Below it lie the format
-(`data/metadata.py`, `data/reading.py`), the merging of datasets (`data/store.py`) and
-the order of the training examples (`data/sampling.py`).
+(`data/puzzles/metadata.py`, `data/puzzles/reading.py`), the merging of datasets (`data/puzzles/store.py`) and
+the order of the training examples (`data/puzzles/sampler.py`).
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer
 
-from data.metadata import Metadata
-from data.sampling import Schedule
-from data.store import Store
+from data.puzzles.metadata import Metadata
+from data.puzzles.sampler import Schedule
+from data.puzzles.store import Store
 
 __all__ = ["IGNORE", "Metadata", "Puzzle", "PuzzleDataset"]
 

@@ -4,9 +4,9 @@ import threading
 import numpy as np
 import pytest
 
-import data.tokens
-from data.tokenizer import Characters
-from data.tokens import TokenDataset
+import data.text.dataset
+from data.text.tokenizer import Characters
+from data.text.dataset import TokenDataset
 
 LETTERS = "abcdefghij"
 FIRST = [34, 11, 607, 239, 362, 110]
@@ -196,8 +196,8 @@ def test_a_token_outside_the_vocabulary_is_named(
     tokens = np.zeros(30)
     tokens[17] = 10
     write(folder, "train", tokens)
-    monkeypatch.setattr(data.tokens, "CHUNK", 4)
+    monkeypatch.setattr(data.text.dataset, "CHUNK", 4)
     if not checked_on_opening:
-        monkeypatch.setattr(data.tokens, "CHECKED", 29)
+        monkeypatch.setattr(data.text.dataset, "CHECKED", 29)
     with pytest.raises(ValueError, match=r"train\.bin has 10 at position 17"):
         load(folder, batch_size=64).batch(0)

@@ -1,7 +1,7 @@
 """How a dataset of text turns into tokens and back: `tokenizer.json` in its folder.
 
 The file says nothing of the machine: where GPT-2's byte pairs lie is an argument or the
-environment variable `GPT2_BPE_DIR` (see `data/bpe.py`). A folder that nanoGPT made has
+environment variable `GPT2_BPE_DIR` (see `data/text/bpe.py`). A folder that nanoGPT made has
 no such file; there `meta.pkl` is read, and without that the tokens are GPT-2's.
 """
 
@@ -15,8 +15,8 @@ import tiktoken
 from jaxtyping import Int32, Integer
 
 from configs import require
-from data.bpe import load_bpe
-from data.nanogpt_meta import read_characters
+from data.text.bpe import load_bpe
+from data.text.nanogpt_meta import read_characters
 
 FILE = "tokenizer.json"
 NANOGPT_FILE = "meta.pkl"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int, Int64, Integer, UInt16
 
 from configs import require
-from data.tokenizer import Tokenizer
+from data.text.tokenizer import Tokenizer
 
 __all__ = ["IGNORE", "TokenDataset", "Tokens"]
 

@@ -7,7 +7,7 @@ bit masks, bit d for digit d.
 import random
 from collections.abc import Iterator
 
-from data.symmetry import Box
+from data.puzzles.board import Box
 
 
 class Search:

@@ -1,0 +1,1 @@
+"""Puzzles: datasets on disk, their batches, and the builders of each kind."""

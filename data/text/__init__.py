@@ -1,0 +1,1 @@
+"""Text: tokens on disk, their batches, tokenizers and builders."""
