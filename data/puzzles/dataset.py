@@ -1,8 +1,8 @@
 """Batches of puzzles from datasets on disk, as pure functions of the step.
 
 Everything that trains or evaluates reads its puzzles here. Below it lie the format
-(`data/puzzles/metadata.py`, `data/puzzles/reading.py`), the merging of datasets (`data/puzzles/store.py`) and
-the order of the training examples (`data/puzzles/sampler.py`).
+(`metadata.py`, `reading.py`), the merging of datasets (`store.py`) and the order of the
+training examples (`sampler.py`).
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from data.puzzles.metadata import Metadata
-from data.puzzles.sampler import Schedule
-from data.puzzles.store import Store
+from data.puzzles.sampler import EpochSampler
+from data.puzzles.store import PuzzleStore
 
 __all__ = ["IGNORE", "Metadata", "Puzzle", "PuzzleDataset"]
 
@@ -38,7 +38,7 @@ class PuzzleDataset:
 
     Merged datasets must agree on everything but their counts. Their groups are mixed
     in every epoch (officially one dataset is gone through after the other); for their
-    identifiers see `Store`.
+    identifiers see `PuzzleStore`.
 
     Attributes:
         metadata: of all datasets together.
@@ -84,10 +84,10 @@ class PuzzleDataset:
                 f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got "
                 f"{rows}. Pass this process's row numbers in the global batch."
             )
-        self._store = Store(paths, split)
+        self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
         self.num_examples = len(self._store)
-        self._schedule = Schedule(
+        self._sampler = EpochSampler(
             self._store.index, batch_size, epochs_per_block, seed=seed
         )
 
@@ -109,7 +109,7 @@ class PuzzleDataset:
             ValueError: if `step` is negative, or a block of epochs fills no batch.
         """
         _require_least("step", step, 0)
-        examples, puzzles = self._schedule.examples(step)
+        examples, puzzles = self._sampler.examples(step)
         return self._load(examples[self._rows], puzzles[self._rows])
 
     def num_test_batches(self, limit: int | None = None) -> int:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from configs import GeneratedSudoku
-from data.puzzles.solver import Search, carve
 from data.puzzles.board import BOXES, Box, augment
+from data.puzzles.solver import Search, carve
 from data.puzzles.writer import Boards, check_vacant, write_sudoku
 
 

@@ -27,7 +27,7 @@ class Index(NamedTuple):
         return int(self.puzzles[-1]) == len(self.puzzles) - 1
 
 
-class Plan(NamedTuple):
+class EpochPlan(NamedTuple):
     """The visits of a block, in order, and the first visit of each batch."""
 
     visits: Int[np.ndarray, " visits"]
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
         return len(self.starts) - 1
 
 
-class Schedule:
+class EpochSampler:
     """The examples of any step; keeps the latest plans, and how long others were."""
 
     def __init__(self, index: Index, batch_size: int, epochs: int, *, seed: int):
@@ -46,7 +46,7 @@ class Schedule:
         self._index, self._seed = index, seed
         self._batch_size, self._epochs = batch_size, epochs
         self._lock = threading.Lock()
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[int, EpochPlan] = {}
         self._firsts = [0]  # first step of blocks 0, 1, ..., as far as counted
 
     def examples(
@@ -65,7 +65,7 @@ class Schedule:
         rng = np.random.default_rng((self._seed, 2, block, batch))
         return _expand(visits, self._index, self._batch_size, rng)
 
-    def _locate(self, step: int) -> tuple[Plan, int, int]:
+    def _locate(self, step: int) -> tuple[EpochPlan, int, int]:
         """Return the plan of the block of `step`, the block, and the batch within.
 
         Blocks before it must be planned once to be counted, unless all puzzles have
@@ -83,7 +83,7 @@ class Schedule:
             block = bisect.bisect_right(self._firsts, step) - 1
             return self._plan(block), block, step - self._firsts[block]
 
-    def _plan(self, block: int) -> Plan:
+    def _plan(self, block: int) -> EpochPlan:
         """Return the plan of a block, made now unless it is one of the latest two."""
         if block not in self._plans:
             rng = np.random.default_rng((self._seed, 1, block))
@@ -106,15 +106,15 @@ class Schedule:
 
 def make_plan(
     index: Index, batch_size: int, epochs: int, rng: np.random.Generator
-) -> Plan:
+) -> EpochPlan:
     """Return the plan of a block: the puzzle of every visit, cut into batches."""
     groups = np.arange(len(index.groups) - 1, dtype=np.int32)
     order = np.broadcast_to(groups, (epochs, len(groups)))
     order = rng.permuted(order, axis=1).reshape(-1)
     visits = rng.integers(index.groups[order], index.groups[order + 1], dtype=np.int64)
     if index.is_flat():
-        return Plan(visits, np.arange(0, len(visits) + 1, batch_size))
-    return Plan(visits, _cut(np.diff(index.puzzles)[visits], batch_size))
+        return EpochPlan(visits, np.arange(0, len(visits) + 1, batch_size))
+    return EpochPlan(visits, _cut(np.diff(index.puzzles)[visits], batch_size))
 
 
 def _expand(

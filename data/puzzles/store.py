@@ -11,7 +11,7 @@ from data.puzzles.reading import Arrays, read_arrays
 from data.puzzles.sampler import Index
 
 
-class Store:
+class PuzzleStore:
     """Sets of examples, one behind the other.
 
     Datasets merged here keep their identifiers apart: each one's are moved up by the

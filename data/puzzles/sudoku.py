@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from configs import SudokuExtreme
-from data.puzzles.sudoku_csv import BOX, read_csv
 from data.puzzles.board import augment
+from data.puzzles.sudoku_csv import BOX, read_csv
 from data.puzzles.writer import Boards, check_vacant, write_sudoku
 
 

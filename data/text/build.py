@@ -15,10 +15,10 @@ import numpy as np
 
 from configs import Shakespeare, TextFiles, require
 from data.folder import parallel_map
-from data.text.reading import Survey, between, cut, read_text, survey
-from data.text.writer import write_tokens
-from data.text.tokenizer import GPT2, LARGEST, Characters, Tokenizer
 from data.puzzles.writer import check_vacant
+from data.text.reading import Survey, between, cut, read_text, survey
+from data.text.tokenizer import GPT2, LARGEST, Characters, Tokenizer
+from data.text.writer import write_tokens
 
 SHAKESPEARE_URL = (
     "https://raw.githubusercontent.com/karpathy/char-rnn/"

@@ -13,9 +13,9 @@ import numpy as np
 
 from configs import OpenWebText, require
 from data.folder import parallel_map
-from data.text.writer import write_tokens
-from data.text.tokenizer import GPT2
 from data.puzzles.writer import check_vacant
+from data.text.tokenizer import GPT2
+from data.text.writer import write_tokens
 
 VAL_SHARE = 0.0005
 SEED = 2357

@@ -1,8 +1,8 @@
 """How a dataset of text turns into tokens and back: `tokenizer.json` in its folder.
 
 The file says nothing of the machine: where GPT-2's byte pairs lie is an argument or the
-environment variable `GPT2_BPE_DIR` (see `data/text/bpe.py`). A folder that nanoGPT made has
-no such file; there `meta.pkl` is read, and without that the tokens are GPT-2's.
+environment variable `GPT2_BPE_DIR` (see `bpe.py`). A folder that nanoGPT made has no
+such file; there `meta.pkl` is read, and without that the tokens are GPT-2's.
 """
 
 import json

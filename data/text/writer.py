@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from configs import require
-from data.text.tokenizer import Tokenizer
 from data.puzzles.writer import new_folder
+from data.text.tokenizer import Tokenizer
 
 FILE = "dataset.json"
 

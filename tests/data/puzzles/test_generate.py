@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from configs import GeneratedSudoku
-from data.puzzles.generate import build_generated
-from data.puzzles.dataset import Metadata
-from data.puzzles.solver import Search, carve, count_solutions
 from data.puzzles.board import BOXES, is_solved
+from data.puzzles.dataset import Metadata
+from data.puzzles.generate import build_generated
+from data.puzzles.solver import Search, carve, count_solutions
 
 
 def load(out, split, name):

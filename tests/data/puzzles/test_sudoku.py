@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import SudokuExtreme
+from data.puzzles.board import BOXES, augment, draw_symmetries, is_solved
 from data.puzzles.dataset import Metadata, PuzzleDataset
 from data.puzzles.sudoku import build, read_csv
-from data.puzzles.board import BOXES, augment, draw_symmetries, is_solved
 
 HEADER = "source,question,answer,rating"
 QUESTION = (

@@ -15,14 +15,14 @@ import pytest
 import data.text.build
 import data.text.reading
 from configs import OpenWebText, Shakespeare, TextFiles
-from data.text import openwebtext
 from data.build import prepare
-from data.text.openwebtext import Documents, write_documents
 from data.prepare import main
+from data.text import openwebtext
 from data.text.build import build_text
+from data.text.dataset import TokenDataset
+from data.text.openwebtext import Documents, write_documents
 from data.text.reading import between, cut, read_text
 from data.text.tokenizer import GPT2, Tokenizer
-from data.text.dataset import TokenDataset
 
 TEXT = "First Citizen:\nBefore we the the tab é 日本 🙂\n\n  the end.\n" * 9
 

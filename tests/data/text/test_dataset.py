@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import data.text.dataset
-from data.text.tokenizer import Characters
 from data.text.dataset import TokenDataset
+from data.text.tokenizer import Characters
 
 LETTERS = "abcdefghij"
 FIRST = [34, 11, 607, 239, 362, 110]
