@@ -14,10 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
+class UserError(ValueError):
+    """An error that is the user's to mend: what must hold, what came, what to do."""
+
+
+class RunError(RuntimeError):
+    """A run that was going well cannot go on: why, what is kept, what to do."""
+
+
 def require(condition: bool, message: str) -> None:
-    """Raise `ValueError(message)` unless `condition` holds."""
+    """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 def require_positive(config: object, *names: str) -> None:
@@ -497,13 +505,36 @@ class MeshConfig:
     split (gathered once a step)."""
 
     distributed: bool = False
-    """Join the other processes of this run first (`jax.distributed.initialize`): on a
-    TPU pod, under Slurm, or with JAX's own environment variables."""
+    """Join the other processes of this run first (`jax.distributed.initialize`). A TPU
+    pod, Slurm, MPI and Kubernetes tell JAX the rest; elsewhere give the next three."""
+
+    coordinator: str = ""
+    """`HOST:PORT` of the first process, if no cluster tells it."""
+
+    processes: int | None = None
+    """Processes of the run, if no cluster tells it."""
+
+    process: int | None = None
+    """Number of this process, from 0, if no cluster tells it."""
 
     def __post_init__(self) -> None:
         require_positive(self, "model")
-        if self.data is not None:
-            require_positive(self, "data")
+        for name in ("data", "processes"):
+            if getattr(self, name) is not None:
+                require_positive(self, name)
+        given = (self.coordinator or None, self.processes, self.process)
+        told = sum(value is not None for value in given)
+        require(
+            told in (0, 3) and (told == 0 or self.distributed),
+            "`coordinator`, `processes` and `process` go together, and with "
+            f"`distributed`: got {self.coordinator!r}, {self.processes}, "
+            f"{self.process}, distributed={self.distributed}. Give all or none.",
+        )
+        require(
+            self.process is None or 0 <= self.process < (self.processes or 0),
+            f"`process` must lie in 0 .. processes - 1: got {self.process} of "
+            f"{self.processes}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -546,12 +577,12 @@ class RunConfig:
     """Steps between two checkpoints; also after each evaluation and on SIGTERM."""
 
     save: Literal["always", "best"] = "always"
-    """`best`: only an evaluation that is the best so far saves (and SIGTERM). nanoGPT's
-    `always_save_checkpoint`."""
+    """`best`: only an evaluation as good as the best so far saves, and the end of the
+    run. nanoGPT's `always_save_checkpoint`."""
 
     eval_only: bool = False
-    """Evaluate the newest checkpoint of the run directory, or the first weights if it
-    has none, in full, and stop. `eval_only`."""
+    """Evaluate the newest checkpoint of the run directory, or the weights of
+    `init_from`, on all there is, and stop. The run is left as it is. `eval_only`."""
 
     keep_last: int = 2
     """Newest checkpoints to keep."""
@@ -568,8 +599,9 @@ class RunConfig:
     tensorboard: bool = False
     """Write TensorBoard events beside the metrics (extra `tensorboard`)."""
 
-    compilation_cache: str = ""
-    """Folder of compiled programs kept between runs; empty for none."""
+    compilation_cache: str | None = "~/.cache/tiny-recursive-jax"
+    """Folder of compiled programs kept between runs; None for none. The variable
+    `JAX_COMPILATION_CACHE_DIR` goes before it."""
 
     def __post_init__(self) -> None:
         require_positive(self, "log_every", "save_every", "keep_last")
@@ -723,8 +755,14 @@ class TrainGPT:
         require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
 
 
-MAY_CHANGE = ("run_dir", "mesh", "run", "eval", "data.prefetch")
-"""Settings in which a continued run may differ from its beginning."""
+MAY_CHANGE = (
+    *("run_dir", "mesh", "run", "eval"),
+    *("epochs", "max_iters", "accumulation", "microbatch_size"),
+    *("data.paths", "data.path", "data.build", "data.prefetch"),
+    *("model.attention", "model.unroll", "model.remat", "model.loss_chunk"),
+)
+"""Settings in which a continued run may differ from its beginning. The data must be the
+same wherever they lie; a longer run follows the schedule of its new length."""
 
 
 # -- presets ---------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def rates(case: Case, flops: int) -> tuple[Rate, ...]:
     """Tokens and operations a second; MFU where the device's peak is known."""
     import jax
 
-    from train.peaks import peak_flops
+    from train.report import peak_flops
 
     tokens = case.batch_size * case.model.block_size
     found = (per_second("tokens", "tok/s", tokens, digits=0), tflops(flops))

@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from configs import MeshConfig
-from train.gradients import Plan
+from train.gradients import StepConfig
 from train.mesh import global_batch, make_mesh
+from train.objective import Objective
 from train.state import TrainState, state_shardings
-from train.step import Rules, make_train_step
-from train.objective import Task
+from train.step import Optimizer, make_train_step
 
 
 class OurArm:
@@ -24,17 +24,17 @@ class OurArm:
 
     def __init__(
         self,
-        task: Task,
-        rules: Rules,
-        plan: Plan,
+        objective: Objective,
+        optimizer: Optimizer,
+        step_config: StepConfig,
         state: TrainState,
         batches: Iterable[PyTree],
     ):
         """Compile nothing yet; `batches` are of NumPy arrays, and come in turns."""
         mesh = make_mesh(MeshConfig(data=1))
         self.state = jax.device_put(state, state_shardings(state, mesh))
-        self.run = make_train_step(task, rules, mesh, plan, self.state)
-        self.batches = cycle(_placed(batches, mesh, plan.batch_size))
+        self.run = make_train_step(objective, optimizer, mesh, step_config, self.state)
+        self.batches = cycle(_placed(batches, mesh, step_config.batch_size))
         self.metrics: Any = None
 
     def compile_facts(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.gpt_case import Case
 from gpt.build import build_gpt
 from gpt.decode import Decoder
-from gpt.generate import row_keys, stream
+from gpt.generate import generate, row_keys
 from gpt.sample import compiled
 from gpt.sampling import Sampling
 from gpt.weights import from_named
@@ -31,7 +31,7 @@ class OurGeneration:
     def step(self) -> None:
         """All new tokens of all rows."""
         case = self.case
-        pieces = stream(
+        pieces = generate(
             self.decoder,
             case.prompt(),
             case.new_tokens,

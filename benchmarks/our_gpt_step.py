@@ -10,11 +10,11 @@ from benchmarks.our_arm import OurArm
 from configs import TrainGPT
 from gpt.build import build_gpt
 from gpt.model import GPT, flops_per_token
-from gpt.objective import GPTTask
+from gpt.objective import GPTObjective
 from gpt.weights import from_named, to_named
 from train.devices import gpt_kernel
-from train.gpt import make_rules
-from train.gradients import Plan
+from train.gpt import make_optimizer
+from train.gradients import StepConfig
 from train.state import make_init
 
 
@@ -39,8 +39,10 @@ class OurStep(OurArm):
     ):
         """Build the state; `weights` are nanoGPT's, None for fresh ones."""
         self.case = case
-        rules = make_rules(TrainGPT(optim=case.optim))
-        plan = Plan(batch_size=case.batch_size, precision=case.precision, seed=0)
+        optimizer = make_optimizer(TrainGPT(optim=case.optim))
+        step_config = StepConfig(
+            batch_size=case.batch_size, precision=case.precision, seed=0
+        )
 
         def first() -> tuple[GPT, tuple[()]]:
             if weights is None:
@@ -48,9 +50,9 @@ class OurStep(OurArm):
             like = jax.eval_shape(lambda: build(case))
             return from_named(weights, like, "nanogpt"), ()
 
-        state = make_init(first, lambda model: (), rules.optimizer, ema=False)()
-        task = GPTTask(case.model.loss_chunk)
-        super().__init__(task, rules, plan, state, texts(case, batches))
+        state = make_init(first, lambda model: (), optimizer.tx, ema=False)()
+        objective = GPTObjective(case.model.loss_chunk)
+        super().__init__(objective, optimizer, step_config, state, texts(case, batches))
 
     def outcome(self) -> dict[str, np.ndarray]:
         """After the first step: loss, gradients' norm, gradients and weights, named."""

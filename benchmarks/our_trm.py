@@ -11,13 +11,13 @@ from benchmarks.our_arm import OurArm
 from benchmarks.trm_case import ACT, OPTIM, SEQ, TABLE, VOCAB, Case, boards
 from configs import TrainTRM
 from train.devices import attention_kernel
-from train.gradients import Plan
+from train.gradients import StepConfig
 from train.state import make_init
-from train.trm import make_rules
+from train.trm import make_optimizer
 from trm.build import build_trm
 from trm.model import TRM
+from trm.objective import TRMObjective
 from trm.weights import load_official, to_official
-from trm.objective import TRMTask
 
 
 class OurStep(OurArm):
@@ -28,13 +28,19 @@ class OurStep(OurArm):
     ):
         """Build the state; `weights` are official, None for fresh ones."""
         self.case = case
-        task = TRMTask(ACT, SEQ)
-        rules = make_rules(TrainTRM(optim=OPTIM, table=TABLE), total=10**6)
-        plan = Plan(batch_size=case.batch_size, precision=case.precision, seed=0)
-        carry = lambda model: task.init_carry(plan.cast(model), case.batch_size)
+        objective = TRMObjective(ACT, SEQ)
+        optimizer = make_optimizer(TrainTRM(optim=OPTIM, table=TABLE), total=10**6)
+        step_config = StepConfig(
+            batch_size=case.batch_size, precision=case.precision, seed=0
+        )
+        carry = lambda model: objective.init_carry(
+            step_config.cast(model), case.batch_size
+        )
         build = lambda: self._build(weights)
-        state = make_init(build, carry, rules.optimizer, ema=True)()
-        super().__init__(task, rules, plan, state, boards(case, batches))
+        state = make_init(build, carry, optimizer.tx, ema=True)()
+        super().__init__(
+            objective, optimizer, step_config, state, boards(case, batches)
+        )
 
     def _build(self, weights: Mapping[str, np.ndarray] | None) -> tuple[TRM, Array]:
         config = self.case.model

@@ -15,18 +15,17 @@ from data.text.dataset import Tokens
 from gpt.attention import Kernel
 from gpt.build import build_gpt
 from gpt.model import GPT
-from gpt.splash import Splash
-from gpt.objective import GPTTask
+from gpt.objective import GPTObjective
 from train import gpt as train_gpt
 from train import trm as train_trm
-from train.gradients import Plan
-from train.mesh import AXES, alone
+from train.gradients import StepConfig
+from train.mesh import AXES
+from train.objective import Objective
 from train.state import TrainState, abstract_state, make_init
 from train.step import make_train_step
-from train.objective import Task
 from trm.build import build_trm
 from trm.model import TRM
-from trm.objective import TRMTask
+from trm.objective import TRMObjective
 
 TOKENS = 50257
 """Different tokens of GPT-2's byte pairs."""
@@ -35,9 +34,9 @@ Lowered = tuple[jax.stages.Lowered, TrainState]
 """A train step, and the shapes of its state."""
 
 
-def make_plan(config: TrainTRM | TrainGPT, accumulation: int) -> Plan:
+def make_step_config(config: TrainTRM | TrainGPT, accumulation: int) -> StepConfig:
     """How a step of a run is carried out."""
-    return Plan(
+    return StepConfig(
         batch_size=config.batch_size,
         precision=config.precision,
         seed=config.seed,
@@ -55,49 +54,51 @@ def rows(mesh: Mesh, batch_size: int, *shape: int) -> jax.ShapeDtypeStruct:
 
 def lower_trm(config: TrainTRM, mesh: Mesh) -> Lowered:
     """The train step of 9x9 Sudoku."""
-    size, plan = config.batch_size, make_plan(config, config.accumulation)
-    rules = train_trm.make_rules(config, total=10**6)
-    task = TRMTask(config.act, SEQ)
+    size, step_config = config.batch_size, make_step_config(config, config.accumulation)
+    optimizer = train_trm.make_optimizer(config, total=10**6)
+    objective = TRMObjective(config.act, SEQ)
 
     def build() -> tuple[TRM, Array]:
         key = jax.random.key(config.seed)
         model = build_trm(config.model, vocab=VOCAB, seq=SEQ, kernel="xla", key=key)
         return model, jnp.zeros((1, config.model.puzzle_dim))
 
-    init_carry = lambda model: task.init_carry(plan.cast(model), size)
-    init = make_init(build, init_carry, rules.optimizer, ema=True)
+    init_carry = lambda model: objective.init_carry(step_config.cast(model), size)
+    init = make_init(build, init_carry, optimizer.tx, ema=True)
     batch = Puzzle(rows(mesh, size, SEQ), rows(mesh, size, SEQ), rows(mesh, size))
-    return lower(task, rules, mesh, plan, init, batch)
+    return lower(objective, optimizer, mesh, step_config, init, batch)
 
 
 def lower_gpt(config: TrainGPT, mesh: Mesh, kernel: Kernel) -> Lowered:
     """The train step of a GPT on GPT-2's tokens."""
     local = config.batch_size // mesh.size
-    plan = make_plan(config, even_parts(local, config.microbatch_size))
-    rules, shape = train_gpt.make_rules(config), config.model
+    step_config = make_step_config(config, even_parts(local, config.microbatch_size))
+    optimizer, shape = train_gpt.make_optimizer(config), config.model
 
     def build() -> tuple[GPT, tuple[()]]:
         key = jax.random.key(config.seed)
         return build_gpt(shape, tokens=TOKENS, kernel=kernel, key=key), ()
 
     ema = config.optim.ema > 0
-    init = make_init(build, lambda model: (), rules.optimizer, ema=ema)
+    init = make_init(build, lambda model: (), optimizer.tx, ema=ema)
     text = rows(mesh, config.batch_size, shape.block_size)
-    task = GPTTask(shape.loss_chunk)
-    return lower(task, rules, mesh, plan, init, Tokens(text, text))
+    objective = GPTObjective(shape.loss_chunk)
+    return lower(objective, optimizer, mesh, step_config, init, Tokens(text, text))
 
 
 def lower(
-    task: Task,
-    rules: Any,
+    objective: Objective,
+    optimizer: Any,
     mesh: Mesh,
-    plan: Plan,
+    step_config: StepConfig,
     init: Callable[[], TrainState],
     batch: Any,
 ) -> Lowered:
-    """The train step of any task."""
+    """The train step of any objective."""
     state = abstract_state(init, mesh)
-    step = make_train_step(task, rules, mesh, plan, state, compiled=False)
+    step = make_train_step(
+        objective, optimizer, mesh, step_config, state, compiled=False
+    )
     return jax.jit(step, donate_argnums=0).lower(state, batch), state
 
 
@@ -105,4 +106,4 @@ def lower_step(config: TrainTRM | TrainGPT, mesh: Mesh, kernel: str) -> Lowered:
     """The train step of a run; a GPT's with the kernel of this name."""
     if isinstance(config, TrainTRM):
         return lower_trm(config, mesh)
-    return lower_gpt(config, mesh, Splash(alone) if kernel == "splash" else "xla")
+    return lower_gpt(config, mesh, kernel)

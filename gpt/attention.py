@@ -1,19 +1,55 @@
-"""Attention, and the one place where its kernel is chosen."""
+"""Attention, and the one place where its kernel is chosen: XLA, cuDNN or splash."""
 
 import math
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from gpt.layers import draw_kept
-from gpt.plain_attention import mix
-from gpt.splash import Splash, splash
+from configs import require
+from gpt.layers import draw_kept, drop
 
-Kernel = Literal["xla", "cudnn", "splash"] | Splash
-"""XLA; NVIDIA's (16 bits, head width a multiple of 8); the Pallas kernel for TPUs,
-which is `Splash()` by name."""
+Kernel = Literal["xla", "cudnn", "splash"]
+"""XLA; NVIDIA's (16 bits, head width a multiple of 8); JAX's Pallas kernel for TPUs."""
+
+SPLASH_BLOCK = 128
+"""Positions must be a multiple of this for the splash kernel."""
+
+
+def pick_kernel(
+    wanted: Literal["auto", "xla", "cudnn", "splash"], *, precision: str, length: int
+) -> Kernel:
+    """The kernel to use on the devices at hand.
+
+    Args:
+        wanted: by the configuration; `auto` takes the fastest that can run.
+        precision: the compute type.
+        length: positions of a sequence.
+
+    Raises:
+        UserError: if a kernel is asked for where it cannot run.
+    """
+    backend = jax.default_backend()
+    can = {
+        "splash": backend == "tpu" and length % SPLASH_BLOCK == 0,
+        "cudnn": backend == "gpu" and precision != "float32",
+        "xla": True,
+    }
+    if wanted == "auto":
+        return next(kernel for kernel in ("splash", "cudnn", "xla") if can[kernel])
+    needs = {
+        "splash": f"a TPU and a length that divides by {SPLASH_BLOCK}",
+        "cudnn": "an NVIDIA GPU and 16 bits",
+        "xla": "nothing",
+    }
+    require(
+        can[wanted],
+        f"The attention kernel `{wanted}` needs {needs[wanted]}: got {backend}, "
+        f"{precision}, length {length}. Use `--config.model.attention auto`.",
+    )
+    return wanted
 
 
 def attend(
@@ -44,10 +80,8 @@ def attend(
             query, key, value, is_causal=causal, implementation="cudnn"
         )
     scaled = query * (1.0 / math.sqrt(query.shape[-1]))
-    if kernel == "splash":
-        kernel = Splash()
-    if isinstance(kernel, Splash) and keys is None:
-        return splash(kernel, causal, scaled, key, value)
+    if kernel == "splash" and keys is None:
+        return splash(scaled, key, value, causal=causal)
     # Heads in front of positions, so that XLA multiplies batches of plain matrices.
     query, key, value = _heads_first(scaled), _heads_first(key), _heads_first(value)
     shape = (*query.shape[1:-1], key.shape[-2])
@@ -60,3 +94,116 @@ def _heads_first(
 ) -> Float[Array, "*batch heads seq head_dim"]:
     """Heads in front of positions; or the other way round."""
     return jnp.swapaxes(x, -2, -3)
+
+
+def splash(
+    query: Float[Array, "batch seq heads head_dim"],
+    key: Float[Array, "batch memory heads head_dim"],
+    value: Float[Array, "batch memory heads head_dim"],
+    *,
+    causal: bool,
+    interpret: bool = False,
+) -> Float[Array, "batch seq heads head_dim"]:
+    """Attention by JAX's Pallas kernel for TPUs, which keeps no scores in memory.
+
+    Args:
+        query: scaled already.
+        key: is asked.
+        value: is averaged.
+        causal: whether position i sees only the positions 0 to i.
+        interpret: whether to interpret the kernel, which any device can.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernels,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
+    shape = (query.shape[1], key.shape[1])
+    mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+    kernel = kernels.make_splash_mha_single_device(
+        masks.MultiHeadMask([mask] * query.shape[2]), interpret=interpret
+    )
+    mixed: Any = jax.vmap(kernel)(*map(_heads_first, (query, key, value)))
+    return _heads_first(mixed)
+
+
+def _einsum(equation: str, *arrays: Array) -> Array:
+    """The product in float32."""
+    return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
+
+
+def _transpose(x: Float[Array, "*batch rows cols"]) -> Float[Array, "*batch cols rows"]:
+    return jnp.swapaxes(x, -1, -2)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def mix(
+    causal: bool,
+    rate: float,
+    query: Float[Array, "*batch seq head_dim"],
+    key: Float[Array, "*batch memory head_dim"],
+    value: Float[Array, "*batch memory head_dim"],
+    kept: Bool[Array, "*batch seq memory"] | None,
+) -> Float[Array, "*batch seq head_dim"]:
+    """`softmax(query key) value`, softmax in float32.
+
+    The gradient is written out: it keeps one array of weights, in the type of `value`,
+    sums over the width of a head where JAX's own sums over all weights, and has no
+    product that would need the weights transposed, which a CPU would do first.
+
+    Args:
+        causal: whether position i sees only the positions 0 to i.
+        rate: probability of dropping a weight.
+        query: scaled already.
+        key: is asked.
+        value: is averaged.
+        kept: which weights are not dropped; None if all are kept.
+
+    Source: Dao et al. 2022, arXiv 2205.14135 (FlashAttention), appendix B, for the
+    gradient; there the weights are computed again.
+    """
+    return _forward(causal, rate, query, key, value, kept)[0]
+
+
+def _forward(
+    causal: bool,
+    rate: float,
+    query: Array,
+    key: Array,
+    value: Array,
+    kept: Array | None,
+) -> tuple[Array, Any]:
+    scores = _einsum("...ld,...md->...lm", query, key)
+    if causal:
+        scores = jnp.where(
+            jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf
+        )
+    weights = jax.nn.softmax(scores, axis=-1)
+    dropped = drop(weights, rate, kept).astype(value.dtype)
+    mixed = _einsum("...lm,...md->...ld", dropped, value).astype(value.dtype)
+    return mixed, (query, key, value, kept, weights.astype(value.dtype), mixed)
+
+
+def _backward(
+    causal: bool, rate: float, residuals: Any, grad: Array
+) -> tuple[Array | None, ...]:
+    del causal  # a weight of 0 stops the gradient
+    query, key, value, kept, weights, mixed = residuals
+    dropped = drop(weights, rate, kept)
+    rise = drop(_einsum("...ld,...md->...lm", grad, value), rate, kept)
+    along = jnp.sum(grad.astype(jnp.float32) * mixed, axis=-1, keepdims=True)
+    scores_grad = (weights * (rise - along)).astype(value.dtype)
+    query_grad = _einsum("...lm,...md->...ld", scores_grad, key)
+    key_grad = _transpose(_einsum("...dl,...lm->...dm", _transpose(query), scores_grad))
+    value_grad = _transpose(_einsum("...dl,...lm->...dm", _transpose(grad), dropped))
+    return (
+        query_grad.astype(query.dtype),
+        key_grad.astype(key.dtype),
+        value_grad.astype(value.dtype),
+        None,
+    )
+
+
+mix.defvjp(_forward, _backward)

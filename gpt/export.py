@@ -14,7 +14,7 @@ from typing import Literal
 import tyro
 
 from gpt.hugging_face import save_hugging_face
-from train.restore import load_run
+from train.run_dir import load_run
 
 
 def export(

@@ -18,16 +18,16 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from configs import require
 from gpt.decode import Cache, Decoder
-from gpt.sampling import Sampling, choose
+from gpt.sampling import Sampling, sample_token
 
-PIECE = 16
+CHUNK = 16
 """Tokens of a row that one call of a program makes, at most."""
 
 _SHORTEST = 16  # prompts are padded to a power of two: few programs, little waste
 
 
-class Texts(eqx.Module):
-    """Texts of equal length that are being written."""
+class DecodeState(eqx.Module):
+    """DecodeState of equal length that are being written."""
 
     window: Int[Array, "batch block"]
     """The last tokens; on the right room for more as long as there is any."""
@@ -44,13 +44,13 @@ class Texts(eqx.Module):
 
     stopped: Bool[Array, " batch"]
 
-    def append(self, token: Int[Array, " batch"], cache: Cache) -> "Texts":
-        """The texts with one more token each."""
+    def append(self, token: Int[Array, " batch"], cache: Cache) -> "DecodeState":
+        """The state with one more token each."""
         block = self.window.shape[1]
         moved = jnp.roll(self.window, -1, axis=1)
         window = jnp.where(self.length < block, self.window, moved)
         last = jnp.minimum(self.length, block - 1)
-        return Texts(
+        return DecodeState(
             window=window.at[:, last].set(token),
             length=self.length + 1,
             cache=cache,
@@ -60,10 +60,10 @@ class Texts(eqx.Module):
         )
 
 
-Piece = tuple[Int[Array, "batch piece"], Int[Array, ""]]
+Chunk = tuple[Int[Array, "batch chunk"], Int[Array, ""]]
 """New tokens, and how many of them there are."""
 
-Ahead = Callable[[Decoder, Texts], tuple[Float[Array, "batch vocab"], Cache]]
+NextLogits = Callable[[Decoder, DecodeState], tuple[Float[Array, "batch vocab"], Cache]]
 
 
 def prefill(decoder: Decoder, tokens: Int[Array, "batch seq"]) -> Cache:
@@ -71,67 +71,67 @@ def prefill(decoder: Decoder, tokens: Int[Array, "batch seq"]) -> Cache:
     return decoder.prefill(tokens)[1]
 
 
-def cached(
-    decoder: Decoder, texts: Texts, limit: Int[Array, ""], *how: Any
-) -> tuple[Texts, Piece]:
-    """`limit` tokens more of texts that fit the window before the last of them.
+def decode_cached(
+    decoder: Decoder, state: DecodeState, limit: Int[Array, ""], *how: Any
+) -> tuple[DecodeState, Chunk]:
+    """`limit` tokens more of state that fit the window before the last of them.
 
     Args:
         decoder: the model.
-        texts: so far.
-        limit: of tokens; fewer come if all texts have stopped, at most `PIECE`.
-        how: the arguments `sampling` and `tokens` of `choose`.
+        state: so far.
+        limit: of tokens; fewer come if all state have stopped, at most `CHUNK`.
+        how: the arguments `sampling` and `tokens` of `sample_token`.
     """
 
-    def ahead(decoder: Decoder, texts: Texts) -> tuple[Array, Cache]:
-        last = texts.length - 1
-        return decoder.decode(texts.cache, texts.window[:, last], last)
+    def next_logits(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
+        last = state.length - 1
+        return decoder.decode(state.cache, state.window[:, last], last)
 
-    return _write(ahead, decoder, texts, limit, *how)
+    return _write(next_logits, decoder, state, limit, *how)
 
 
-def sliding(
-    decoder: Decoder, texts: Texts, limit: Int[Array, ""], *how: Any
-) -> tuple[Texts, Piece]:
-    """The same of texts that are longer than the window."""
+def decode_window(
+    decoder: Decoder, state: DecodeState, limit: Int[Array, ""], *how: Any
+) -> tuple[DecodeState, Chunk]:
+    """The same of state that are longer than the window."""
 
-    def ahead(decoder: Decoder, texts: Texts) -> tuple[Array, Cache]:
-        x, _ = decoder.prefill(texts.window)
-        return decoder.logits(x[:, -1]), texts.cache
+    def next_logits(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
+        x, _ = decoder.prefill(state.window)
+        return decoder.logits(x[:, -1]), state.cache
 
-    return _write(ahead, decoder, texts, limit, *how)
+    return _write(next_logits, decoder, state, limit, *how)
 
 
 def _write(
-    ahead: Ahead,
+    next_logits: NextLogits,
     decoder: Decoder,
-    texts: Texts,
+    state: DecodeState,
     limit: Int[Array, ""],
     sampling: Sampling,
     tokens: int,
-) -> tuple[Texts, Piece]:
-    def unfinished(carry: tuple[Texts, Piece]) -> Bool[Array, ""]:
-        texts, (_, number) = carry
-        return (number < limit) & ~jnp.all(texts.stopped)
+) -> tuple[DecodeState, Chunk]:
+    def unfinished(carry: tuple[DecodeState, Chunk]) -> Bool[Array, ""]:
+        state, (_, number) = carry
+        return (number < limit) & ~jnp.all(state.stopped)
 
-    def step(carry: tuple[Texts, Piece]) -> tuple[Texts, Piece]:
-        texts, (new, number) = carry
-        logits, cache = ahead(decoder, texts)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(texts.keys, texts.length)
-        token = choose(logits, sampling, keys, tokens)
-        token = jnp.where(texts.stopped, texts.stop, token)
-        return texts.append(token, cache), (new.at[:, number].set(token), number + 1)
+    def step(carry: tuple[DecodeState, Chunk]) -> tuple[DecodeState, Chunk]:
+        state, (new, number) = carry
+        logits, cache = next_logits(decoder, state)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.length)
+        token = sample_token(logits, sampling, keys, tokens)
+        token = jnp.where(state.stopped, state.stop, token)
+        return state.append(token, cache), (new.at[:, number].set(token), number + 1)
 
-    new = jnp.zeros((texts.window.shape[0], PIECE), jnp.int32)
-    return jax.lax.while_loop(unfinished, step, (texts, (new, jnp.int32(0))))
+    new = jnp.zeros((state.window.shape[0], CHUNK), jnp.int32)
+    return jax.lax.while_loop(unfinished, step, (state, (new, jnp.int32(0))))
 
 
 class Programs(NamedTuple):
-    """What runs on the device, to be compiled; the texts may be donated to it."""
+    """What runs on the device, to be compiled; the state may be donated to it."""
 
     prefill: Callable[..., Cache] = prefill
-    cached: Callable[..., tuple[Texts, Piece]] = cached
-    sliding: Callable[..., tuple[Texts, Piece]] = sliding
+    decode_cached: Callable[..., tuple[DecodeState, Chunk]] = decode_cached
+    decode_window: Callable[..., tuple[DecodeState, Chunk]] = decode_window
 
 
 def row_keys(seed: int, rows: Int[np.ndarray, " batch"]) -> Key[Array, " batch"]:
@@ -139,7 +139,7 @@ def row_keys(seed: int, rows: Int[np.ndarray, " batch"]) -> Key[Array, " batch"]
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
 
 
-def stream(
+def generate(
     decoder: Decoder,
     prompt: Int[np.ndarray, "batch seq"],
     count: int,
@@ -169,18 +169,18 @@ def stream(
         ValueError: if the prompt has no tokens, or some that the model has not.
     """
     _check(prompt, tokens)
-    texts = _begin(decoder, prompt, keys, stop, programs.prefill)
-    last: tuple[Piece, int] | None = None
-    block = texts.window.shape[1]
+    state = _begin(decoder, prompt, keys, stop, programs.prefill)
+    last: tuple[Chunk, int] | None = None
+    block = state.window.shape[1]
     for fits, limit in _pieces(prompt.shape[1], count, block):
-        program = programs.cached if fits else programs.sliding
-        texts, piece = program(decoder, texts, jnp.int32(limit), sampling, tokens)
-        # The device goes on while the host looks at the piece before.
+        program = programs.decode_cached if fits else programs.decode_window
+        state, chunk = program(decoder, state, jnp.int32(limit), sampling, tokens)
+        # The device goes on while the host looks at the chunk before.
         if last is not None:
             yield (found := _fetch(last[0]))
             if found.shape[1] < last[1]:
                 return
-        last = piece, limit
+        last = chunk, limit
     if last is not None:
         yield _fetch(last[0])
 
@@ -203,7 +203,7 @@ def _begin(
     keys: Key[Array, " batch"],
     stop: int,
     prefill: Callable[..., Cache],
-) -> Texts:
+) -> DecodeState:
     """The prompt, and the cache of all of its tokens but the last."""
     (batch, length), block = prompt.shape, decoder.positions.shape[0]
     window = np.zeros((batch, block), np.int32)
@@ -213,7 +213,7 @@ def _begin(
         cache = prefill(decoder, jnp.asarray(window[:, :padded]))
     else:
         cache = decoder.empty(batch)
-    return Texts(
+    return DecodeState(
         window=jnp.asarray(window),
         length=jnp.int32(length),
         cache=cache,
@@ -227,14 +227,14 @@ def _pieces(length: int, count: int, block: int) -> Iterator[tuple[bool, int]]:
     """Of each call: whether the text fits the window, and the most new tokens."""
     done = 0
     while done < count:
-        most = min(count - done, PIECE if done else 1)
+        most = min(count - done, CHUNK if done else 1)
         room = block + 1 - (length + done)
         most = min(most, room) if room > 0 else most
         yield room > 0, most
         done += most
 
 
-def _fetch(piece: Piece) -> Int32[np.ndarray, "batch new"]:
-    """The tokens of a piece, on the host."""
-    new, number = jax.device_get(piece)
+def _fetch(chunk: Chunk) -> Int32[np.ndarray, "batch new"]:
+    """The tokens of a chunk, on the host."""
+    new, number = jax.device_get(chunk)
     return new[:, :number]

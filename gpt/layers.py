@@ -1,19 +1,19 @@
-"""Layers that GPT and TRM have in common, and those of a GPT.
+"""Layers that GPT and TRM have in common.
 
 Layers act on the last axis and take any axes in front of it. They hold float32
 weights and have no `dtype` argument: the train step casts a model once, and a layer
 computes in the type of its weights.
 """
 
-import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+from gpt.primitives import normalize, project
 
 Initializer = Callable[[PRNGKeyArray, tuple[int, ...]], Float[Array, "..."]]
 """From a key and a shape to values."""
@@ -36,61 +36,6 @@ def truncated_normal(
 def normal(std: float) -> Initializer:
     """Normal values of standard deviation `std`, not cut."""
     return lambda key, shape: std * jax.random.normal(key, shape, jnp.float32)
-
-
-def project(
-    x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs outputs"]
-) -> Float[Array, "*axes outputs"]:
-    """`x @ weight`, with the axes of `x` made one.
-
-    Its gradient is then a plain product too. With more axes XLA copies the cotangent
-    into another order first. Inside `shard_map` both must vary over the same axes.
-    """
-    rows = _project_rows(x.reshape(-1, x.shape[-1]), weight)
-    return rows.reshape(*x.shape[:-1], weight.shape[-1])
-
-
-@jax.custom_vjp
-def _project_rows(
-    x: Float[Array, "rows inputs"], weight: Float[Array, "inputs outputs"]
-) -> Float[Array, "rows outputs"]:
-    return x @ weight
-
-
-def _project_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ weight, (x, weight)
-
-
-def _project_backward(
-    kept: tuple[Array, Array], grad: Float[Array, "rows outputs"]
-) -> tuple[Array, Array]:
-    x, weight = kept
-    weight_grad = jax.lax.platform_dependent(
-        x, grad, cpu=_weight_grad_on_cpu, default=_weight_grad
-    )
-    return (grad @ weight.T).astype(x.dtype), weight_grad.astype(weight.dtype)
-
-
-def _weight_grad(
-    x: Float[Array, "rows inputs"], grad: Float[Array, "rows outputs"]
-) -> Float[Array, "inputs outputs"]:
-    return x.T @ grad
-
-
-def _weight_grad_on_cpu(
-    x: Float[Array, "rows inputs"], grad: Float[Array, "rows outputs"]
-) -> Float[Array, "inputs outputs"]:
-    """The same, through its transpose where that is wider than high.
-
-    Eigen takes up to twice as long for a high result as for a wide one, which pays for
-    transposing it if there are many rows. The barrier keeps XLA from turning it back.
-    """
-    if not x.shape[0] > x.shape[1] > grad.shape[1]:
-        return _weight_grad(x, grad)
-    return jax.lax.optimization_barrier(_weight_grad(grad, x)).T
-
-
-_project_rows.defvjp(_project_forward, _project_backward)
 
 
 def dropout(
@@ -119,66 +64,6 @@ def drop(
 ) -> Float[Array, "*axes"]:
     """`x` with the entries that are not kept set to 0, the rest scaled up to match."""
     return x if kept is None else jnp.where(kept, x / (1.0 - rate), 0.0)
-
-
-@jax.custom_vjp
-def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """`x` times the probability that a unit normal is below it.
-
-    The gradient is written out: JAX's own keeps more, goes over the values more often,
-    and through erfc, which takes longer.
-
-    Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
-    """
-    return x * _below(x)
-
-
-def _below(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-def _gelu_forward(x: Array) -> tuple[Array, Array]:
-    return x * _below(x), x
-
-
-def _gelu_backward(x: Array, grad: Array) -> tuple[Array]:
-    x = jax.lax.optimization_barrier(x)  # else the forward's erf is kept as well
-    density = jnp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-    return (grad * (_below(x) + x * density),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def normalize(x: Float[Array, "*axes dim"], eps: float) -> Float[Array, "*axes dim"]:
-    """`x` at mean 0 and variance 1 over the last axis.
-
-    The gradient is written out, as it needs fewer passes than JAX's own.
-
-    Source: Ba et al. 2016, arXiv 1607.06450.
-    """
-    return _normalize(x, eps)[0]
-
-
-def _normalize(x: Array, eps: float) -> tuple[Array, tuple[Array, Array]]:
-    x = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-    scale = jax.lax.rsqrt(variance + eps)
-    return x * scale, (x * scale, scale)
-
-
-def _normalize_backward(
-    eps: float, kept: tuple[Array, Array], grad: Array
-) -> tuple[Array]:
-    del eps
-    y, scale = kept
-    mean = jnp.mean(grad, axis=-1, keepdims=True)
-    along = jnp.mean(grad * y, axis=-1, keepdims=True)
-    return (scale * (grad - mean - y * along),)
-
-
-normalize.defvjp(_normalize, _normalize_backward)
 
 
 class Linear(eqx.Module):
@@ -254,11 +139,12 @@ class LayerNorm(eqx.Module):
 class Stacked(eqx.Module):
     """Layers of one kind as one module: each array has a leading axis of layers.
 
-    Its type tells optimizers that a vector of each layer is a vector, not a matrix.
+    So a vector of each layer is a vector to an optimizer, not a matrix.
     """
 
     layers: Any
     length: int = eqx.field(static=True)
+    stacked: ClassVar[bool] = True
 
     def __init__(
         self, make: Callable[[PRNGKeyArray], Any], keys: Key[Array, " layers"]
@@ -292,3 +178,13 @@ class Stacked(eqx.Module):
             body = jax.checkpoint(body, prevent_cse=False)
         inputs = (arrays, jnp.arange(self.length))
         return jax.lax.scan(body, carry, inputs, unroll=min(unroll, self.length))
+
+
+class Buffer(eqx.Module):
+    """An array of the model that is saved with it, but neither trained nor averaged."""
+
+    value: Float[Array, "..."]
+    trained: ClassVar[bool] = False
+
+    def __call__(self) -> Float[Array, "..."]:
+        return jax.lax.stop_gradient(self.value)

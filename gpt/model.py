@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from configs import GPTConfig, require
 from gpt.attention import Kernel, attend
-from gpt.layers import Embedding, LayerNorm, Linear, Stacked, dropout, gelu, normal
+from gpt.layers import Embedding, LayerNorm, Linear, Stacked, dropout, normal
+from gpt.primitives import gelu
 
 Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
 """How positions exchange information: `query, key, value -> mixed, kept`."""

@@ -30,12 +30,19 @@ import tyro
 from configs import GPTConfig, MeshConfig, RunConfig, require, require_positive
 from data.text.tokenizer import GPT2, Tokenizer
 from gpt.decode import Decoder
-from gpt.generate import Programs, cached, prefill, row_keys, sliding, stream
+from gpt.generate import (
+    Programs,
+    decode_cached,
+    decode_window,
+    generate,
+    prefill,
+    row_keys,
+)
 from gpt.model import GPT
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
 from train.devices import start
-from train.restore import load_run
+from train.run_dir import load_run
 
 BETWEEN = "---------------"
 """Line after each sample, as in nanoGPT."""
@@ -180,7 +187,10 @@ def compiled(precision: str) -> Programs:
 
         return eqx.filter_jit(run, donate=donate)
 
-    loops = (compile_program(body, "all-except-first") for body in (cached, sliding))
+    loops = (
+        compile_program(body, "all-except-first")
+        for body in (decode_cached, decode_window)
+    )
     return Programs(compile_program(prefill, "none"), *loops)
 
 
@@ -257,7 +267,7 @@ class Writer:
 
     def _pieces(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """New tokens of these samples."""
-        return stream(
+        return generate(
             self._decoder,
             np.tile(self._prompt, (len(rows), 1)),
             self._settings.max_new_tokens,

@@ -45,7 +45,7 @@ class Sampling:
         return self.temperature == 0.0 or self.top_k == 1
 
 
-def choose(
+def sample_token(
     logits: Float[Array, "batch vocab"],
     sampling: Sampling,
     keys: Key[Array, " batch"],

@@ -16,15 +16,15 @@ import numpy as np
 
 from configs import ACTConfig, OptimConfig, TableConfig, TrainTRM, TRMConfig
 from data.puzzles.dataset import Puzzle
-from train.gradients import Plan
+from train.gradients import StepConfig
+from train.objective import Objective
+from train.optim import Optimizer
 from train.state import TrainState, make_init
-from train.step import Rules
-from train.trm import make_rules
+from train.trm import make_objective, make_trm_optimizer
 from trm.act import init_carry
 from trm.build import build_trm
 from trm.model import TRM
 from trm.weights import load_official
-from trm.objective import TRMTask
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = (
@@ -105,12 +105,12 @@ class Golden:
         return self.options["batch_size"]
 
     @cached_property
-    def task(self) -> TRMTask:
-        return TRMTask(self.act, self.options["seq_len"])
+    def objective(self) -> Objective:
+        return make_objective(self.act, self.options["seq_len"])
 
     @cached_property
-    def plan(self) -> Plan:
-        return Plan(
+    def step_config(self) -> StepConfig:
+        return StepConfig(
             batch_size=self.batch_size,
             precision=self.options["forward_dtype"],
             seed=0,
@@ -128,21 +128,21 @@ class Golden:
         weights = {**self.tree("weights"), **self.tree(prefix)}
         return load_official(weights, model, self.config)
 
-    def rules(self) -> Rules:
+    def optimizer(self) -> Optimizer:
         o = self.options["optimizer"]
         table = TableConfig(
             lr=o["puzzle_emb_lr"], weight_decay=o["puzzle_emb_weight_decay"]
         )
-        return make_rules(TrainTRM(optim=self.optim, table=table), 10**6)
+        return make_trm_optimizer(TrainTRM(optim=self.optim, table=table), 10**6)
 
     def state(self) -> TrainState:
         table = jnp.asarray(self.arrays["weights/puzzle_emb.weights"])
         return make_init(
             lambda: (self.model(), table),
             lambda model: init_carry(
-                self.plan.cast(model), self.batch_size, self.options["seq_len"]
+                self.step_config.cast(model), self.batch_size, self.options["seq_len"]
             ),
-            self.rules().optimizer,
+            self.optimizer().tx,
             ema=True,
         )()
 

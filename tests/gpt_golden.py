@@ -18,12 +18,12 @@ from configs import GPTConfig, OptimConfig
 from data.text.dataset import Tokens
 from gpt.build import build_gpt
 from gpt.model import GPT
-from gpt.objective import GPTTask
 from gpt.weights import from_named
-from train.gradients import Plan
-from train.optim import make_optimizer
+from train.gpt import make_objective
+from train.gradients import StepConfig
+from train.objective import Objective
+from train.optim import Optimizer, make_tx
 from train.state import TrainState, make_init
-from train.step import Rules
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = ("gpt", "gpt_no_bias")
@@ -77,12 +77,12 @@ class GPTGolden:
         )
 
     @property
-    def task(self) -> GPTTask:
-        return GPTTask(self.chunk)
+    def objective(self) -> Objective:
+        return make_objective(self.chunk)
 
     @property
-    def plan(self) -> Plan:
-        return Plan(batch_size=3, precision="float32", seed=0)
+    def step_config(self) -> StepConfig:
+        return StepConfig(batch_size=3, precision="float32", seed=0)
 
     def model(self, prefix: str = "weights") -> GPT:
         fresh = lambda: build_gpt(
@@ -90,15 +90,13 @@ class GPTGolden:
         )
         return from_named(self.tree(prefix), jax.eval_shape(fresh), "nanogpt")
 
-    def rules(self) -> Rules:
+    def optimizer(self) -> Optimizer:
         constant = lambda count: jnp.asarray(self.optim.lr, jnp.float32)
-        return Rules(
-            optimizer=make_optimizer(self.optim, constant), schedule=constant, ema=0.0
-        )
+        return Optimizer(tx=make_tx(self.optim, constant), schedule=constant, ema=0.0)
 
     def state(self) -> TrainState:
         build = lambda: (self.model(), ())
-        return make_init(build, lambda _: (), self.rules().optimizer, ema=False)()
+        return make_init(build, lambda _: (), self.optimizer().tx, ema=False)()
 
     def batch(self, step: int) -> Tokens:
         x, y = (jnp.asarray(self.arrays[f"step{step}/{name}"]) for name in "xy")

@@ -1,4 +1,4 @@
-"""A tiny TRM with its task, rules, state and puzzles, for tests of the machinery."""
+"""A tiny TRM, its optimizer, state and puzzles, for tests of the machinery."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,14 +11,15 @@ from jax.sharding import Mesh
 
 from configs import ACTConfig, OptimConfig, TRMConfig
 from data.puzzles.dataset import IGNORE, Puzzle
-from train.gradients import Plan
+from train.gradients import StepConfig
 from train.mesh import global_batch
-from train.optim import make_optimizer, warmup_cosine
+from train.objective import Objective
+from train.optim import Optimizer, make_tx, warmup_cosine
 from train.state import TrainState, make_init
-from train.step import Rules, TableRules
+from train.trm import make_objective
 from trm.build import build_trm
 from trm.model import TRM
-from trm.objective import TRMTask
+from trm.puzzle_table import sign_sgd_rows
 
 SEQ, VOCAB, PUZZLES, BATCH = 12, 7, 5, 16
 MODEL = TRMConfig(
@@ -33,7 +34,7 @@ MODEL = TRMConfig(
     puzzle_dim=16,
 )
 ACT = ACTConfig(max_steps=3, exploration=0.3)
-PLAN = Plan(batch_size=BATCH, precision="float32", seed=0)
+PLAN = StepConfig(batch_size=BATCH, precision="float32", seed=0)
 
 
 def model(config: TRMConfig = MODEL, seed: int = 0) -> TRM:
@@ -48,28 +49,38 @@ def model(config: TRMConfig = MODEL, seed: int = 0) -> TRM:
     )
 
 
-def rules(optimizer: optax.GradientTransformation | None = None) -> Rules:
+def optimizer(optimizer: optax.GradientTransformation | None = None) -> Optimizer:
     """Plain SGD unless told otherwise: AdamATan2 would amplify rounding."""
     constant = lambda rate: lambda count: jnp.asarray(rate, jnp.float32)
-    return Rules(
-        optimizer=optimizer or optax.sgd(0.1),
+    return Optimizer(
+        tx=optimizer or optax.sgd(0.1),
         schedule=constant(0.1),
         ema=0.9,
-        table=TableRules(schedule=constant(0.01), weight_decay=0.1),
+        table_update=lambda table, grads, count: sign_sgd_rows(
+            table, *grads, lr=jnp.float32(0.01), weight_decay=0.1
+        ),
     )
 
 
-def adam_rules() -> Rules:
+def adam_rules() -> Optimizer:
     schedule = warmup_cosine(1e-3, 2, 100, 1.0)
-    return replace(rules(), optimizer=make_optimizer(OptimConfig(), schedule))
+    return replace(optimizer(), tx=make_tx(OptimConfig(), schedule))
 
 
-def task(act: ACTConfig = ACT, **kwargs: Any) -> TRMTask:
-    return TRMTask(act, SEQ, **kwargs)
+def objective(act: ACTConfig = ACT, **kwargs: Any) -> Objective:
+    return make_objective(act, SEQ, **kwargs)
+
+
+def gradients(made: Any, state: TrainState, batch: Any) -> Any:
+    """Mean gradients, ids and gradients of the table's rows, carry, metrics."""
+    inputs = (state.model, state.table, state.carry, state.scale, state.updates)
+    grads, (ids, rows), weight, metrics, carry = jax.jit(made)(*inputs, batch)
+    mean = lambda tree: jax.tree.map(lambda g: g / weight, tree)
+    return mean(grads), (ids, mean(rows)), carry, metrics
 
 
 def init(
-    rules: Rules,
+    optimizer: Optimizer,
     config: TRMConfig = MODEL,
     *,
     batch: int = BATCH,
@@ -77,12 +88,12 @@ def init(
     precision: Any = "float32",
 ) -> Any:
     """The function that makes the first state."""
-    plan = replace(PLAN, precision=precision)
+    step_config = replace(PLAN, precision=precision)
     table = 0.1 * jax.random.normal(jax.random.key(9), (PUZZLES, config.puzzle_dim))
     return make_init(
         lambda: (model(config), table),
-        lambda m: task(act).init_carry(plan.cast(m), batch),
-        rules.optimizer,
+        lambda m: objective(act).init_carry(step_config.cast(m), batch),
+        optimizer.tx,
         ema=True,
     )
 
@@ -96,10 +107,10 @@ def puzzles(seed: int, *leading: int) -> Puzzle:
     return Puzzle(inputs, labels, ids)
 
 
-def batch(mesh: Mesh, seed: int, calls: int = 1, passes: int = 1) -> Puzzle:
+def batch(mesh: Mesh, seed: int, calls: int = 1, supervision_steps: int = 1) -> Puzzle:
     """A global input of the train step; batch `i` of it is `puzzles(seed + i)`."""
-    drawn = [puzzles(seed + i, BATCH) for i in range(calls * passes)]
-    stack = lambda *a: np.stack(a).reshape(calls, passes, *a[0].shape)
+    drawn = [puzzles(seed + i, BATCH) for i in range(calls * supervision_steps)]
+    stack = lambda *a: np.stack(a).reshape(calls, supervision_steps, *a[0].shape)
     return global_batch(mesh, BATCH, 2)(jax.tree.map(stack, *drawn))
 
 

@@ -11,7 +11,8 @@ import math
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +23,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
-from configs import RunConfig, require
-from train.integrity import Fingerprint, fingerprint, kinds
-from train.preservation import preservation
-from train.quiet_reads import quiet_reads
+from configs import RunConfig, RunError, UserError, require
+from train.devices import all_agree
+from train.integrity import Fingerprint, fingerprint, kinds, quiet_reads
 from train.state import TrainState
 
 Result = TypeVar("Result")
@@ -49,19 +49,22 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     }
 
 
-class NonFiniteError(Exception):
+class NonFiniteError(RunError):
     """Some number of a run is not finite.
 
     Args:
         what: is not finite.
         step: after which it was seen.
-        saved: step of the newest checkpoint, all of which are good.
+        saved: step of the newest checkpoint.
     """
 
     def __init__(self, what: str, step: int, saved: int | None):
         kept = "No checkpoint was saved yet."
         if saved is not None:
-            kept = f"The checkpoint of step {saved} is good and was kept."
+            kept = (
+                f"The checkpoint of step {saved} was kept: its weights are finite, but "
+                "the run may have gone wrong before it."
+            )
         super().__init__(
             f"Every number must be finite: got {what} at step {step}. {kept} Try a "
             "lower `--config.optim.lr`, more `--config.optim.warmup`, "
@@ -70,7 +73,11 @@ class NonFiniteError(Exception):
         )
 
 
-class OtherModelError(ValueError):
+class SaveError(RunError):
+    """A state could not be saved."""
+
+
+class OtherModelError(UserError):
     """A checkpoint is of another model than the configured one."""
 
 
@@ -80,13 +87,35 @@ class Checkpoints:
     Opened for reading alone, nothing in the folder changes: the run may be going on.
     """
 
-    def __init__(self, folder: Path, config: RunConfig, *, read_only: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        scores: Mapping[int, float | None] | None = None,
+        read_only: bool = False,
+    ):
+        """Open the folder.
+
+        Args:
+            folder: of the checkpoints.
+            config: which of them are kept.
+            settings: what `config.json` says, saved with each checkpoint.
+            scores: of steps that have been evaluated.
+            read_only: whether to leave all as it is.
+
+        Raises:
+            UserError: if the folder cannot be used.
+        """
         self._folder, self._read_only = folder, read_only
+        self._settings, self._saving = dict(settings or {}), 0
+        self._failed = False
         try:
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"Checkpoints must have a folder to go to: got `{folder}` ({error}). "
                 "Move what is there away, or choose another `--config.run-dir`."
             ) from error
@@ -95,20 +124,12 @@ class Checkpoints:
             with quiet_reads():
                 self._manager = self._open(config)
         except Exception as error:
-            raise ValueError(
+            raise UserError(
                 f"The checkpoints in `{folder}` must be readable: one is so damaged "
                 f"that Orbax gives up ({_first_line(error)}). Move the newest one away."
             ) from error
         self._unreadable: set[int] = set()
-        for step in self._manager.all_steps():
-            try:
-                with quiet_reads():
-                    score = self._metadata(step).get("score")
-            except Exception:
-                self._unreadable.add(step)
-                continue
-            if score is not None:
-                self._scores[step] = score
+        self._read_scores(scores or {})
 
     def _open(self, config: RunConfig) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -125,19 +146,35 @@ class Checkpoints:
             },
         )
 
+    def _read_scores(self, scores: Mapping[int, float | None]) -> None:
+        """Note the scores of the checkpoints; the first version kept them inside."""
+        for step in self._manager.all_steps():
+            try:
+                with quiet_reads():
+                    inside = self._metadata(step).get("score")
+            except Exception:
+                self._unreadable.add(step)
+                continue
+            score = scores.get(step)
+            score = inside if score is None else score
+            if score is not None:
+                self._scores[step] = score
+
     def _metadata(self, step: int) -> dict[str, Any]:
         """What was saved with a checkpoint besides its arrays."""
         return self._manager.metadata(step).custom_metadata or {}
 
-    def save(self, state: TrainState, *, score: float | None = None) -> None:
+    # -- saving
+
+    def save(self, state: TrainState) -> None:
         """Start saving `state`; returns when it has been copied off the devices.
 
         Args:
             state: its step names the checkpoint. A step already saved is left alone.
-            score: of the evaluation at this step, if there was one; higher is better.
 
         Raises:
             NonFiniteError: if a number in the state is not finite.
+            SaveError: if it cannot be saved, or the save before could not.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -146,28 +183,63 @@ class Checkpoints:
         arrays, finite = fingerprint(items)
         if not finite:
             raise NonFiniteError("infinite or undefined weights", step, self.newest)
-        scored = {}
-        if score is not None:
-            scored = {"score": score}
-            self._scores[step] = score
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    name: ocp.args.StandardSave(part)  # pyright: ignore[reportCallIssue]
-                    for name, part in items.items()
-                }
-            ),
-            custom_metadata={"arrays": arrays, "crc": _crc(arrays), **scored},
-        )
+        about = {"arrays": arrays, "crc": _crc(arrays), "settings": self._settings}
+        parts = {
+            name: ocp.args.StandardSave(part)  # pyright: ignore[reportCallIssue]
+            for name, part in items.items()
+        }
+        self.check()
+        self._saving = step
+        with self._save_errors():
+            self._manager.save(
+                step, args=ocp.args.Composite(**parts), custom_metadata=about
+            )
+
+    def check(self) -> None:
+        """Raise `SaveError` if the save under way has failed."""
+        with self._save_errors():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Return when all saves are complete."""
-        self._manager.wait_until_finished()
+        """Return when all saves are complete.
+
+        Raises:
+            SaveError: if one has failed.
+        """
+        with self._save_errors():
+            self._manager.wait_until_finished()
+
+    @contextmanager
+    def _save_errors(self) -> Iterator[None]:
+        """Errors of Orbax as a `SaveError` that says what is kept."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            kept = [step for step in self._on_disk() if step != self._saving]
+            newest = f"that of step {max(kept)}" if kept else "none"
+            raise SaveError(
+                f"A checkpoint must have room and rights in `{self._folder}`: the "
+                f"state of step {self._saving} could not be saved "
+                f"({_first_line(error)}). The newest one kept is {newest}. Make room, "
+                "and the same command goes on from there."
+            ) from error
+
+    def _on_disk(self) -> list[int]:
+        """Steps that are complete in the folder, whatever Orbax remembers."""
+        try:
+            return [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()]
+        except OSError:
+            return []
 
     def close(self) -> None:
-        """Complete all saves and let go of the folder."""
-        self._manager.close()
+        """Complete all saves and let go of the folder; not after one has failed."""
+        if not self._failed:
+            self._manager.close()
+
+    def score(self, step: int, score: float) -> None:
+        """Note the score of a step; higher is better."""
+        self._scores[step] = score
 
     @property
     def best(self) -> float:
@@ -183,6 +255,16 @@ class Checkpoints:
         """Step of the newest checkpoint."""
         return self._manager.latest_step()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `config.json` said when the newest readable checkpoint was saved."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            if step not in self._unreadable:
+                return self._metadata(step).get("settings") or {}
+        return {}
+
+    # -- restoring
+
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read, or None if there is no checkpoint.
 
@@ -192,7 +274,7 @@ class Checkpoints:
             abstract: shapes, types and the shardings wanted now, on any mesh.
 
         Raises:
-            ValueError: if a checkpoint is that of another model, or if there are
+            UserError: if a checkpoint is that of another model, or if there are
                 checkpoints and none can be read.
         """
         self.wait()
@@ -200,32 +282,36 @@ class Checkpoints:
         return self._first_good(steps, lambda step: self._state(step, abstract))
 
     def restore_weights(
-        self, make: Callable[[dict[str, str]], PyTree], *, best: bool
-    ) -> tuple[PyTree, int] | None:
-        """The weights to release and their step; None if there is no checkpoint.
+        self, model: PyTree, table: PyTree, *, best: bool
+    ) -> tuple[PyTree, PyTree, int] | None:
+        """The weights to release, the table, and their step; None without a checkpoint.
 
-        They are the averaged ones where the run has these. A damaged checkpoint is
+        They are the averaged weights where the run has these. A damaged checkpoint is
         passed over with a warning for the next best one, or the one before.
 
         Args:
-            make: from type and shape of every stored array of the weights, by its path,
-                to what is wanted: shapes, types and shardings on any mesh.
+            model: shapes, types and shardings wanted, on any mesh.
+            table: the same of the puzzle table; () without one.
             best: the checkpoint of the highest score instead of the newest one; the
                 newest if none has a score.
 
         Raises:
-            ValueError: if there are checkpoints, and they are those of another model or
+            UserError: if there are checkpoints, and they are those of another model or
                 none can be read.
         """
 
-        def read(step: int) -> tuple[PyTree, int]:
+        def read(step: int) -> tuple[PyTree, PyTree, int]:
             stored = self._stored(step)
             name = "ema" if any(path.startswith("ema.") for path in stored) else "model"
-            stored = {p: v for p, v in stored.items() if p.startswith(f"{name}.")}
-            cut = len(name) + 1
-            wanted = {name: make({path[cut:]: v[0] for path, v in stored.items()})}
+            wanted = {name: model}
+            if sum(leaf.size for leaf in jax.tree.leaves(table)):
+                wanted["table"] = {"rows": table}
+            prefixes = tuple(f"{part}." for part in wanted)
+            stored = {p: v for p, v in stored.items() if p.startswith(prefixes)}
             self._require_same(stored, wanted, step)
-            return self._read(step, wanted)[name], step
+            parts = self._read(step, wanted)
+            rows = parts["table"]["rows"] if "table" in parts else table
+            return parts[name], rows, step
 
         def order(step: int) -> tuple[float, int]:
             # What cannot be read may have been the best: a warning will tell.
@@ -238,25 +324,28 @@ class Checkpoints:
     def _first_good(
         self, steps: Sequence[int], read: Callable[[int], Result]
     ) -> Result | None:
-        """The first of these checkpoints that can be read; None if there are none."""
-        damaged: list[tuple[int, Exception]] = []
+        """The first of these checkpoints that all processes can read; None if none."""
+        damaged: list[tuple[int, str]] = []
         for step in steps:
+            result, fault = None, "another process cannot read it"
             try:
                 with quiet_reads():
                     result = read(step)
             except OtherModelError:
                 raise
             except Exception as error:
-                damaged.append((step, error))
+                fault = _first_line(error)
+            if not all_agree(result is not None) or result is None:
+                damaged.append((step, fault))
                 continue
             self._set_aside(damaged, f"Going on from step {step}.")
             return result
         if damaged:
             listed = ", ".join(str(step) for step, _ in damaged)
-            raise ValueError(
+            raise UserError(
                 f"A checkpoint in `{self._folder}` must be readable: steps {listed} "
-                f"are all damaged (newest: {_first_line(damaged[0][1])}). Restore the "
-                "folder from a copy, or start again with a new `--config.run-dir`."
+                f"are all damaged (newest: {damaged[0][1]}). Restore the folder from a "
+                "copy, or start again with a new `--config.run-dir`."
             )
         return None
 
@@ -299,8 +388,10 @@ class Checkpoints:
         }
         read = self._manager.restore(step, args=ocp.args.Composite(**args))
         parts = {name: read[name] for name in wanted}
-        for path, (_, checksum) in fingerprint(parts)[0].items():
+        sums, finite = fingerprint(parts)
+        for path, (_, checksum) in sums.items():
             require(checksum == stored[path][1], f"the checksum of `{path}` is wrong")
+        require(finite, "not all of its numbers are finite")
         return parts
 
     def _require_same(self, stored: Fingerprint, wanted: PyTree, step: int) -> None:
@@ -315,16 +406,17 @@ class Checkpoints:
                     "configuration it was made with, or a new `--config.run-dir`."
                 )
 
-    def _set_aside(self, damaged: list[tuple[int, Exception]], outcome: str) -> None:
+    def _set_aside(self, damaged: list[tuple[int, str]], outcome: str) -> None:
         """Move damaged checkpoints out of the way of the next save, with a warning."""
-        for step, error in damaged:
+        for step, fault in damaged:
             target = self._folder.parent / "damaged" / str(step)
             what = "passed over" if self._read_only else f"moved to `{target}`"
-            warnings.warn(
-                f"The checkpoint at step {step} is damaged ({_first_line(error)}) and "
-                f"was {what}. {outcome}",
-                stacklevel=4,
-            )
+            if jax.process_index() == 0:
+                warnings.warn(
+                    f"The checkpoint at step {step} is damaged ({fault}) and was "
+                    f"{what}. {outcome}",
+                    stacklevel=4,
+                )
             if jax.process_index() == 0 and not self._read_only:
                 shutil.rmtree(target, ignore_errors=True)
                 target.parent.mkdir(exist_ok=True)
@@ -341,3 +433,36 @@ def _crc(arrays: Mapping[str, Sequence[object]]) -> int:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+class _Best(policies.PreservationPolicy):
+    """Keeps the checkpoints of the highest scores; of equal ones, the newest.
+
+    Orbax's own forgets the scores when a process ends, unless it is to write a file of
+    them, and does not start if that file is damaged.
+    """
+
+    def __init__(self, scores: Mapping[int, float], number: int):
+        self._scores, self._number = scores, number
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        """For each checkpoint, whether it is one of the best."""
+        steps = [info.step for info in checkpoints if info.step in self._scores]
+        steps.sort(key=lambda step: (self._scores[step], step))
+        best = steps[::-1][: self._number]
+        return [info.step in best for info in checkpoints]
+
+
+def preservation(
+    config: RunConfig, scores: Mapping[int, float]
+) -> policies.AnyPreservationPolicy:
+    """Which checkpoints are kept."""
+    keep: list[Any] = [
+        policies.LatestN(config.keep_last),
+        _Best(scores, config.keep_best),
+    ]
+    if config.keep_every:
+        keep.append(policies.EveryNSteps(config.keep_every))
+    return policies.AnyPreservationPolicy(keep)

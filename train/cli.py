@@ -1,22 +1,56 @@
-"""The command line of the train scripts: a preset by name, then fields to override."""
+"""The command line of the train scripts: a preset by name, then fields to override.
 
+Imports the standard library alone at first: `begin` must run before JAX is there.
+"""
+
+import ctypes
 import dataclasses
+import os
+import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
-import tyro
-
-from configs import require
-from train.checkpoint import NonFiniteError
+from configs import RunError, UserError, require
 
 Config = TypeVar("Config")
 Presets = Mapping[str, tuple[str, Config]]
 
+# Parameters of glibc's mallopt: see `man mallopt`.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+
+def begin() -> None:
+    """Set up the process of a script, before JAX is imported and has threads.
+
+    A signal ends it at once, until the training loop has something to save.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep memory that XLA frees, for the next step's temporaries.
+
+    Else Linux takes it back and hands it out anew, page by page, at every step. Threads
+    that are there already keep what they have, so it must come before them. Does
+    nothing where the library is not glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 2**28)
+
 
 def parse(
-    presets: Presets[Config], description: str, argv: Sequence[str]
+    presets: Presets[Config], description: str, argv: Sequence[str] | None = None
 ) -> tuple[str, Config]:
     """The preset's name and the configuration of a command line.
 
@@ -25,8 +59,11 @@ def parse(
     Args:
         presets: name to (one line on it, configuration); the first is the default.
         description: shown by `--help`.
-        argv: the arguments.
+        argv: the arguments; None for the process's own.
     """
+    import tyro
+
+    argv = sys.argv[1:] if argv is None else argv
     names = tuple(presets)
     chosen = argv[0] if argv and argv[0] in names else names[0]
     lines = "\n".join(f"{name}: {presets[name][0]}" for name in names)
@@ -58,36 +95,64 @@ def parse(
     return given.preset, given.config
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether this project raised the error on purpose, rather than a library."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    name = frame.tb_frame.f_globals.get("__name__", "") if frame else ""
-    return name.split(".")[0] in ("__main__", "configs", "data", "gpt", "trm", "train")
+@contextmanager
+def clean_exit() -> Iterator[None]:
+    """Turns what a person can mend into a message and an exit status.
 
-
-def run(
-    main: Callable[[str, Config], int], presets: Presets[Config], description: str
-) -> None:
-    """Parse the command line, run `main`, and exit with its status.
-
-    A `ValueError` of ours is bad input: its message alone is printed, status 2. A loss
-    that is not finite: status 1.
+    Bad input and files: 2; a run that cannot go on, or memory that is not enough: 1. A
+    traceback is for what should not happen. The other processes of the run end too.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        preset, config = parse(presets, description, sys.argv[1:])
-        status = main(preset, config)
-    except (ValueError, NonFiniteError) as error:
-        if not _is_ours(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        status = 1 if isinstance(error, NonFiniteError) else 2
+        yield
+        return
+    except SystemExit:
+        raise
+    except UserError as error:
+        message, status = str(error), 2
+    except RunError as error:
+        message, status = str(error), 1
     except OSError as error:
-        advice = "Check the path, its rights and the room left."
-        print(f"error: {error}. {advice}", file=sys.stderr)
+        message = f"{error}. Check the path, its rights and the room left."
         status = 2
     except KeyboardInterrupt:
-        status = 130
-    sys.exit(status)
+        message, status = "interrupted", 130
+    except BaseException as error:
+        _tell_others(f"{type(error).__name__}: {error}")
+        if not _is_out_of_memory(error):
+            raise
+        message, status = _out_of_memory(error), 1
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    _tell_others(message)
+    _end(status)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _out_of_memory(error: BaseException) -> str:
+    first = (str(error).strip() or "MemoryError").splitlines()[0]
+    return (
+        f"A run must fit in memory: it does not ({first}). Use a smaller "
+        "`--config.batch-size`, more `--config.accumulation` (a GPT: a smaller "
+        "`--config.microbatch-size`), or a smaller model."
+    )
+
+
+def _tell_others(message: str) -> None:
+    """End the other processes of this run, if there are any."""
+    if "train.devices" in sys.modules:
+        from train.devices import end_others
+
+        end_others(message)
+
+
+def _end(status: int) -> None:
+    """End the process now: its threads may be waiting for what will never come."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    os._exit(status)

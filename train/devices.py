@@ -1,81 +1,187 @@
-"""Starting JAX: processes, the compilation cache, and what the devices can do."""
+"""Starting JAX, the other processes of a run, and signals."""
 
-import ctypes
-from typing import Literal
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
-from configs import GPTConfig, MeshConfig, RunConfig, require
-from gpt.attention import Kernel
-from gpt.splash import SPLASH_BLOCK, Splash
-from train.mesh import alone
+from configs import MeshConfig, RunConfig, UserError
 
-# Parameters of glibc's mallopt: see `man mallopt`.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+DAY = 24 * 3600 * 1000
+"""A day in milliseconds, the unit of JAX's coordination service."""
 
-
-def keep_freed_memory() -> None:
-    """Have the C library keep memory that XLA frees, for the next step's temporaries.
-
-    Else Linux takes it back and hands it out anew, page by page, at
-    every step. Does nothing where the library is not glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    mallopt(_M_ARENA_MAX, 1)
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_M_TOP_PAD, 2**28)
+ECHO = 0.5
+"""Seconds in which a signal counts as the one before: launchers pass on a Ctrl-C that
+the terminal has sent to their children already."""
 
 
 def start(mesh: MeshConfig, run: RunConfig) -> None:
-    """Join the other processes and set the compilation cache, as configured."""
+    """Join the other processes and set the compilation cache, as configured.
+
+    Raises:
+        UserError: if the other processes or the devices are unavailable.
+    """
     if mesh.distributed and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
-    if run.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", run.compilation_cache)
+        _join(mesh)
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:
+        raise UserError(
+            "The devices must be available: JAX found none "
+            f"({str(error).splitlines()[0]}). Check `JAX_PLATFORMS` and the installed "
+            "extra (`cuda`, `tpu`), or use JAX_PLATFORMS=cpu."
+        ) from error
+    _keep_programs(run.compilation_cache, backend)
 
 
-def attention_kernel(
-    wanted: Literal["auto", "xla", "cudnn"], precision: str
-) -> Literal["xla", "cudnn"]:
-    """The attention kernel to use on this run's devices.
+def _join(mesh: MeshConfig) -> None:
+    """Join the other processes of this run."""
+    try:
+        jax.distributed.initialize(
+            mesh.coordinator or None, mesh.processes, mesh.process
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            "The processes of a run must find each other: they did not "
+            f"({str(error).splitlines()[0]}). Where no cluster tells them, give "
+            "`--config.mesh.coordinator HOST:PORT`, `--config.mesh.processes N` and "
+            "`--config.mesh.process I`."
+        ) from error
+    threading.Thread(target=_end_with_others, daemon=True).start()
+
+
+def _keep_programs(folder: str | None, backend: str) -> None:
+    """Keep compiled programs between runs, in a folder or where JAX is told to."""
+    if folder is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    path = Path(folder).expanduser()
+    if backend == "cpu":
+        path = path / f"cpu-{socket.gethostname()}"  # programs are for this processor
+    jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def _coordination() -> Any:
+    """JAX's client of the service that all processes of a run share; None if alone."""
+    from jax._src import distributed  # there is no public way to it
+
+    return distributed.global_state.client
+
+
+def _end_with_others() -> None:
+    """End this process when another one says that it has ended with an error."""
+    try:
+        message = _coordination().blocking_key_value_get("train/ended", DAY * 365)
+    except Exception:
+        return  # the service has ended: JAX sees to that
+    if message:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def end_others(message: str) -> None:
+    """Tell the other processes of this run to end, and why."""
+    client = _coordination()
+    if client is None or jax.process_count() == 1:
+        return
+    said = f"Process {jax.process_index()} of this run has ended: {message}"
+    try:
+        client.key_value_set("train/ended", said)
+        time.sleep(2.0)  # the first process takes the service with it
+    except Exception:
+        return
+
+
+def first_process_does(name: str, action: Callable[[], None]) -> None:
+    """Have the first process do something, while the others wait, a day if need be.
+
+    Args:
+        name: of the action, the same in all processes and used once.
+        action: what to do.
 
     Raises:
-        ValueError: if cuDNN is asked for where it cannot run.
+        UserError: if it failed in the first process.
     """
-    can = jax.default_backend() == "gpu" and precision != "float32"
-    if wanted == "auto":
-        return "cudnn" if can else "xla"
-    require(
-        wanted != "cudnn" or can,
-        f"cuDNN attention needs an NVIDIA GPU and 16 bits: got "
-        f"{jax.default_backend()} and {precision}. Use "
-        "`--config.model.attention xla`.",
-    )
-    return wanted
+    if jax.process_count() == 1:
+        action()
+        return
+    client, key = _coordination(), f"train/done/{name}"
+    if jax.process_index() == 0:
+        action()  # if it fails, all processes end
+        client.key_value_set(key, "done")
+    else:
+        client.blocking_key_value_get(key, DAY)
 
 
-def gpt_kernel(config: GPTConfig, precision: str) -> Kernel:
-    """The same for a GPT, which may use the splash kernel on a TPU.
+def all_agree(flag: bool) -> bool:
+    """Whether the flag is set in all processes; they must all ask."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
-    Raises:
-        ValueError: if a kernel is asked for where it cannot run.
+
+class Interrupt:
+    """Notices a wish to stop, of this process or of any other of the run.
+
+    SIGTERM, SIGINT (Ctrl-C) and SIGHUP mean so. A second one ends the process at once.
+    (What is being saved then is lost; the checkpoints before it are not.)
+
+    With several processes JAX's own handler watches for SIGTERM (it makes all processes
+    agree on a step), and the others are passed on as one.
     """
-    tpu = jax.default_backend() == "tpu"
-    can = tpu and config.block_size % SPLASH_BLOCK == 0
-    if config.attention == "auto" and can:
-        return Splash(alone)
-    if config.attention != "splash":
-        return attention_kernel(config.attention, precision)
-    require(
-        can,
-        f"Splash attention needs a TPU and a `block_size` that divides by "
-        f"{SPLASH_BLOCK}: got {jax.default_backend()} and {config.block_size}. Use "
-        "`--config.model.attention auto`.",
-    )
-    return Splash(alone)
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._since = 0.0
+        self._calls = 0
+        self._several = jax.process_count() > 1
+        self._before: dict[signal.Signals, Any] = {}
+
+    def listen(self) -> None:
+        """Notice signals from now on."""
+        if self._before:
+            return
+        wanted = [signal.SIGINT, signal.SIGHUP]
+        if not self._several:
+            wanted.append(signal.SIGTERM)
+        self._before = {name: signal.signal(name, self._notice) for name in wanted}
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number), now
+        elif now - self._since > ECHO:
+            os._exit(128 + number)  # no clean-up: it would wait for a save
+        else:
+            return
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def wanted(self) -> bool:
+        """Whether to stop now; the same answer in all processes.
+
+        All of them must ask equally often: they agree on the number of a call.
+        """
+        self._calls += 1
+        if not self._several:
+            return self.signal is not None
+        return bool(multihost_utils.reached_preemption_sync_point(self._calls))
+
+    @property
+    def status(self) -> int:
+        """Exit status of a process ended by the signal."""
+        return 128 + int(self.signal or signal.SIGTERM)
+
+    def close(self) -> None:
+        """Put the handlers from before back."""
+        for name, handler in self._before.items():
+            signal.signal(name, handler)

@@ -1,48 +1,127 @@
-"""What the feeds of all models share: making data that is missing, stacking batches."""
+"""From datasets to the devices: what is missing is made, batches come ahead."""
 
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from configs import require
 from data.build import prepare
+from train.devices import first_process_does
+from train.gradients import StepConfig
+from train.mesh import global_batch
+
+T = TypeVar("T")
 
 
 def prepare_missing(folder: str, build: Any) -> None:
     """Make the dataset in `folder` if it is missing and a build is configured.
 
-    The first process makes it; all learn whether that went well.
+    The first process makes it, the others wait; all learn whether that went well.
 
     Raises:
         ValueError: if it cannot be made.
     """
-    path, failure = Path(folder), None
-    if build is not None and not path.exists() and jax.process_index() == 0:
-        print(f"No dataset at `{path}`: making it.", flush=True)
-        try:
+    path = Path(folder)
+
+    def make() -> None:
+        if not path.exists():
+            print(f"No dataset at `{path}`: making it.", flush=True)
             prepare(build, path)
-        except (ValueError, OSError) as error:
-            failure = error
-    if jax.process_count() > 1:
-        failed = multihost_utils.process_allgather(np.array(failure is not None))
-        require(
-            failure is not None or not np.any(failed),
-            f"The dataset `{path}` must be made by the first process: it could not. "
-            "Its output says why.",
+
+    if build is not None:
+        first_process_does(f"dataset {folder}", make)
+
+
+def train_input(
+    batch: Callable[[int], PyTree[np.ndarray]],
+    mesh: Mesh,
+    config: StepConfig,
+    calls: int | None,
+) -> Callable[[int], PyTree]:
+    """A function from the step that a dispatch begins at to its global input.
+
+    Args:
+        batch: from a number to this process's rows of one batch.
+        mesh: the devices.
+        config: of the step.
+        calls: updates of a dispatch; its input has axes `calls, supervision steps` in
+            front. None: the input is one batch (an episode).
+    """
+    steps = config.supervision_steps
+    place = global_batch(mesh, config.batch_size, 0 if calls is None else 2)
+
+    def stacked(first: int, calls: int) -> PyTree:
+        parts = [batch(first * steps + i) for i in range(calls * steps)]
+        stack = lambda *a: np.stack(a).reshape(calls, steps, *a[0].shape)
+        return jax.tree.map(stack, *parts)
+
+    return lambda first: place(batch(first) if calls is None else stacked(first, calls))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Examples to evaluate, in global batches of equal size; the last may be padded."""
+
+    name: str
+    """Stands in front of the names of its metrics."""
+
+    examples: int
+    batches: int
+
+    batch: Callable[[int], PyTree]
+    """From a number below `batches` to a global batch; called in a thread."""
+
+
+class Prefetch(Generic[T]):
+    """Iterates over `make(item)` for each of `items`, keeping up to `depth` ready.
+
+    A background thread makes them; its errors are raised where the batch is asked for.
+    To be used as a context manager, which ends the thread.
+    """
+
+    def __init__(self, make: Callable[[int], T], items: Iterable[int], depth: int):
+        self._ready: queue.Queue[tuple[T | None, BaseException | None]]
+        self._ready = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(make, iter(items)), daemon=True
         )
-    if failure is not None:
-        raise ValueError(str(failure)) from failure
+        self._thread.start()
 
+    def _run(self, make: Callable[[int], T], items: Iterator[int]) -> None:
+        try:
+            for item in items:
+                if not self._put((make(item), None)):
+                    return
+        except BaseException as error:
+            self._put((None, error))
 
-def stacked_batches(
-    batch: Callable[[int], PyTree[np.ndarray]], first: int, calls: int, passes: int
-) -> PyTree[np.ndarray]:
-    """Batches from `first` on, with axes `calls, passes` in front."""
-    parts = [batch(number) for number in range(first, first + calls * passes)]
-    stack = lambda *a: np.stack(a).reshape(calls, passes, *a[0].shape)
-    return jax.tree.map(stack, *parts)
+    def _put(self, entry: tuple[T | None, BaseException | None]) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def get(self) -> T:
+        """The next batch, in the order of the items."""
+        value, error = self._ready.get()
+        if error is not None:
+            raise error
+        return value  # pyright: ignore[reportReturnType]
+
+    def __enter__(self) -> "Prefetch[T]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()

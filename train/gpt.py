@@ -8,126 +8,44 @@ Examples:
 
 if not __package__:
     raise SystemExit("Run it as a module, from the project's root: python -m train.gpt")
+from train import cli
 
-from collections.abc import Iterator
+if __name__ == "__main__":
+    cli.begin()  # before JAX is there
+
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from typing import Literal
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from configs import GPT_PRESETS, TrainGPT, even_parts
+from configs import GPT_PRESETS, TrainGPT, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
+from gpt.attention import Kernel, pick_kernel
 from gpt.build import build_gpt
 from gpt.model import GPT, flops_per_token
+from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
-from gpt.objective import GPTTask
-from train.cli import run
-from train.devices import gpt_kernel, start
-from train.evaluate import EvalBatches
-from train.feed import prepare_missing, stacked_batches
-from train.gradients import Plan
-from train.job import Job, run_job
-from train.loop import Intervals
+from train.devices import start
+from train.feed import Split, prepare_missing, train_input
+from train.gradients import StepConfig
+from train.job import Evaluator, Job, run_job
+from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
+from train.objective import Objective
 from train.optim import make_optimizer, nanogpt_cosine
-from train.peaks import peak_flops
-from train.report import Values, last_evaluation
-from train.run_dir import open_run_dir, recorded, settings
+from train.report import throughput
+from train.run_dir import Sizes, resumed_config
 from train.state import make_init
-from train.step import Rules
 
 
-class TextFeed:
-    """The text of a run as global batches."""
-
-    def __init__(self, config: TrainGPT, mesh: Mesh):
-        prepare_missing(config.data.path, config.data.build)
-        self._calls = config.steps_per_call
-        self._batch = config.microbatch_size + -config.microbatch_size % mesh.size
-        open_split = lambda split, batch, seed, rows: TokenDataset(
-            config.data.path,
-            split,
-            block_size=config.model.block_size,
-            batch_size=batch,
-            seed=seed,
-            rows=rows,
-        )
-        rows = process_rows(mesh, config.batch_size)
-        self.train = open_split("train", config.batch_size, config.seed, rows)
-        self._place = global_batch(mesh, config.batch_size, 2)
-        self._place_eval = global_batch(mesh, self._batch, 0)
-        self._rows_eval = process_rows(mesh, self._batch)
-        # Every evaluation is of the same sequences, however they are grouped.
-        sequences = config.eval.iters * config.microbatch_size
-        self._evaluated = {
-            split: open_split(split, sequences, config.seed + 1, None)
-            for split in ("train", "val")
-        }
-
-    def batch(self, first: int) -> Tokens:
-        """The input of the dispatch that begins at step `first`."""
-        return self._place(stacked_batches(self.train.batch, first, self._calls, 1))
-
-    def eval_batches(self, last: bool) -> EvalBatches:
-        """The sequences of both splits that every evaluation is of."""
-        found = {}
-        for split, dataset in self._evaluated.items():
-            everything = dataset.batch(0)
-            found[f"{split}_"] = (self._cut(everything), len(everything.inputs))
-        return found
-
-    @property
-    def eval_batch(self) -> int:
-        """Sequences evaluated at once."""
-        return self._batch
-
-    def _cut(self, everything: Tokens) -> Iterator[Tokens]:
-        """Batches of equal size; the last is filled up with what is not scored."""
-        count = len(everything.inputs)
-        for first in range(0, count, self._batch):
-            rows = first + self._rows_eval
-            known = np.minimum(rows, count - 1)
-            inputs, targets = everything.inputs[known], everything.targets[known]
-            targets = np.where((rows < count)[:, None], targets, IGNORE)
-            yield self._place_eval(Tokens(inputs, targets.astype(np.int32)))
-
-
-def make_rules(config: TrainGPT) -> Rules:
-    """The update rules of a run."""
-    optim = config.optim
-    decay = config.lr_decay_iters or config.max_iters
-    schedule = nanogpt_cosine(optim.lr, optim.warmup, decay, optim.min_ratio)
-    return Rules(
-        optimizer=make_optimizer(optim, schedule), schedule=schedule, ema=optim.ema
-    )
-
-
-def make_plan(config: TrainGPT, mesh: Mesh) -> Plan:
-    """How the batch is split up."""
-    process_rows(mesh, config.batch_size)
-    local = config.batch_size // mesh.size
-    return Plan(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=even_parts(local, config.microbatch_size),
-    )
-
-
-def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
-    """The configuration with the architecture of the weights to start with, and these.
-
-    Raises:
-        ValueError: if there are no such weights.
-    """
-    if config.init_from == "resume":
-        config = replace(config, init_from=recorded(config.run_dir)["init_from"])
-    if config.init_from == "scratch":
-        return config, None
-    source = read_pretrained(config.init_from, config.model)
-    return replace(config, model=source.config), source
+def main(preset: str, config: TrainGPT) -> int:
+    """Train, evaluate and save; returns the exit status."""
+    start(config.mesh, config.run)
+    config, source = resolve(config)
+    return run_job(make_job(preset, config, source), config)
 
 
 def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) -> Job:
@@ -136,80 +54,163 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     Raises:
         ValueError: if mesh, batch, data and weights do not go together.
     """
-    mesh = make_mesh(config.mesh)
-    plan, rules, shape = make_plan(config, mesh), make_rules(config), config.model
-    feed = TextFeed(config, mesh)
-    kernel = gpt_kernel(shape, config.precision)
-    task = GPTTask(shape.loss_chunk)
-
-    def build() -> tuple[GPT, tuple[()]]:
-        key = jax.random.key(config.seed)
-        return build_gpt(
-            shape, tokens=feed.train.vocab_size, kernel=kernel, key=key
-        ), ()
-
-    flops = flops_per_token(jax.eval_shape(build)[0])
+    mesh, shape = make_mesh(config.mesh), config.model
+    process_rows(mesh, config.batch_size)
+    prepare_missing(config.data.path, config.data.build)
+    train = open_split(config, "train", config.batch_size, config.seed, mesh)
+    sizes: Sizes = {"tokens": train.vocab_size}
+    step_config = StepConfig(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
+    )
+    schedule = nanogpt_cosine(
+        config.optim.lr,
+        config.optim.warmup,
+        config.lr_decay_iters or config.max_iters,
+        config.optim.min_ratio,
+    )
+    optimizer = make_optimizer(config.optim, schedule)
+    kernel = pick_kernel(
+        shape.attention, precision=config.precision, length=shape.block_size
+    )
+    fresh = partial(build, config, sizes, kernel)
+    eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
     return Job(
+        kind="gpt",
         title=preset,
         unit="sequences",
-        score=lambda values: -(values["val_loss"] or 0.0),
+        sizes=sizes,
+        data_hash="",
         mesh=mesh,
-        task=task,
-        rules=rules,
-        plan=plan,
-        eval_plan=replace(plan, batch_size=feed.eval_batch, accumulation=1),
+        objective=make_objective(shape.loss_chunk),
+        optimizer=optimizer,
+        step_config=step_config,
         intervals=Intervals(
             total=config.max_iters,
             per_call=config.steps_per_call,
             eval_every=config.eval.interval,
         ),
-        episode=False,
-        prefetch=config.data.prefetch,
         init=make_init(
-            build,
+            fresh,
             lambda model: (),
-            rules.optimizer,
+            optimizer.tx,
             ema=config.optim.ema > 0,
             scaled=config.precision == "float16",
         ),
-        make_batch=feed.batch,
-        eval_batches=feed.eval_batches,
+        make_batch=train_input(train.batch, mesh, step_config, config.steps_per_call),
+        evaluator=Evaluator(
+            batch_size=eval_batch,
+            splits=partial(eval_splits, config, eval_batch, mesh),
+            score=lambda values: -(values["val_loss"] or 0.0),
+            summary=summary,
+        ),
         pretrained=None if source is None else lambda: source.load(kernel),
-        rates=lambda rate: throughput(rate * shape.block_size, flops, mesh),
+        rates=throughput(
+            mesh, shape.block_size, flops_per_token(jax.eval_shape(fresh)[0])
+        ),
+        hint="Sample from it: python -m gpt.sample --run-dir {folder}",
     )
 
 
-def throughput(tokens: float, flops: int, mesh: Mesh) -> Values:
-    """Tokens a second, and MFU where the devices' peak is known."""
-    peak = peak_flops(mesh.devices.flat[0].device_kind)
-    values: Values = {"tokens_per_second": tokens}
-    if peak is not None:
-        values["mfu"] = tokens * flops / (peak * mesh.size)
-    return values
+def build(
+    config: TrainGPT, sizes: Sizes, kernel: Kernel = "xla"
+) -> tuple[GPT, tuple[()]]:
+    """A fresh model for data of these sizes; it has no table."""
+    key = jax.random.key(config.seed)
+    return build_gpt(config.model, tokens=sizes["tokens"], kernel=kernel, key=key), ()
 
 
-def finish(folder: Path) -> None:
-    """Print the last evaluation, and how to sample."""
-    if jax.process_index() != 0:
-        return
-    values = last_evaluation(folder)
-    print(f"\nAfter {values['step']} steps ({folder}):")
-    for split in ("train", "val"):
-        print(f"  {values[f'{split}_loss']:8.4f}  loss on {split}")
-    print(f"\nSample from it: python -m gpt.sample --run-dir {folder}")
+def sizes_of_data(config: TrainGPT) -> Sizes:
+    """The sizes that a run of the first version does not record."""
+    return {"tokens": open_split(config, "train", 1, 0).vocab_size}
 
 
-def main(preset: str, config: TrainGPT) -> int:
-    """Train, evaluate and save; returns the exit status."""
-    start(config.mesh, config.run)
-    config, source = resolve(config)
-    job = make_job(preset, config, source)
-    folder = open_run_dir(config, preset)
-    outcome = run_job(job, folder, config.run, settings(config))
-    if outcome.status == 0:
-        finish(folder)
-    return outcome.status
+def make_objective(loss_chunk: int) -> Objective:
+    """The next token of sequences of text."""
+    return Objective(
+        loss=partial(next_token_loss, chunk=loss_chunk),
+        evaluate=partial(evaluate, chunk=loss_chunk),
+    )
+
+
+def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
+    """The configuration with the architecture of the weights to start with, and these.
+
+    A run that is continued needs no first weights.
+
+    Raises:
+        ValueError: if there are no such weights.
+    """
+    before = resumed_config(TrainGPT, config.run_dir)
+    if config.init_from == "resume":
+        require(
+            before is not None,
+            "`--config.init-from resume` needs a run to go on with: there is no "
+            f"checkpoint in `{config.run_dir}`. Name the directory of the run with "
+            "`--config.run-dir`.",
+        )
+        assert before is not None
+        config = replace(config, init_from=before.init_from)
+    if config.init_from == "scratch":
+        return config, None
+    if before is not None and before.init_from == config.init_from:
+        return replace(config, model=before.model), None
+    source = read_pretrained(config.init_from, config.model)
+    return replace(config, model=source.config), source
+
+
+def open_split(
+    config: TrainGPT, split: str, batch: int, seed: int, mesh: Mesh | None = None
+) -> TokenDataset:
+    """A split of the text; of each batch this process's rows if there is a mesh."""
+    return TokenDataset(
+        config.data.path,
+        split,
+        block_size=config.model.block_size,
+        batch_size=batch,
+        seed=seed,
+        rows=None if mesh is None else process_rows(mesh, batch),
+    )
+
+
+def eval_splits(
+    config: TrainGPT,
+    batch_size: int,
+    mesh: Mesh,
+    when: Literal["between", "last", "only"],
+) -> list[Split]:
+    """Both splits: always the same sequences, however they are grouped."""
+    del when
+    count = config.eval.iters * config.microbatch_size
+    place, local = global_batch(mesh, batch_size, 0), process_rows(mesh, batch_size)
+
+    def split(name: str) -> Split:
+        everything = open_split(config, name, count, config.seed + 1).batch(0)
+
+        def batch(index: int) -> Tokens:
+            rows = index * batch_size + local
+            known = np.minimum(rows, count - 1)
+            inputs, targets = everything.inputs[known], everything.targets[known]
+            targets = np.where((rows < count)[:, None], targets, IGNORE)
+            return place(Tokens(inputs, targets.astype(np.int32)))
+
+        batches = -(-count // batch_size)
+        return Split(name=f"{name}_", examples=count, batches=batches, batch=batch)
+
+    return [split("train"), split("val")]
+
+
+def summary(evaluation: Evaluation) -> str:
+    """The loss on both splits."""
+    return "\n".join(
+        f"  {value:8.4f}  loss on {split}"
+        for split in ("train", "val")
+        if (value := evaluation.values[f"{split}_loss"]) is not None
+    )
 
 
 if __name__ == "__main__":
-    run(main, GPT_PRESETS, "Train a GPT on text.")
+    with cli.clean_exit():
+        raise SystemExit(main(*cli.parse(GPT_PRESETS, "Train a GPT on text.")))

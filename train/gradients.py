@@ -7,6 +7,7 @@ batch without any communication, and reduces its gradients once.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -17,24 +18,24 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout, reduce
+from train.objective import Metrics, Objective
 from train.optim import split_trainable
-from train.state import TrainState
-from train.objective import Metrics, Task
+from train.state import LossScale, TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StepConfig:
     """How a step is carried out.
 
     None of it changes what is computed, but for the rounding of `precision` and the
-    number of `passes` that share an update.
+    number of `supervision_steps` that share an update.
     """
 
     batch_size: int
     precision: Literal["bfloat16", "float16", "float32"]
     seed: int
     accumulation: int = 1
-    passes: int = 1
+    supervision_steps: int = 1
 
     def cast(self, tree: PyTree) -> PyTree:
         """Floating leaves in the compute type."""
@@ -52,169 +53,189 @@ class Plan:
         return contextlib.nullcontext()
 
     def keys(self, number: Array, rows: Int[Array, " rows"]) -> Key[Array, " rows"]:
-        """A key for each row of the global batch in pass `number` of the run."""
+        """A key for each row of the global batch in supervision step `number`."""
         key = jax.random.fold_in(jax.random.key(self.seed), number)
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
 def lookup(table: PyTree, ids: PyTree) -> PyTree:
-    """Rows of the table; () without a table."""
-    return jax.tree.map(lambda t, i: t[i], table, ids)
+    """Rows of the table, of an id beyond it the last one; () without a table."""
+    return jax.tree.map(lambda t, i: t.at[i].get(mode="clip"), table, ids)
 
 
-class Work(eqx.Module):
-    """What a device gets out of some rows. Gradients are sums, in float32."""
+class Grads(eqx.Module):
+    """Gradients of some rows, as sums in float32, and what comes out beside them."""
 
-    grads: PyTree
-    touched: tuple[PyTree, PyTree]
+    model: PyTree
+    """Of the trained leaves."""
+
+    table: tuple[PyTree, PyTree]
     """Ids of looked-up rows of the table, and their gradients."""
 
     weight: Float[Array, ""]
-    carry: PyTree
     metrics: Metrics
 
 
-def work_on(
-    task: Task,
+def loss_and_grads(
+    objective: Objective,
     model: Any,
     table: PyTree,
+    loss_scale: LossScale | None,
     carry: PyTree,
     keys: Key[Array, " batch"],
-    factor: Float[Array, ""] | None,
-) -> Work:
-    """Gradients of the loss of some rows, in one go.
+) -> tuple[Grads, PyTree]:
+    """Gradients of the loss of some rows, in one go, and the next carry.
 
     Args:
-        task: the kind of model.
+        objective: what is learnt.
         model: whole, in the compute type.
         table: the puzzle table, or ().
-        carry: admitted.
+        loss_scale: what the mean loss is multiplied by while differentiating, and the
+            gradients divided by; None for nothing.
+        carry: refilled.
         keys: one for each row.
-        factor: what to multiply the mean loss by while differentiating, and to divide
-            the gradients by; None for nothing.
     """
-    ids = task.row_ids(carry)
-    trained, buffers = split_trainable(model)
-
-    def loss(arguments: tuple[Any, PyTree]) -> Any:
-        trained, rows = arguments
-        value, rest = task.loss(eqx.combine(trained, buffers), rows, carry, keys)
-        if factor is not None:
-            value = value * (factor / jnp.maximum(rest[0], 1.0))
-        return value, rest
-
-    inputs = (trained, lookup(table, ids))
-    (_, (weight, carry, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(
-        inputs
+    ids = objective.row_ids(carry)
+    loss, pull, (weight, carry, metrics) = jax.vjp(
+        partial(objective.loss, carry=carry, keys=keys),
+        model,
+        lookup(table, ids),
+        has_aux=True,
     )
-    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-    if factor is not None:
-        undo = jnp.maximum(weight, 1.0) / factor
-        grads = jax.tree.map(lambda g: g * undo, grads)
-    return Work(grads[0], (ids, grads[1]), weight, carry, metrics)
+    seed = jnp.ones_like(loss)
+    if loss_scale is not None:
+        seed = loss_scale.factor / jnp.maximum(weight, 1.0)
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), pull(seed))
+    if loss_scale is not None:
+        grads = jax.tree.map(lambda g: g / seed, grads)
+    trained, _ = split_trainable(grads[0])
+    return Grads(trained, (ids, grads[1]), weight, metrics), carry
 
 
-def work_in_slices(
-    task: Task,
+def accumulate_grads(
+    objective: Objective,
     slices: int,
     model: Any,
     table: PyTree,
+    loss_scale: LossScale | None,
     carry: PyTree,
     keys: Key[Array, " batch"],
-    factor: Float[Array, ""] | None,
-) -> Work:
-    """`work_on` slices of the rows, one after another, to save memory."""
-    if slices == 1:
-        return work_on(task, model, table, carry, keys, factor)
+) -> tuple[Grads, PyTree]:
+    """`loss_and_grads` of slices of the rows, one after another, to save memory.
+
+    The last slice is smaller where their number does not divide the rows.
+    """
+    one = partial(loss_and_grads, objective, model, table, loss_scale)
+    rows = keys.shape[0]
+    size = -(-rows // slices)
+    whole = rows // size * size
+    cut = lambda a: a[:whole].reshape(-1, size, *a.shape[1:])
 
     def body(total: PyTree, inputs: tuple[PyTree, Key[Array, " batch"]]) -> Any:
-        work = work_on(task, model, table, *inputs, factor)
-        total = jax.tree.map(jnp.add, total, work.grads)
-        return total, eqx.tree_at(lambda w: w.grads, work, ())
+        grads, carry = one(*inputs)
+        total = jax.tree.map(jnp.add, total, grads.model)
+        return total, (eqx.tree_at(lambda g: g.model, grads, ()), carry)
 
-    cut = lambda a: a.reshape(slices, -1, *a.shape[1:])
-    join = lambda a: a.reshape(-1, *a.shape[2:])
     zeros = jax.tree.map(
-        lambda p: jax.lax.pcast(jnp.zeros(p.shape), AXES, to="varying"),
-        split_trainable(model)[0],
+        lambda p: jnp.zeros(p.shape, jnp.float32), split_trainable(model)[0]
     )
-    inputs = jax.tree.map(cut, (carry, keys))
-    grads, work = jax.lax.scan(body, zeros, inputs)
-    touched, carry = jax.tree.map(join, (work.touched, work.carry))
-    weight, metrics = jax.tree.map(lambda m: m.sum(0), (work.weight, work.metrics))
-    return Work(grads, touched, weight, carry, metrics)
+    total, (rest, after) = jax.lax.scan(body, zeros, jax.tree.map(cut, (carry, keys)))
+    join = lambda a: a.reshape(-1, *a.shape[2:])
+    table_grads, after = jax.tree.map(join, (rest.table, after))
+    sums = jax.tree.map(lambda m: m.sum(0), (rest.weight, rest.metrics))
+    grads = Grads(total, table_grads, *sums)
+    if whole == rows:
+        return grads, after
+    last, last_after = one(*jax.tree.map(lambda a: a[whole:], (carry, keys)))
+    after = jax.tree.map(lambda *a: jnp.concatenate(a), after, last_after)
+    return add(grads, last), after
+
+
+def add(*parts: Grads) -> Grads:
+    """Sums; of the table's rows all."""
+    total = lambda trees: jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees)
+    return Grads(
+        total([part.model for part in parts]),
+        jax.tree.map(lambda *a: jnp.concatenate(a), *(part.table for part in parts)),
+        total([part.weight for part in parts]),
+        total([part.metrics for part in parts]),
+    )
 
 
 def make_gradients(
-    task: Task, mesh: Mesh, plan: Plan, state: TrainState, *, admit: bool
-) -> Callable[[TrainState, PyTree], tuple[PyTree, PyTree, PyTree, Metrics]]:
-    """The work of all devices on one update.
+    objective: Objective,
+    mesh: Mesh,
+    config: StepConfig,
+    state: TrainState,
+    *,
+    refill: bool,
+) -> Callable[..., tuple[PyTree, PyTree, Array, Metrics, PyTree]]:
+    """The gradients of one update, by all devices.
 
     Args:
-        task: the kind of model.
+        objective: what is learnt.
         mesh: the devices.
-        plan: slices, passes, precision, seed.
+        config: slices, supervision steps, precision, seed.
         state: shapes of the state, for its layout.
-        admit: whether each pass takes in its batch (else the carry has admitted one).
+        refill: whether each supervision step takes in its batch (else the carry is
+            filled already).
 
     Returns:
-        `state, batch -> grads, touched, carry, metrics`: the gradient of the mean loss
-        over rows and passes in float32; ids and gradients of looked-up rows.
+        `model, table, carry, loss scale, updates, batch -> grads, (ids, row grads),
+        weight, metrics, carry`: sums over all rows and supervision steps, the model's
+        gradients split like its parameters.
     """
+    local = config.batch_size // mesh.size
     specs = layout(state.model, mesh)
     trained_specs = layout(split_trainable(state.model)[0], mesh)
-    local = plan.batch_size // mesh.size
+    run = loss_and_grads
+    if config.accumulation > 1:
+        run = partial(accumulate_grads, slices=config.accumulation)
 
     def device(
         model: Any,
         table: PyTree,
         carry: PyTree,
+        loss_scale: LossScale | None,
+        updates: Int[Array, ""],
         batch: PyTree,
-        update: Array,
-        scale: Any,
-    ) -> Any:
-        model = gather(plan.cast(model), specs)
-        factor = None if scale is None else scale.factor
+    ) -> tuple[PyTree, PyTree, Array, Metrics, PyTree]:
+        model = gather(config.cast(model), specs)
         rows = jax.lax.axis_index(AXES) * local + jnp.arange(local)
-        works: list[Work] = []
-        for index in range(plan.passes):
-            keys = plan.keys(update * plan.passes + index, rows)
-            if admit:
+        parts: list[Grads] = []
+        for index in range(config.supervision_steps):
+            keys = config.keys(updates * config.supervision_steps + index, rows)
+            if refill:
                 offered = jax.tree.map(lambda a, i=index: a[i], batch)
-                carry = task.admit(model, carry, offered)
-            work = work_in_slices(
-                task, plan.accumulation, model, table, carry, keys, factor
+                carry = objective.refill(model, carry, offered)
+            grads, carry = run(
+                objective,
+                model=model,
+                table=table,
+                loss_scale=loss_scale,
+                carry=carry,
+                keys=keys,
             )
-            works, carry = [*works, work], work.carry
-        add = lambda *parts: jax.tree.map(lambda *x: sum(x), *parts)
-        grads = reduce(add(*(w.grads for w in works)), trained_specs)
-        scalars, separate = ravel_pytree(add(*((w.weight, w.metrics) for w in works)))
+            parts.append(grads)
+        sums = add(*parts)
+        scalars, separate = ravel_pytree((sums.weight, sums.metrics))
         weight, metrics = separate(jax.lax.psum(scalars, AXES))
-        touched = jax.tree.map(
-            lambda *parts: jnp.concatenate(parts), *(w.touched for w in works)
-        )
-        return grads, touched, weight, carry, metrics
+        grads = reduce(sums.model, trained_specs)
+        return grads, sums.table, weight, metrics, carry
 
-    split = jax.shard_map(
+    # No collective stands inside of what is differentiated, so gradients are each
+    # device's own until `reduce`, and nothing needs `check_vma`.
+    return jax.shard_map(
         device,
         mesh=mesh,
         in_specs=(
             specs,
             REPLICATED,
             BATCH,
+            REPLICATED,
+            REPLICATED,
             PartitionSpec(None, AXES),
-            REPLICATED,
-            REPLICATED,
         ),
-        out_specs=(trained_specs, BATCH, REPLICATED, BATCH, REPLICATED),
+        out_specs=(trained_specs, BATCH, REPLICATED, REPLICATED, BATCH),
+        check_vma=False,
     )
-
-    def gradients(state: TrainState, batch: PyTree) -> Any:
-        grads, (ids, row_grads), weight, carry, metrics = split(
-            state.model, state.table, state.carry, batch, state.updates, state.scale
-        )
-        scale = 1.0 / jnp.maximum(weight, 1.0)
-        mean = lambda tree: jax.tree.map(lambda g: g * scale, tree)
-        return mean(grads), (ids, mean(row_grads)), carry, metrics
-
-    return gradients

@@ -1,12 +1,15 @@
 """A training run from start to end, the same for every kind of model.
 
-A train script describes its run as a `Job`; everything else is here and below.
+A recipe (`train/trm.py`, `train/gpt.py`) describes its run as a `Job`; everything else
+is here and below.
 """
 
+import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -14,21 +17,43 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from configs import RunConfig
+from configs import TrainGPT, TrainTRM, require
 from train.checkpoint import Checkpoints
-from train.evaluate import EvalBatches, evaluate_splits
-from train.gradients import Plan
-from train.loop import Intervals, Loop
+from train.feed import Split
+from train.gradients import StepConfig
+from train.loop import Evaluation, Intervals, Loop, evaluate
 from train.mesh import describe_layout
-from train.report import Report, Values
+from train.objective import Objective
+from train.optim import Optimizer
+from train.report import Rates, Report, Values, require_packages, scores
+from train.run_dir import RunDir, Sizes, require_same_model
 from train.state import TrainState, abstract_state, init_state
-from train.step import Rules, make_eval_step, make_train_step
-from train.objective import Metrics, Task
+from train.step import make_eval_step, make_train_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """What is evaluated, and what is made of it."""
+
+    batch_size: int
+    """Rows evaluated at once, over all devices."""
+
+    splits: Callable[[Literal["between", "last", "only"]], list[Split]]
+    """What to evaluate on the way, at the end, or without training."""
+
+    score: Callable[[Values], float]
+    """Score; higher is better."""
+
+    summary: Callable[[Evaluation], str]
+    """An evaluation in print."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What a run trains, on what, and for how long."""
+
+    kind: Literal["trm", "gpt"]
+    """The recipe that builds the model again from `config.json`."""
 
     title: str
     """Preset, for the first line of the output."""
@@ -36,21 +61,18 @@ class Job:
     unit: str
     """What a row of the batch is called."""
 
-    score: Callable[[Values], float]
-    """By which the best checkpoint is chosen, the higher the better."""
+    sizes: Sizes
+    """Sizes of the model that come from the data."""
+
+    data_hash: str
+    """Content hash of the data."""
 
     mesh: Mesh
-    task: Task
-    rules: Rules
-    plan: Plan
-    eval_plan: Plan
+    objective: Objective
+    optimizer: Optimizer
+    step_config: StepConfig
     intervals: Intervals
-
-    episode: bool
-    """Whether a batch is worked on until all of its rows are done."""
-
-    prefetch: int
-    """Batches prepared ahead."""
+    evaluator: Evaluator
 
     init: Callable[[], TrainState]
     """Makes the first state; traced."""
@@ -58,76 +80,178 @@ class Job:
     make_batch: Callable[[int], PyTree]
     """The global input of the dispatch that begins at a step."""
 
-    eval_batches: Callable[[bool], EvalBatches]
-    """What to evaluate; the flag: the last time."""
+    episode: bool = False
+    """Whether a batch is worked on until all of its rows are done."""
 
     pretrained: Callable[[], Any] | None = None
     """Gives weights to start with instead of fresh ones."""
 
-    rates: Callable[[float], Values] = lambda rate: {}
+    rates: Rates = lambda rate: {}
     """What else to report, given the examples a second of training."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a run ended."""
-
-    state: TrainState
-    status: int
-    """0 if it is complete, else the exit status of a signal."""
-
-    eval_step: Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]]
+    hint: str = ""
+    """What to do with a complete run, given its `folder`."""
 
 
-def run_job(
-    job: Job, folder: Path, config: RunConfig, settings: dict[str, Any]
-) -> Outcome:
-    """Train `job` in a run directory, from its newest checkpoint if there is one.
+def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
+    """Train `job` in its run directory, from its newest checkpoint if there is one.
+
+    Returns:
+        The exit status: 0 if the run is complete, else that of a signal.
 
     Raises:
-        ValueError: if the directory holds checkpoints that cannot be used.
-        NonFiniteError: if the loss is no longer a number.
+        UserError: if the directory cannot be used, or holds another run.
+        RunError: if the run cannot go on.
     """
+    require_packages(config.run)
     abstract = abstract_state(job.init, job.mesh)
-    checkpoints = Checkpoints(folder / "checkpoints", config)
+    eval_step = make_eval_step(
+        job.objective,
+        job.mesh,
+        replace(
+            job.step_config,
+            batch_size=job.evaluator.batch_size,
+            accumulation=1,
+            supervision_steps=1,
+        ),
+        abstract.model,
+    )
+    if config.run.eval_only:
+        return evaluate_run(job, config, abstract, eval_step)
+    record = {"kind": job.kind, "sizes": job.sizes, "data_hash": job.data_hash}
+    run_dir = RunDir(config, job.title, record)
+    folder = run_dir.folder
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        config.run,
+        settings=run_dir.settings,
+        scores=scores(folder),
+    )
+    run_dir.require_same_as(checkpoints.settings)
     restored = checkpoints.restore(abstract)
     state = first_state(job, abstract) if restored is None else restored
-    done = int(state.step)
-    report = Report(
-        folder, config, settings, total=job.intervals.total, done=done, rates=job.rates
+    run_dir.write_config()
+    done, total = int(state.step), job.intervals.total
+    require(
+        done <= total,
+        f"A run cannot be shorter than it is: `{folder}` has made {done} steps, and "
+        f"the configuration asks for {total}. Ask for more.",
     )
-    report.say(_opening(job, folder, state, resumed=restored is not None))
-    eval_step = make_eval_step(job.task, job.mesh, job.eval_plan, abstract.model)
+    report = Report(
+        folder,
+        config.run,
+        run_dir.settings,
+        name=run_dir.recorded["id"],
+        total=total,
+        done=done,
+        rates=job.rates,
+    )
+    step = make_train_step(
+        job.objective,
+        job.optimizer,
+        job.mesh,
+        job.step_config,
+        abstract,
+        episode=job.episode,
+    )
 
-    def evaluate(state: TrainState, last: bool) -> tuple[Values, float]:
+    def evaluation_of(
+        state: TrainState, last: bool, stop: Callable[[], bool]
+    ) -> Evaluation | None:
+        splits = job.evaluator.splits("last" if last else "between")
+        depth = config.data.prefetch
         model, table = state.evaluated, state.table
-        return evaluate_splits(eval_step, model, table, job.eval_batches(last))
+        return evaluate(eval_step, model, table, splits, prefetch=depth, stop=stop)
 
     try:
-        if config.eval_only:
-            values, rate = evaluate(state, True)
-            report.record(done, "eval", values, rate)
-            status = 0
-        else:
-            step = make_train_step(
-                job.task, job.rules, job.mesh, job.plan, abstract, episode=job.episode
-            )
-            state, status = Loop(
-                step=step,
-                make_batch=job.make_batch,
-                evaluate=evaluate,
-                score=job.score,
-                intervals=job.intervals,
-                examples=job.plan.batch_size * job.plan.passes,
-                prefetch=job.prefetch,
-                run=config,
-                report=report,
-                checkpoints=checkpoints,
-            ).train(state)
+        report.say(_opening(job, folder, state, resumed=restored is not None))
+        evaluation, status = Loop(
+            step=step,
+            make_batch=job.make_batch,
+            evaluate=evaluation_of,
+            score=job.evaluator.score,
+            intervals=job.intervals,
+            examples=job.step_config.batch_size * job.step_config.supervision_steps,
+            prefetch=config.data.prefetch,
+            run=config.run,
+            report=report,
+            checkpoints=checkpoints,
+        ).train(state)
+        if status == 0 and evaluation is None:
+            report.say("The run is complete: it is evaluated again.")
+            evaluation = evaluation_of(state, True, lambda: False)
+        if evaluation is not None:
+            report.say(f"\nAfter {total} steps ({folder}):")
+            report.say(job.evaluator.summary(evaluation))
+            report.say(job.hint.format(folder=folder))
     finally:
         checkpoints.close()
         report.close()
-    return Outcome(state=state, status=status, eval_step=eval_step)
+        run_dir.close()
+    return status
+
+
+def evaluate_run(
+    job: Job,
+    config: TrainTRM | TrainGPT,
+    abstract: TrainState,
+    step: Callable[[Any, PyTree, PyTree], Any],
+) -> int:
+    """Evaluate the newest checkpoint of a run, or pretrained weights, on all there is.
+
+    Nothing of the run changes, which may be going on: what comes out is printed, and
+    added to `evaluations.jsonl` beside it.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: if there is nothing to evaluate, or it is of another configuration.
+    """
+    folder = Path(config.run_dir) if config.run_dir else None
+    found = None if folder is None else read_weights(folder, config, abstract)
+    if found is None:
+        require(
+            job.pretrained is not None,
+            "An evaluation needs a checkpoint: there is none in "
+            f"`{config.run_dir or 'no run directory'}`. Name the directory of a run "
+            "with `--config.run-dir`, or weights with `--config.init-from` (a GPT).",
+        )
+        state = first_state(job, abstract)
+        found = state.evaluated, state.table, 0
+    model, table, done = found
+    splits = job.evaluator.splits("only")
+    prefetch = config.data.prefetch
+    evaluation = evaluate(step, model, table, splits, prefetch=prefetch)
+    assert evaluation is not None
+    if jax.process_index() != 0:
+        return 0
+    print(f"\nAfter {done} steps ({folder or job.title}):")
+    print(job.evaluator.summary(evaluation))
+    if folder is not None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S")
+        row = {"step": done, "time": now, **evaluation.values}
+        with (folder / "evaluations.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return 0
+
+
+def read_weights(
+    folder: Path, config: TrainTRM | TrainGPT, abstract: TrainState
+) -> tuple[Any, PyTree, int] | None:
+    """The weights to evaluate of the newest checkpoint, the table and the step.
+
+    Raises:
+        UserError: if the run is of another model, or no checkpoint can be read.
+    """
+    if not (folder / "checkpoints").is_dir():
+        return None
+    require_same_model(folder, config)
+    checkpoints = Checkpoints(folder / "checkpoints", config.run, read_only=True)
+    try:
+        return checkpoints.restore_weights(abstract.model, abstract.table, best=False)
+    finally:
+        checkpoints.close()
 
 
 def first_state(job: Job, abstract: TrainState) -> TrainState:
@@ -135,11 +259,9 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
     state = init_state(job.init, job.mesh)
     if job.pretrained is None:
         return state
-    model = job.pretrained()
     place = lambda x, like: jax.device_put(x, like.sharding)
-    state = eqx.tree_at(
-        lambda s: s.model, state, jax.tree.map(place, model, abstract.model)
-    )
+    model = jax.tree.map(place, job.pretrained(), abstract.model)
+    state = eqx.tree_at(lambda s: s.model, state, model)
     if state.ema is None:
         return state
     return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))
@@ -151,8 +273,8 @@ def _opening(job: Job, folder: Path, state: TrainState, *, resumed: bool) -> str
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"
     lines = [
         f"{folder}: {job.title}, {parameters:,} parameters, "
-        f"{job.intervals.total:,} steps of {job.plan.batch_size} {job.unit} on a "
-        f"{sizes} mesh ({jax.devices()[0].device_kind})"
+        f"{job.intervals.total:,} steps of {job.step_config.batch_size} {job.unit} "
+        f"on a {sizes} mesh ({jax.devices()[0].device_kind})"
     ]
     if resumed:
         lines.append(f"Going on from step {int(state.step)}.")

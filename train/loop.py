@@ -1,19 +1,23 @@
 """The training loop of every model: step, report, evaluate, save, stop when asked."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from configs import RunConfig
 from train.checkpoint import Checkpoints, NonFiniteError
-from train.interrupt import Interrupt
-from train.prefetch import Prefetch
+from train.devices import Interrupt
+from train.feed import Prefetch, Split
+from train.objective import Metrics
 from train.report import Report, Values, averages
 from train.state import TrainState
 from train.step import TrainStep
-from train.objective import Metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,12 @@ class Intervals:
         """Steps of the dispatch that begins at `first`."""
         return min(self.per_call, self.total - first)
 
+    def evaluates(self, done: int) -> bool:
+        """Whether an evaluation is due after the dispatch that ends at `done`."""
+        return done == self.total or crossed(
+            self.eval_every, max(done - self.per_call, 0), done
+        )
+
 
 def crossed(every: int, before: int, after: int) -> bool:
     """Whether a multiple of `every` lies in `(before, after]`."""
@@ -39,11 +49,76 @@ def crossed(every: int, before: int, after: int) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came out of an evaluation."""
+
+    values: Values
+    rate: float
+    """Examples a second."""
+
+    first: tuple[PyTree, PyTree]
+    """A batch and its predictions."""
+
+
+def evaluate(
+    step: Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]],
+    model: Any,
+    table: PyTree,
+    splits: list[Split],
+    *,
+    prefetch: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Averages over each split; None if it was told to stop.
+
+    Sums are added on the host in double precision, in the order of the batches, each
+    while the next one runs.
+
+    Args:
+        step: the compiled evaluation.
+        model: the weights to evaluate.
+        table: the puzzle table; () without one.
+        splits: what to evaluate.
+        prefetch: batches prepared ahead.
+        stop: whether to stop now, asked before each batch.
+    """
+    values: Values = {}
+    first: tuple[PyTree, PyTree] = ((), ())
+    rows, start = 0, time.perf_counter()
+    for split in splits:
+        totals: dict[str, np.ndarray] = {}
+        pending: Metrics = {}
+
+        def add(metrics: Metrics, totals: dict[str, np.ndarray] = totals) -> None:
+            for name, pair in jax.device_get(metrics).items():
+                before = totals.get(name, np.zeros(2))
+                totals[name] = before + np.asarray(pair, np.float64)
+
+        with Prefetch(split.batch, range(split.batches), prefetch) as batches:
+            for index in range(split.batches):
+                if stop():
+                    return None
+                batch = batches.get()
+                metrics, prediction = step(model, table, batch)
+                if index == 0:
+                    first = batch, prediction
+                add(pending)
+                pending = metrics
+        add(pending)
+        sums = {name: (total[0], total[1]) for name, total in totals.items()}
+        found = averages(sums)
+        values |= {f"{split.name}{name}": value for name, value in found.items()}
+        rows += split.examples
+    rate = rows / (time.perf_counter() - start)
+    return Evaluation(values=values, rate=rate, first=first)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loop:
     """A loop over the steps of a run.
 
     Metrics of a dispatch are read while the next one runs. A state is saved only after
-    its metrics have been seen to be finite.
+    its metrics have been seen to be finite, and before it is evaluated.
     """
 
     step: TrainStep
@@ -52,11 +127,11 @@ class Loop:
     make_batch: Callable[[int], PyTree]
     """The input of the dispatch that begins at a step; called in a thread."""
 
-    evaluate: Callable[[TrainState, bool], tuple[Values, float]]
-    """Values and examples a second; the flag says whether it is the last time."""
+    evaluate: Callable[[TrainState, bool, Callable[[], bool]], Evaluation | None]
+    """`state, whether it is the last time, whether to stop -> evaluation`."""
 
     score: Callable[[Values], float]
-    """By which the best checkpoint is chosen, the higher the better."""
+    """Score; higher is better."""
 
     intervals: Intervals
     examples: int
@@ -69,60 +144,90 @@ class Loop:
     report: Report
     checkpoints: Checkpoints
 
-    def train(self, state: TrainState) -> tuple[TrainState, int]:
-        """The trained state and an exit status: 0, or that of a signal.
+    def train(self, state: TrainState) -> tuple[Evaluation | None, int]:
+        """The last evaluation and an exit status: 0, or that of a signal.
+
+        Until the first step is made a signal ends the process at once: there is nothing
+        to save.
 
         Args:
             state: to go on from; donated.
 
         Raises:
-            NonFiniteError: if a loss is not finite; what was saved before is good.
+            NonFiniteError: if a loss is not finite.
+            SaveError: if a state could not be saved.
         """
         done, total = int(state.step), self.intervals.total
-        calls = self.intervals.calls(done)
-        ledger = Ledger(self.report, self.checkpoints)
+        pending = PendingMetrics(self.report, self.checkpoints)
+        evaluation = None
+        if done > 0 and self.intervals.evaluates(done) and not self.report.knows(done):
+            # It was killed between saving and evaluating.
+            evaluation = self._evaluate(state, done, lambda: False)
         interrupt = Interrupt()
         try:
+            calls = self.intervals.calls(done)
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
                 while done < total:
                     before, length = done, self.intervals.length(done)
                     state, metrics = self.step(state, batches.get())
                     done += length
-                    ledger.settle()
+                    interrupt.listen()
+                    pending.flush()
                     logged = crossed(self.run.log_every, before, done)
-                    ledger.put(done, logged, metrics)
+                    pending.put(done, logged, metrics)
                     self.report.progress(done, length * self.examples)
+                    self.checkpoints.check()
                     stop = interrupt.wanted()
-                    self._pause(state, before, done, stop, ledger)
-                    if stop and done < total:
+                    if self.intervals.evaluates(done) and not stop:
+                        pending.flush()
+                        evaluation = self._evaluate_and_save(state, done, interrupt)
+                        stop = evaluation is None
+                    elif stop or self._save_is_due(before, done):
+                        pending.flush()
+                        self.checkpoints.save(state)
+                        self.report.restart_clock()
+                    if stop:
                         self.checkpoints.wait()
                         self._say_stopped(done)
-                        return state, interrupt.status
+                        return None, interrupt.status
             self.checkpoints.wait()
-            return state, 0
+            return evaluation, 0
         finally:
             interrupt.close()
 
-    def _pause(
-        self, state: TrainState, before: int, done: int, stop: bool, ledger: "Ledger"
-    ) -> None:
-        """Evaluate and save, where it is time to."""
+    def _save_is_due(self, before: int, done: int) -> bool:
+        return self.run.save == "always" and crossed(self.run.save_every, before, done)
+
+    def _evaluate_and_save(
+        self, state: TrainState, done: int, interrupt: Interrupt
+    ) -> Evaluation | None:
+        """The evaluation; None if it was stopped, in which case the state is saved.
+
+        The state is saved first, unless only the best are and it is not the last.
+        """
         last = done == self.intervals.total
-        evaluated = last or crossed(self.intervals.eval_every, before, done)
-        due = self.run.save == "always" and crossed(self.run.save_every, before, done)
-        if not (evaluated or stop or due):
-            return
-        ledger.settle()
-        score = None
-        if evaluated:
-            values, rate = self.evaluate(state, last)
-            require_finite(values, done, self.checkpoints.newest)
-            self.report.record(done, "eval", values, rate)
-            score = self.score(values)
-            due = self.run.save == "always" or score > self.checkpoints.best
-        if due or stop:
-            self.checkpoints.save(state, score=score)
+        if self.run.save == "always" or last:
+            self.checkpoints.save(state)
+        best = self.checkpoints.best
+        evaluation = self._evaluate(state, done, interrupt.wanted)
+        if evaluation is None or self.score(evaluation.values) >= best:
+            self.checkpoints.save(state)
         self.report.restart_clock()
+        return evaluation
+
+    def _evaluate(
+        self, state: TrainState, done: int, stop: Callable[[], bool]
+    ) -> Evaluation | None:
+        """The evaluation, reported; None if it was stopped."""
+        evaluation = self.evaluate(state, done == self.intervals.total, stop)
+        if evaluation is None:
+            return None
+        values = evaluation.values
+        require_finite(values, done, self.checkpoints.newest)
+        score = self.score(values)
+        self.report.record(done, "eval", values | {"score": score}, evaluation.rate)
+        self.checkpoints.score(done, score)
+        return evaluation
 
     def _say_stopped(self, done: int) -> None:
         self.report.say(
@@ -131,7 +236,7 @@ class Loop:
         )
 
 
-class Ledger:
+class PendingMetrics:
     """The metrics of one dispatch, kept until the next one runs."""
 
     def __init__(self, report: Report, checkpoints: Checkpoints):
@@ -142,11 +247,11 @@ class Ledger:
         """Keep the metrics of the dispatch that ends at `step`."""
         self._pending = step, logged, metrics
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Read, check and report what was kept.
 
         Raises:
-            NonFiniteError: if a value is not finite.
+            NonFiniteError: if a value is not finite, or float16 cannot go on.
         """
         if self._pending is None:
             return
@@ -155,12 +260,19 @@ class Ledger:
         values = averages(metrics)
         require_finite(values, step, self._checkpoints.newest)
         if values.get("skipped"):
-            self._report.say(
-                f"step {step}: a float16 gradient overflowed, so the update was "
-                f"skipped and the loss scale of {values['loss_scale']:g} halved"
-            )
+            self._say_skipped(step, values)
         if logged:
             self._report.record(step, "train", values, self._report.rate())
+
+    def _say_skipped(self, step: int, values: Values) -> None:
+        scale = values["loss_scale"] or 0.0
+        if scale < 1.0:
+            overflow = f"an overflow in float16 at a loss scale of {scale:g}"
+            raise NonFiniteError(overflow, step, self._checkpoints.newest)
+        self._report.say(
+            f"step {step}: a float16 number overflowed, so the update was skipped and "
+            f"the loss scale of {scale:g} halved"
+        )
 
 
 def require_finite(values: Values, step: int, saved: int | None) -> None:

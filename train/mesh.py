@@ -70,18 +70,13 @@ def _axis_of(spec: PartitionSpec) -> int | None:
 
 
 def gather(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
-    """Inside `shard_map`: whole parameters from their parts.
-
-    The result is marked as varying over the mesh, so that differentiating it yields
-    each device's own gradient, with no reduction hidden in it.
-    """
+    """Inside `shard_map`: whole parameters from their parts."""
 
     def whole(x: Array, spec: PartitionSpec) -> Array:
         axis = _axis_of(spec)
         if axis is None:
-            return jax.lax.pcast(x, AXES, to="varying")
-        x = jax.lax.all_gather(x, "model", axis=axis, tiled=True)
-        return jax.lax.pcast(x, ("data",), to="varying")
+            return x
+        return jax.lax.all_gather(x, "model", axis=axis, tiled=True)
 
     return jax.tree.map(whole, tree, specs)
 
@@ -97,20 +92,6 @@ def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
         return jax.lax.psum(x, "data")
 
     return jax.tree.map(total, tree, specs)
-
-
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function makes of each device's own arrays, inside `shard_map`.
-
-    Unlike its surroundings it may call kernels that do not say which axes their results
-    vary over. These are marked as varying, so there must be no collective in it.
-    """
-    unchecked = jax.shard_map(
-        function, in_specs=REPLICATED, out_specs=REPLICATED, check_vma=False
-    )
-    return jax.tree.map(
-        lambda leaf: jax.lax.pcast(leaf, AXES, to="varying"), unchecked(*arguments)
-    )
 
 
 def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
@@ -153,6 +134,11 @@ def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyT
         return jax.make_array_from_callback(shape, sharding, part)
 
     return lambda tree: jax.tree.map(place, tree)
+
+
+def first_row(tree: PyTree[Array]) -> PyTree[np.ndarray]:
+    """The first row of global arrays that this process holds, on the host."""
+    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data)[0], tree)
 
 
 def describe_layout(tree: PyTree, mesh: Mesh) -> str:

@@ -1,49 +1,52 @@
-"""What training needs to know of a kind of model."""
+"""The interface between a model and the trainer: pure functions over a device's rows.
 
-from typing import Any, Protocol, runtime_checkable
+A model is a tree of arrays. One module of it may say of itself, by class attributes,
 
-from jaxtyping import Array, Bool, Float, Key, PyTree
+- `trained = False`: its arrays are saved, but neither trained nor averaged;
+- `stacked = True`: its arrays have a leading axis of layers, so that a vector of each
+  layer is a vector to an optimizer, not a matrix.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 """Sums over rows and steps, each with the count to divide it by."""
 
+Loss = tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree, Metrics]]
+"""The summed loss; its weight, the next carry, the metrics."""
 
-@runtime_checkable
-class Task(Protocol):
-    """What is learnt from a batch, and what is carried to the next. Batches are local.
 
-    A model without memory carries (), admits a batch by taking it as it is, and has no
-    table.
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What a model learns from a batch, and what it carries to the next.
+
+    The defaults are those of a model without memory and without a puzzle table. What
+    `refill` gives is a filled carry: the input of the other functions.
     """
 
-    def init_carry(self, model: Any, batch: int) -> PyTree:
-        """What rows carry before the first step."""
-        ...
+    loss: Callable[..., Loss]
+    """`model, rows, carry (filled), keys -> loss, (weight, carry, metrics)`. An update
+    follows the gradient of the loss summed over the global batch, divided by the summed
+    weight (rows, or tokens). `rows` of the table are those of `row_ids`; `keys`: one
+    for each row."""
 
-    def admit(self, model: Any, carry: PyTree, batch: PyTree) -> PyTree:
-        """The carry after it has taken in a new batch: what `loss` works on."""
-        ...
+    evaluate: Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]]
+    """`model, rows, filled carry -> metrics, predictions`."""
 
-    def row_ids(self, carry: PyTree) -> PyTree:
-        """Rows of the table that an admitted carry looks up; () without a table."""
-        ...
+    init_carry: Callable[[Any, int], PyTree] = lambda model, batch: ()
+    """`model, batch size -> carry` before the first step."""
 
-    def done(self, carry: PyTree) -> Bool[Array, ""]:
-        """Whether no row is under way."""
-        ...
+    refill: Callable[[Any, PyTree, PyTree], PyTree] = lambda model, carry, batch: batch
+    """`model, carry, batch -> filled carry`."""
 
-    def loss(
-        self, model: Any, rows: PyTree, carry: PyTree, keys: Key[Array, " batch"]
-    ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree, Metrics]]:
-        """Of an admitted carry: loss, weight, next carry, metrics.
+    row_ids: Callable[[PyTree], PyTree] = lambda carry: ()
+    """`filled carry -> ids` of the rows of the table that it looks up. An id beyond the
+    table is of a row that counts for nothing: it must not be updated."""
 
-        The loss is a sum. An update follows the gradient of the sum over the whole
-        batch, divided by the sum of the weights (rows, or tokens).
-        """
-        ...
-
-    def evaluate(
-        self, model: Any, rows: PyTree, carry: PyTree
-    ) -> tuple[Metrics, PyTree]:
-        """Metrics and predictions of an admitted carry."""
-        ...
+    done: Callable[[PyTree], Bool[Array, ""]] = lambda carry: jnp.ones((), bool)
+    """`carry ->` whether no row is under way."""

@@ -5,6 +5,7 @@ Built from optax; the AdamATan2 rule and clipping as PyTorch does it are ours.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import equinox as eqx
@@ -14,17 +15,18 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from configs import OptimConfig
-from gpt.layers import Stacked
-from trm.recursion import Buffer
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
 def split_trainable(model: PyTree) -> tuple[PyTree, PyTree]:
-    """The model's trained leaves and its buffers, each with None for the other."""
+    """The model's trained leaves and its buffers, each with None for the other.
+
+    What says so is the class (`train/objective.py`), not a name.
+    """
 
     def is_buffer(node: Any) -> bool:
-        return isinstance(node, Buffer)
+        return getattr(node, "trained", True) is False
 
     trained = jax.tree.map(lambda node: not is_buffer(node), model, is_leaf=is_buffer)
     return eqx.partition(model, trained)
@@ -151,16 +153,41 @@ def matrices(params: PyTree) -> PyTree[bool]:
     """
 
     def mark(node: Any) -> Any:
-        least = 3 if isinstance(node, Stacked) else 2
+        least = 3 if is_stacked(node) else 2
         return jax.tree.map(lambda leaf: leaf.ndim >= least, node)
 
-    return jax.tree.map(mark, params, is_leaf=lambda node: isinstance(node, Stacked))
+    is_stacked = lambda node: getattr(node, "stacked", False) is True
+    return jax.tree.map(mark, params, is_leaf=is_stacked)
+
+
+TableUpdate = Callable[[PyTree, tuple[PyTree, PyTree], Int[Array, ""]], PyTree]
+"""`table, (ids, gradients) of looked-up rows, updates made -> table`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How the parameters, their average and the puzzle table change."""
+
+    tx: optax.GradientTransformation
+    schedule: Schedule
+    ema: float
+    table_update: TableUpdate | None = None
 
 
 def make_optimizer(
-    config: OptimConfig, schedule: Schedule
-) -> optax.GradientTransformation:
-    """The optimizer of a model; decay is decoupled."""
+    config: OptimConfig, schedule: Schedule, table_update: TableUpdate | None = None
+) -> Optimizer:
+    """The optimizer that a configuration describes, at the rate of a schedule."""
+    return Optimizer(
+        tx=make_tx(config, schedule),
+        schedule=schedule,
+        ema=config.ema,
+        table_update=table_update,
+    )
+
+
+def make_tx(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
+    """The gradient transformation of a model; decay is decoupled."""
     match config.name:
         case "adam_atan2":
             scale = scale_by_adam_atan2(config.beta1, config.beta2)

@@ -1,24 +1,30 @@
 """What a run says: metrics in a file, on the terminal, in W&B and TensorBoard."""
 
+import importlib.util
 import json
 import math
+import os
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from configs import RunConfig, require
 from train.objective import Metrics
 
 Values = dict[str, float | None]
+Rates = Callable[[float], Values]
+"""From the examples a second of training to what else to report of it."""
 
 
-def averages(metrics: Metrics) -> Values:
+def averages(metrics: Metrics | dict[str, Any]) -> Values:
     """Each sum over its count, on the host; None where nothing was counted."""
     host = jax.device_get(metrics)
     return {
@@ -31,41 +37,124 @@ def readable(values: Values) -> str:
     """Values in a line, for a person."""
     parts = []
     for name, value in values.items():
-        if value is not None:
+        if value is not None and name != "score":
             parts.append(f"{name} {value:.4g}")
     return "  ".join(parts)
 
 
+def require_packages(config: RunConfig) -> None:
+    """Raise `UserError` unless the packages of all configured reports are installed."""
+    wanted = {
+        "wandb": ("wandb", bool(config.wandb)),
+        "tensorboard": ("tensorboardX", config.tensorboard),
+    }
+    for name, (package, on) in wanted.items():
+        require(
+            not on or importlib.util.find_spec(package) is not None,
+            f"`--config.run.{name}` needs the package {package}: it is not installed. "
+            f"Run `pip install -e '.[{name}]'`.",
+        )
+
+
+# -- metrics.jsonl ---------------------------------------------------------------------
+
+
+def parse_lines(lines: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The lines that say of which step they are, and the others that say anything."""
+    good, bad = [], []
+    for line in lines:
+        try:
+            row = json.loads(line)
+            if not isinstance(row["step"], int):
+                raise TypeError
+            good.append(row)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            bad += [line] if line.strip() else []
+    return good, bad
+
+
+def scores(folder: Path, done: int | None = None) -> dict[int, float | None]:
+    """The score of each step that the metrics of a run have an evaluation of.
+
+    None is that of an evaluation by the first version, which wrote none.
+
+    Args:
+        folder: of the run.
+        done: the last step to look at; None for all.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return {}
+    rows, _ = parse_lines(path.read_text(errors="replace").splitlines())
+    return {
+        row["step"]: row.get("score")
+        for row in rows
+        if row.get("split") == "eval" and (done is None or row["step"] <= done)
+    }
+
+
 def truncate(path: Path, step: int) -> None:
-    """Drop what a file of metrics says of steps after `step` (they will be redone)."""
+    """Drop what a file of metrics says of steps after `step`: they come again.
+
+    Lines that cannot be read are moved to a file beside it, with a warning; but the end
+    of a line that was being written when the run was killed is dropped.
+    """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            break  # the last line of a run that was killed
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    rows, bad = parse_lines(lines)
+    if bad:
+        aside = path.with_name("metrics.unreadable")
+        with aside.open("a") as file:
+            file.writelines(bad)
+        warnings.warn(
+            f"Every line of `{path}` must be a JSON object with a step: {len(bad)} are "
+            f"not, and were moved to `{aside}`. The others were kept.",
+            stacklevel=2,
+        )
     temporary = path.with_suffix(".tmp")
+    kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     temporary.write_text("".join(kept))
     temporary.replace(path)
 
 
-def last_evaluation(folder: Path) -> dict[str, Any]:
-    """The newest evaluation in the metrics of a run.
+class MetricsFile:
+    """A file to append lines to; if it is removed meanwhile, it is written again."""
 
-    Raises:
-        ValueError: if there is none.
-    """
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines if '"split": "eval"' in line]
-    require(
-        bool(found),
-        f"`{folder}/metrics.jsonl` must hold an evaluation of the finished run: got "
-        "none. `--config.run.eval-only` makes one.",
-    )
-    return found[-1]
+    def __init__(self, path: Path):
+        self._path = path
+        self._file = path.open("a+")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write a line, at once."""
+        if not self._is_there():
+            self._file.seek(0)
+            everything = self._file.read()
+            self._file.close()
+            self._file = self._path.open("a+")
+            self._file.write(everything)
+            warnings.warn(
+                f"`{self._path}` was removed while the run was going on: it was "
+                "written again.",
+                stacklevel=2,
+            )
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def _is_there(self) -> bool:
+        try:
+            return self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+# -- all reports -----------------------------------------------------------------------
 
 
 class Report:
@@ -75,6 +164,7 @@ class Report:
         folder: the run directory.
         config: which reports to write.
         settings: the whole configuration, for W&B.
+        name: of the run, for W&B.
         total: steps of the whole run.
         done: steps made before.
         rates: what else to report of training, given the examples a second.
@@ -86,26 +176,28 @@ class Report:
         config: RunConfig,
         settings: dict[str, Any],
         *,
+        name: str = "",
         total: int,
         done: int,
-        rates: Callable[[float], Values] = lambda rate: {},
+        rates: Rates = lambda rate: {},
     ):
-        self._file: TextIO | None = None
+        self._file: MetricsFile | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
         self._examples, self._clock = 0, time.perf_counter()
         self._start, self._first = time.perf_counter(), done
         self._total, self._rates = total, rates
         self._bar: tqdm | None = None
+        self._evaluated = set(scores(folder, done))
         self._main = jax.process_index() == 0
         if not self._main:
             return
         if config.wandb:
-            self._wandb = _wandb(config.wandb, folder, settings)
+            self._wandb = _wandb(config.wandb, folder, name, settings)
         if config.tensorboard:
             self._tensorboard = _tensorboard(folder)
         truncate(folder / "metrics.jsonl", done)
-        self._file = (folder / "metrics.jsonl").open("a")
+        self._file = MetricsFile(folder / "metrics.jsonl")
         if sys.stdout.isatty():
             self._bar = tqdm(total=total, initial=done, unit="step", file=sys.stdout)
 
@@ -113,6 +205,10 @@ class Report:
         """Print a line, above the progress bar if there is one."""
         if self._main:
             tqdm.write(text) if self._bar else print(text, flush=True)
+
+    def knows(self, step: int) -> bool:
+        """Whether an evaluation of this step has been recorded."""
+        return step in self._evaluated
 
     def progress(self, step: int, examples: int) -> None:
         """Note that `step` is made, of so many examples."""
@@ -133,13 +229,14 @@ class Report:
 
     def record(self, step: int, split: str, values: Values, rate: float) -> None:
         """Write one line of metrics everywhere."""
+        if split == "eval":
+            self._evaluated.add(step)
         if self._file is None:
             return
         if split == "train":
             values = values | self._rates(rate)
-        line = {"step": step, "split": split, **values, "examples_per_second": rate}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        row = {"step": step, "split": split, **values, "examples_per_second": rate}
+        self._file.append(row)
         numbers = {
             f"{split}/{name}": value
             for name, value in {**values, "examples_per_second": rate}.items()
@@ -171,31 +268,73 @@ class Report:
             self._wandb.finish()
 
 
-def _wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        wandb = None
-    require(
-        wandb is not None,
-        "`--config.run.wandb` needs the package wandb: it is not installed. Run "
-        "`pip install -e '.[wandb]'`.",
-    )
-    assert wandb is not None
+def _wandb(project: str, folder: Path, name: str, settings: dict[str, Any]) -> Any:
+    import wandb  # pyright: ignore[reportMissingImports]
+
     return wandb.init(
-        project=project, dir=folder, id=folder.name, resume="allow", config=settings
+        project=project,
+        dir=folder,
+        id=name,
+        name=folder.name,
+        resume="allow",
+        config=settings,
     )
 
 
 def _tensorboard(folder: Path) -> Any:
-    try:
-        from tensorboardX import SummaryWriter  # pyright: ignore
-    except ImportError:
-        SummaryWriter = None
-    require(
-        SummaryWriter is not None,
-        "`--config.run.tensorboard` needs the package tensorboardX: it is not "
-        "installed. Run `pip install -e '.[tensorboard]'`.",
-    )
-    assert SummaryWriter is not None
+    from tensorboardX import SummaryWriter  # pyright: ignore
+
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+# -- speed -----------------------------------------------------------------------------
+
+PEAKS = {
+    # Dense bfloat16 (V100: float16) in TFLOP/s, from the makers' data sheets; the first
+    # name found in the device's own counts. On a TPU v2 and v3 a device is one core.
+    "B200": 2250.0,
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "A10": 125.0,
+    "L40S": 362.0,
+    "L4": 121.0,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+    "V100": 125.0,
+    "TPU v2": 22.5,
+    "TPU v3": 61.5,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5e": 197.0,
+    "TPU v5": 459.0,
+    "TPU v6": 918.0,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Operations a second of a device, or None if it is not in the table."""
+    for name, tera in PEAKS.items():
+        if name in device_kind:
+            return tera * 1e12
+    return None
+
+
+def throughput(mesh: Mesh, tokens: int, flops: int) -> Rates:
+    """Tokens a second, and MFU where the devices' peak is known.
+
+    Args:
+        mesh: the devices.
+        tokens: of an example.
+        flops: of a token, forward and backward.
+    """
+    peak = peak_flops(mesh.devices.flat[0].device_kind)
+
+    def rates(examples: float) -> Values:
+        values: Values = {"tokens_per_second": examples * tokens}
+        if peak is not None:
+            values["mfu"] = examples * tokens * flops / (peak * mesh.size)
+        return values
+
+    return rates

@@ -8,9 +8,13 @@ Examples:
 
 if not __package__:
     raise SystemExit("Run it as a module, from the project's root: python -m train.trm")
+from train import cli
 
-from dataclasses import replace
-from pathlib import Path
+if __name__ == "__main__":
+    cli.begin()  # before JAX is there
+
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,103 +22,31 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from configs import TRM_PRESETS, TrainTRM, require
+from configs import TRM_PRESETS, ACTConfig, TrainTRM, require
+from data.puzzles.dataset import PuzzleDataset
 from data.puzzles.render import render_solution
-from data.puzzles.dataset import Metadata, Puzzle, PuzzleDataset
-from train.cli import run
-from train.devices import attention_kernel, start
-from train.evaluate import EvalBatches
-from train.feed import prepare_missing, stacked_batches
-from train.gradients import Plan
-from train.job import Job, Outcome, run_job
-from train.loop import Intervals
-from train.mesh import global_batch, make_mesh, process_rows
-from train.optim import make_optimizer, warmup_cosine
-from train.report import last_evaluation
-from train.run_dir import open_run_dir, settings
+from gpt.attention import Kernel, pick_kernel
+from train.devices import start
+from train.feed import Split, prepare_missing, train_input
+from train.gradients import StepConfig
+from train.job import Evaluator, Job, run_job
+from train.loop import Evaluation, Intervals
+from train.mesh import first_row, global_batch, make_mesh, process_rows
+from train.objective import Objective
+from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.run_dir import Sizes
 from train.state import make_init
-from train.step import Rules, TableRules
+from trm.act import init_carry, refill
 from trm.build import build_trm
 from trm.model import TRM
-from trm.objective import TRMTask
+from trm.objective import evaluate, row_ids, supervision_loss
+from trm.puzzle_table import sign_sgd_rows
 
 
-def make_rules(config: TrainTRM, total: int) -> Rules:
-    """The update rules of a run of `total` steps."""
-    optim, table = config.optim, config.table
-    updates = total * (config.act.max_steps if config.loop == "episode" else 1)
-    follow = lambda peak: warmup_cosine(peak, optim.warmup, updates, optim.min_ratio)
-    return Rules(
-        optimizer=make_optimizer(optim, follow(optim.lr)),
-        schedule=follow(optim.lr),
-        ema=optim.ema,
-        table=TableRules(schedule=follow(table.lr), weight_decay=table.weight_decay),
-    )
-
-
-def evaluation_batch(config: TrainTRM) -> int:
-    """Puzzles evaluated at once."""
-    return config.eval.batch_size or config.batch_size
-
-
-def _require_same_shapes(train: Metadata, test: Metadata) -> None:
-    """Raise `ValueError` unless the test split fits a model of the train split."""
-    for name in ("vocab_size", "seq_len", "num_puzzle_identifiers"):
-        ours, theirs = getattr(train, name), getattr(test, name)
-        require(
-            ours == theirs,
-            f"`{name}` of the test split must be that of the train split: got "
-            f"{theirs} and {ours}. Build both splits together.",
-        )
-
-
-class PuzzleFeed:
-    """The puzzles of a run as global batches."""
-
-    def __init__(self, config: TrainTRM, mesh: Mesh):
-        paths, eval_batch = config.data.paths, evaluation_batch(config)
-        train_rows = process_rows(mesh, config.batch_size)
-        eval_rows = process_rows(mesh, eval_batch)
-        prepare_missing(paths[0], config.data.build)
-        self.config = config
-        self.train = PuzzleDataset(
-            paths,
-            "train",
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs_per_block=config.data.block,
-            rows=train_rows,
-        )
-        self.test = PuzzleDataset(paths, "test", batch_size=eval_batch, rows=eval_rows)
-        _require_same_shapes(self.train.metadata, self.test.metadata)
-        self.total = self.steps(config.epochs)
-        leading = 0 if config.loop == "episode" else 2
-        self._place = global_batch(mesh, config.batch_size, leading)
-        self._place_test = global_batch(mesh, eval_batch, 0)
-
-    def steps(self, epochs: float) -> int:
-        """Steps that make up so many epochs, whole dispatches of them."""
-        batches = self.train.steps(epochs)
-        per_call = self.config.steps_per_call
-        steps = max(batches // self.config.supervision_steps, 1)
-        return -(-steps // per_call) * per_call
-
-    def batch(self, first: int) -> Puzzle:
-        """The input of the dispatch that begins at step `first`."""
-        if self.config.loop == "episode":
-            return self._place(self.train.batch(first))
-        calls, passes = self.config.steps_per_call, self.config.supervision_steps
-        puzzles = stacked_batches(self.train.batch, first * passes, calls, passes)
-        return self._place(puzzles)
-
-    def eval_batches(self, last: bool) -> EvalBatches:
-        """The test puzzles of an evaluation."""
-        config = self.config.eval
-        limit = config.final_puzzles if last else config.puzzles
-        limit = min(limit or self.test.num_examples, self.test.num_examples)
-        batches = range(self.test.num_test_batches(limit))
-        place = lambda index: self._place_test(self.test.test_batch(index, limit))
-        return {"": (map(place, batches), limit)}
+def main(preset: str, config: TrainTRM) -> int:
+    """Train, evaluate and save; returns the exit status."""
+    start(config.mesh, config.run)
+    return run_job(make_job(preset, config), config)
 
 
 def make_job(preset: str, config: TrainTRM) -> Job:
@@ -124,101 +56,191 @@ def make_job(preset: str, config: TrainTRM) -> Job:
         ValueError: if mesh, batch and data do not go together.
     """
     mesh = make_mesh(config.mesh)
+    train, test = open_data(config, mesh)
+    total = steps_of(config.epochs, config, train)
+    sizes = sizes_of(train)
+    step_config = StepConfig(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        supervision_steps=config.supervision_steps,
+    )
+    objective = make_objective(
+        config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
+    )
+    optimizer = make_trm_optimizer(config, total)
+    kernel = pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.prefix + sizes["seq"],
+    )
+    carry = lambda model: objective.init_carry(
+        step_config.cast(model), config.batch_size
+    )
+    episode = config.loop == "episode"
+    return Job(
+        kind="trm",
+        title=preset,
+        unit="puzzles",
+        sizes=sizes,
+        data_hash=str(train.metadata.extra.get("content_hash", "")),
+        mesh=mesh,
+        objective=objective,
+        optimizer=optimizer,
+        step_config=step_config,
+        intervals=Intervals(
+            total=total,
+            per_call=config.steps_per_call,
+            eval_every=steps_of(config.eval.epochs, config, train),
+        ),
+        episode=episode,
+        init=make_init(
+            partial(build, config, sizes, kernel),
+            carry,
+            optimizer.tx,
+            ema=config.optim.ema > 0,
+        ),
+        make_batch=train_input(
+            train.batch, mesh, step_config, None if episode else config.steps_per_call
+        ),
+        evaluator=Evaluator(
+            batch_size=test.batch_size,
+            splits=partial(test_splits, config, test, mesh),
+            score=lambda values: values["exact_accuracy"] or 0.0,
+            summary=summary,
+        ),
+    )
+
+
+def build(config: TrainTRM, sizes: Sizes, kernel: Kernel = "xla") -> tuple[TRM, Array]:
+    """A fresh model and its puzzle table, for data of these sizes."""
+    key = jax.random.key(config.seed)
+    model = build_trm(
+        config.model, vocab=sizes["vocab"], seq=sizes["seq"], kernel=kernel, key=key
+    )
+    return model, jnp.zeros((sizes["puzzles"], config.model.puzzle_dim))
+
+
+def sizes_of_data(config: TrainTRM) -> Sizes:
+    """The sizes that a run of the first version does not record."""
+    return sizes_of(PuzzleDataset(config.data.paths, "train", batch_size=1))
+
+
+def sizes_of(train: PuzzleDataset) -> Sizes:
+    """The sizes of a model of these puzzles."""
+    return {
+        "vocab": train.metadata.vocab_size,
+        "seq": train.metadata.seq_len,
+        "puzzles": train.metadata.num_puzzle_identifiers,
+    }
+
+
+def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Objective:
+    """Supervision steps of a TRM on puzzles of `seq` cells."""
+    return Objective(
+        loss=partial(supervision_loss, config=act),
+        evaluate=partial(evaluate, config=act, early=early_halt),
+        init_carry=partial(init_carry, seq=seq),
+        refill=refill,
+        row_ids=row_ids,
+        done=lambda carry: jnp.all(carry.halted),
+    )
+
+
+def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
+    """The optimizer of a run of `total` steps: the network's and the puzzle table's."""
+    optim, table = config.optim, config.table
+    updates = total * (config.act.max_steps if config.loop == "episode" else 1)
+    follow = lambda peak: warmup_cosine(peak, optim.warmup, updates, optim.min_ratio)
+    rate = follow(table.lr)
+
+    def table_update(
+        rows: Array, table_grads: tuple[Array, Array], count: Any
+    ) -> Array:
+        return sign_sgd_rows(
+            rows, *table_grads, lr=rate(count), weight_decay=table.weight_decay
+        )
+
+    return make_optimizer(optim, follow(optim.lr), table_update)
+
+
+def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDataset]:
+    """The training and the test puzzles, made if they are missing.
+
+    Raises:
+        ValueError: if they do not fit each other, the batch or the mesh.
+    """
+    paths, eval_batch = config.data.paths, config.eval.batch_size or config.batch_size
+    train_rows = process_rows(mesh, config.batch_size)
+    test_rows = process_rows(mesh, eval_batch)
     local = config.batch_size // mesh.size
-    process_rows(mesh, config.batch_size)
     require(
         local % config.accumulation == 0,
         f"`accumulation` must divide the {local} puzzles of a device: got "
         f"{config.accumulation}. Use fewer slices or a larger batch.",
     )
-    feed = PuzzleFeed(config, mesh)
-    metadata = feed.train.metadata
-    kernel = attention_kernel(config.model.attention, config.precision)
-    rules = make_rules(config, feed.total)
-    early = config.eval.mode == "halt"
-    task = TRMTask(config.act, metadata.seq_len, early_halt=early)
-    plan = Plan(
+    prepare_missing(paths[0], config.data.build)
+    train = PuzzleDataset(
+        paths,
+        "train",
         batch_size=config.batch_size,
-        precision=config.precision,
         seed=config.seed,
-        accumulation=config.accumulation,
-        passes=config.supervision_steps,
+        epochs_per_block=config.data.block,
+        rows=train_rows,
     )
-
-    def build() -> tuple[TRM, Array]:
-        model = build_trm(
-            config.model,
-            vocab=metadata.vocab_size,
-            seq=metadata.seq_len,
-            kernel=kernel,
-            key=jax.random.key(config.seed),
+    test = PuzzleDataset(paths, "test", batch_size=eval_batch, rows=test_rows)
+    for name in ("vocab_size", "seq_len", "num_puzzle_identifiers"):
+        ours, theirs = getattr(train.metadata, name), getattr(test.metadata, name)
+        require(
+            ours == theirs,
+            f"`{name}` of the test split must be that of the train split: got "
+            f"{theirs} and {ours}. Build both splits together.",
         )
-        width = config.model.puzzle_dim
-        return model, jnp.zeros((metadata.num_puzzle_identifiers, width))
-
-    return Job(
-        title=preset,
-        unit="puzzles",
-        score=lambda values: values["exact_accuracy"] or 0.0,
-        mesh=mesh,
-        task=task,
-        rules=rules,
-        plan=plan,
-        eval_plan=replace(
-            plan, batch_size=evaluation_batch(config), accumulation=1, passes=1
-        ),
-        intervals=Intervals(
-            total=feed.total,
-            per_call=config.steps_per_call,
-            eval_every=feed.steps(config.eval.epochs),
-        ),
-        episode=config.loop == "episode",
-        prefetch=config.data.prefetch,
-        init=make_init(
-            build,
-            lambda model: task.init_carry(plan.cast(model), config.batch_size),
-            rules.optimizer,
-            ema=config.optim.ema > 0,
-        ),
-        make_batch=feed.batch,
-        eval_batches=feed.eval_batches,
-    )
+    return train, test
 
 
-def finish(job: Job, outcome: Outcome, folder: Path) -> None:
-    """Print the final evaluation as a table, and one test puzzle as a board."""
-    batches, _ = job.eval_batches(True)[""]
-    puzzle = next(iter(batches))
-    model, table = outcome.state.evaluated, outcome.state.table
-    _, prediction = outcome.eval_step(model, table, puzzle)
-    if jax.process_index() != 0:
-        return
-    values = last_evaluation(folder)
+def steps_of(epochs: float, config: TrainTRM, train: PuzzleDataset) -> int:
+    """Steps that make up so many epochs, whole dispatches of them."""
+    steps = max(train.steps(epochs) // config.supervision_steps, 1)
+    return -(-steps // config.steps_per_call) * config.steps_per_call
+
+
+def test_splits(
+    config: TrainTRM,
+    test: PuzzleDataset,
+    mesh: Mesh,
+    when: Literal["between", "last", "only"],
+) -> list[Split]:
+    """The test puzzles of an evaluation: on the way, the last, or without training."""
+    limits = {"between": config.eval.puzzles, "last": config.eval.final_puzzles}
+    examples = min(limits.get(when) or test.num_examples, test.num_examples)
+    place = global_batch(mesh, test.batch_size, 0)
+    batches = test.num_test_batches(examples)
+    batch = lambda index: place(test.test_batch(index, examples))
+    return [Split(name="", examples=examples, batches=batches, batch=batch)]
+
+
+def summary(evaluation: Evaluation) -> str:
+    """An evaluation as a table, and its first puzzle as a board."""
     notes = {
         "exact_accuracy": "test puzzles solved",
         "accuracy": "test cells right",
         "q_halt_accuracy": "puzzles of which q_halt tells whether they are solved",
         "steps": "mean supervision steps",
     }
-    print(f"\nTest split after {values['step']} steps ({folder}):")
-    for name, note in notes.items():
-        print(f"  {values[name]:8.4f}  {name:16s} {note}")
-    first = lambda array: np.asarray(array.addressable_shards[0].data)[0]
-    inputs, labels = first(puzzle.inputs), first(puzzle.labels)
-    answer = first(prediction.logits).argmax(-1)
-    print(f"\n{render_solution(inputs, answer, labels)}")
-
-
-def main(preset: str, config: TrainTRM) -> int:
-    """Train, evaluate and save; returns the exit status."""
-    start(config.mesh, config.run)
-    job = make_job(preset, config)
-    folder = open_run_dir(config, preset)
-    outcome = run_job(job, folder, config.run, settings(config))
-    if outcome.status == 0:
-        finish(job, outcome, folder)
-    return outcome.status
+    lines = [
+        f"  {value:8.4f}  {name:16s} {note}"
+        for name, note in notes.items()
+        if (value := evaluation.values[name]) is not None
+    ]
+    puzzle, prediction = first_row(evaluation.first)
+    answer = np.argmax(prediction.logits, axis=-1)
+    board = render_solution(puzzle.inputs, answer, puzzle.labels)
+    return "\n".join([*lines, "", board])
 
 
 if __name__ == "__main__":
-    run(main, TRM_PRESETS, "Train a Tiny Recursive Model on puzzles.")
+    with cli.clean_exit():
+        about = "Train a Tiny Recursive Model on puzzles."
+        raise SystemExit(main(*cli.parse(TRM_PRESETS, about)))

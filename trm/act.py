@@ -44,7 +44,7 @@ def init_carry(model: TRM, batch: int, seq: int) -> Carry:
     )
 
 
-def choose(flag: Bool[Array, " batch"], new: PyTree, old: PyTree) -> PyTree:
+def select_rows(flag: Bool[Array, " batch"], new: PyTree, old: PyTree) -> PyTree:
     """For each row, `new` where its flag is set, else `old`; `new` may be broadcast."""
 
     def pick(a: Array, b: Array) -> Array:
@@ -57,10 +57,10 @@ def choose(flag: Bool[Array, " batch"], new: PyTree, old: PyTree) -> PyTree:
 def refill(model: TRM, carry: Carry, puzzle: Puzzle) -> Carry:
     """Rows that have halted start on the puzzle offered; the others keep theirs."""
     return Carry(
-        latents=choose(carry.halted, model.recursion.init(), carry.latents),
+        latents=select_rows(carry.halted, model.recursion.init(), carry.latents),
         steps=jnp.where(carry.halted, 0, carry.steps),
         halted=jnp.zeros_like(carry.halted),
-        puzzle=choose(carry.halted, puzzle, carry.puzzle),
+        puzzle=select_rows(carry.halted, puzzle, carry.puzzle),
     )
 
 
@@ -130,7 +130,7 @@ def solve(
         if early:
             halted |= wants_to_halt(model.predict(latents), config)
         stepped = Carry(latents, steps, halted, carry.puzzle)
-        return choose(carry.halted, carry, stepped)
+        return select_rows(carry.halted, carry, stepped)
 
     carry = jax.lax.while_loop(lambda carry: ~jnp.all(carry.halted), step, carry)
     return carry, model.predict(carry.latents)

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpt.attention import Kernel, attend
-from gpt.layers import project, truncated_normal
+from gpt.layers import truncated_normal
+from gpt.primitives import project
 
 
 def rms_norm(

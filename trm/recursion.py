@@ -13,19 +13,10 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from gpt.layers import truncated_normal
+from gpt.layers import Buffer, truncated_normal
 
 Latents = PyTree[Float[Array, "..."]]
 """What a variant carries between supervision steps: any tree of `*axes dim` arrays."""
-
-
-class Buffer(eqx.Module):
-    """An array of the model that is saved with it but never trained, nor averaged."""
-
-    value: Float[Array, "..."]
-
-    def __call__(self) -> Float[Array, "..."]:
-        return jax.lax.stop_gradient(self.value)
 
 
 def fresh_latent(dim: int, key: PRNGKeyArray) -> Buffer:

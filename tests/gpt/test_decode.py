@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gpt.generate
 from configs import GPTConfig
-from gpt import generate
 from gpt.build import build_gpt
 from gpt.decode import Decoder
-from gpt.generate import PIECE, Programs, row_keys, stream
+from gpt.generate import CHUNK, Programs, generate, row_keys
 from gpt.model import GPT
 from gpt.sample import compiled
-from gpt.sampling import Sampling, choose
+from gpt.sampling import Sampling, sample_token
 from tests.gpt_golden import CASES, GPTGolden
 
 BLOCK, TOKENS, ROWS = 12, 30, 33
@@ -54,10 +54,10 @@ def write(
     vocab: int = TOKENS,
     **options: Any,
 ) -> list[np.ndarray]:
-    """The pieces that `stream` gives."""
+    """The pieces that `generate` gives."""
     keys = row_keys(seed, np.arange(len(tokens)) if rows is None else rows)
     decoder, options = Decoder(of or model()), {"tokens": vocab, **options}
-    pieces = stream(
+    pieces = generate(
         decoder, tokens, count, sampling, keys, programs=programs, **options
     )
     return list(pieces)
@@ -125,7 +125,7 @@ def test_logits_of_the_cache_are_those_of_the_model() -> None:
 
 def test_pieces() -> None:
     """The first token comes alone, and all of them come."""
-    pieces = write(prompt(4), 2 * PIECE + 3, of=model(64))
+    pieces = write(prompt(4), 2 * CHUNK + 3, of=model(64))
     assert [piece.shape for piece in pieces] == [(3, 1), (3, 16), (3, 16), (3, 2)]
     assert all(piece.dtype == np.int32 for piece in pieces)
     assert [p.shape[1] for p in write(prompt(4), 1)] == [1]
@@ -143,11 +143,15 @@ def test_nothing_is_compiled_again() -> None:
 
         return eqx.filter_jit(run)
 
-    bodies = (generate.prefill, generate.cached, generate.sliding)
+    bodies = (
+        gpt.generate.prefill,
+        gpt.generate.decode_cached,
+        gpt.generate.decode_window,
+    )
     programs = Programs(*map(counted, bodies))
     for length, count in ((3, 20), (5, 31), (11, 2), (1, 14), (30, 3)):
         write(prompt(length), count, programs=programs)
-    assert sorted(traces) == ["cached", "prefill", "sliding"]
+    assert sorted(traces) == ["decode_cached", "prefill", "decode_window"]
 
 
 # -- randomness ------------------------------------------------------------------------
@@ -206,7 +210,7 @@ def test_draws_against_sorting(sampling: Sampling) -> None:
     draws = 20000
     keys = jax.random.split(jax.random.key(0), draws)
     rows = jnp.broadcast_to(padded, (draws, 16))
-    drawn = np.asarray(choose(rows, sampling, keys, 14))
+    drawn = np.asarray(sample_token(rows, sampling, keys, 14))
     counts = np.bincount(drawn, minlength=14)
     assert counts.shape == (14,)
     if sampling.greedy:
@@ -222,7 +226,7 @@ def test_equals_of_the_last_of_the_top_k_are_kept() -> None:
     """As in nanoGPT."""
     logits = jnp.broadcast_to(jnp.array([0.0, 2.0, 1.0, 1.0]), (500, 4))
     keys = jax.random.split(jax.random.key(0), 500)
-    drawn = choose(logits, Sampling(top_k=2), keys, 4)
+    drawn = sample_token(logits, Sampling(top_k=2), keys, 4)
     assert set(np.asarray(drawn)) == {1, 2, 3}
 
 

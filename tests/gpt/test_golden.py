@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from gpt.model import count_parameters, flops_per_token
 from gpt.weights import to_named
+from tests import tiny
 from tests.gpt_golden import CASES, GPTGolden
 from train.gradients import make_gradients
 from train.step import make_train_step
@@ -35,9 +36,11 @@ def test_gradients(
     """However layers are compiled and the loss is cut into chunks."""
     golden = GPTGolden(name, unroll, remat, chunk)
     state = golden.state()
-    made = make_gradients(golden.task, one_device, golden.plan, state, admit=True)
+    made = make_gradients(
+        golden.objective, one_device, golden.step_config, state, refill=True
+    )
     batch = jax.tree.map(lambda a: a[None], golden.batch(0))
-    grads, _, _, metrics = jax.jit(made)(state, batch)
+    grads, _, _, metrics = tiny.gradients(made, state, batch)
     total, count = metrics["loss"]
     assert_near(np.asarray(total / count), golden.arrays["step0/loss"])
     expected = golden.tree("step0/grads")
@@ -51,7 +54,9 @@ def test_gradients(
 def test_four_steps(name: str, one_device: Mesh) -> None:
     golden = GPTGolden(name)
     state = golden.state()
-    step = make_train_step(golden.task, golden.rules(), one_device, golden.plan, state)
+    step = make_train_step(
+        golden.objective, golden.optimizer(), one_device, golden.step_config, state
+    )
     for t in range(4):
         batch = jax.tree.map(lambda a: a[None, None], golden.batch(t))
         state, metrics = step(state, batch)

@@ -22,8 +22,7 @@ from gpt.sample import BETWEEN, Text, main
 from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints
 from train.mesh import make_mesh
-from train.restore import from_json, load_run
-from train.run_dir import open_run_dir, settings
+from train.run_dir import from_json, load_run, open_run_dir, settings
 from train.state import TrainState, init_state, make_init
 
 HF = Path(__file__).parents[1] / "golden" / "gpt2_hf"

@@ -47,8 +47,8 @@ def test_steps_are_whole_dispatches(dataset: Path) -> None:
     assert total(supervision_steps=4) == 5
 
 
-def test_dispatches_and_passes_take_the_same_batches(dataset: Path) -> None:
-    """Batch number (step * passes + pass), whatever the shape of the input."""
+def test_dispatches_take_the_same_batches(dataset: Path) -> None:
+    """Their numbers do not depend on the shape of the input."""
     single = make_job("x", config(dataset)).make_batch
     both = make_job("x", config(dataset, steps_per_call=2, supervision_steps=2))
     stacked = both.make_batch(2)
@@ -63,7 +63,9 @@ def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
     model = replace(TRM_PRESETS["quickstart"][1].model, prefix=0, puzzle_dim=0)
     job = make_job("x", config(dataset, model=model))
     state = init_state(job.init, job.mesh)
-    step = make_train_step(job.task, job.rules, job.mesh, job.plan, state)
+    step = make_train_step(
+        job.objective, job.optimizer, job.mesh, job.step_config, state
+    )
     state, _ = step(state, job.make_batch(0))
     checkpoints = Checkpoints(tmp_path / "checkpoints", RunConfig())
     checkpoints.save(state)

@@ -15,20 +15,21 @@ from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig
 from data.text.dataset import IGNORE, Tokens
 from gpt.build import build_gpt
 from gpt.model import crop
-from gpt.objective import GPTTask
+from tests import tiny
 from tests.tiny import assert_close, assert_equal
 from train.checkpoint import Checkpoints
-from train.gradients import Plan, make_gradients
+from train.gpt import make_objective
+from train.gradients import StepConfig, make_gradients
 from train.mesh import global_batch, make_mesh
-from train.optim import make_optimizer, matrices, nanogpt_cosine
+from train.optim import Optimizer, make_tx, matrices, nanogpt_cosine
 from train.state import TrainState, abstract_state, init_state, make_init
-from train.step import Rules, make_train_step
+from train.step import make_train_step
 
 SLOW = pytest.mark.slow
 MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=SLOW)]
 BATCH, SEQ, VOCAB = 16, 8, 24
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=SEQ, bias=True)
-PLAN = Plan(batch_size=BATCH, precision="float32", seed=0)
+PLAN = StepConfig(batch_size=BATCH, precision="float32", seed=0)
 
 
 @cache
@@ -36,17 +37,17 @@ def mesh_of(data: int, model: int) -> Mesh:
     return make_mesh(MeshConfig(data=data, model=model))
 
 
-def rules(optimizer: optax.GradientTransformation | None = None) -> Rules:
+def optimizer(optimizer: optax.GradientTransformation | None = None) -> Optimizer:
     constant = lambda count: jnp.asarray(0.1, jnp.float32)
-    return Rules(optimizer=optimizer or optax.sgd(0.1), schedule=constant, ema=0.9)
+    return Optimizer(tx=optimizer or optax.sgd(0.1), schedule=constant, ema=0.9)
 
 
-SGD = rules()
+SGD = optimizer()
 
 
-def init(config: GPTConfig = CONFIG, rules: Rules = SGD, scaled: bool = False):
+def init(config: GPTConfig = CONFIG, optimizer: Optimizer = SGD, scaled: bool = False):
     build = lambda: (build_gpt(config, tokens=VOCAB, key=jax.random.key(0)), ())
-    return make_init(build, lambda _: (), rules.optimizer, ema=True, scaled=scaled)
+    return make_init(build, lambda _: (), optimizer.tx, ema=True, scaled=scaled)
 
 
 def tokens(seed: int) -> Tokens:
@@ -69,9 +70,9 @@ def run(
 ) -> tuple[TrainState, list[dict]]:
     """The state after three SGD updates, and all metrics, on the host."""
     state = init_state(init(config), mesh)
-    plan = replace(PLAN, accumulation=slices)
-    task = GPTTask(loss_chunk=5)
-    step = make_train_step(task, rules(), mesh, plan, state)
+    step_config = replace(PLAN, accumulation=slices)
+    objective = make_objective(5)
+    step = make_train_step(objective, optimizer(), mesh, step_config, state)
     history = []
     for t in range(3):
         state, metrics = step(state, batch(mesh, t))
@@ -101,19 +102,19 @@ def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
 def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
     def gradients(mesh: Mesh) -> object:
         state = init_state(init(), mesh)
-        made = make_gradients(GPTTask(64), mesh, PLAN, state, admit=True)
+        made = make_gradients(make_objective(64), mesh, PLAN, state, refill=True)
         one = jax.tree.map(lambda a: a[0], batch(mesh, 0))
-        return jax.device_get(jax.jit(made)(state, one)[0])
+        return jax.device_get(tiny.gradients(made, state, one)[0])
 
     assert_close(gradients(mesh_of(*sizes)), gradients(mesh_of(1, 1)))
 
 
 def test_dropout_is_new_at_every_step() -> None:
     mesh = mesh_of(1, 1)
-    frozen = rules(optax.sgd(0.0))
+    frozen = optimizer(optax.sgd(0.0))
     config = replace(CONFIG, dropout=0.5)
     state = init_state(init(config, frozen), mesh)
-    step = make_train_step(GPTTask(64), frozen, mesh, PLAN, state)
+    step = make_train_step(make_objective(64), frozen, mesh, PLAN, state)
     losses = []
     for _ in range(3):
         state, metrics = step(state, batch(mesh, 0))
@@ -122,21 +123,21 @@ def test_dropout_is_new_at_every_step() -> None:
 
 
 def test_a_sharded_checkpoint_is_restored_on_one_device(tmp_path) -> None:
-    optim = make_optimizer(
+    optim = make_tx(
         OptimConfig(name="adamw", decay="matrices", ema=0.0),
         lambda count: jnp.asarray(1e-3, jnp.float32),
     )
-    adam, mesh = rules(optim), mesh_of(1, 8)
-    state = init_state(init(rules=adam), mesh)
-    state, _ = make_train_step(GPTTask(64), adam, mesh, PLAN, state)(
+    adam, mesh = optimizer(optim), mesh_of(1, 8)
+    state = init_state(init(optimizer=adam), mesh)
+    state, _ = make_train_step(make_objective(64), adam, mesh, PLAN, state)(
         state, batch(mesh, 0)
     )
     parts = state.model.blocks.layers.up.weight.addressable_shards
     assert {part.data.shape for part in parts} == {(2, 16, 8)}
     saved = Checkpoints(tmp_path, RunConfig())
-    saved.save(state, score=None)
+    saved.save(state)
     saved.wait()
-    restored = saved.restore(abstract_state(init(rules=adam), mesh_of(1, 1)))
+    restored = saved.restore(abstract_state(init(optimizer=adam), mesh_of(1, 1)))
     saved.close()
     assert_equal(restored, state)
 
@@ -145,8 +146,10 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
     """A scale far too large costs an update, which changes nothing, and is halved."""
     state = init_state(init(scaled=True), one_device)
     state = eqx.tree_at(lambda s: s.scale.factor, state, jnp.array(2.0**40))
-    plan = replace(PLAN, precision="float16")
-    step = make_train_step(GPTTask(64), rules(), one_device, plan, state)
+    step_config = replace(PLAN, precision="float16")
+    step = make_train_step(
+        make_objective(64), optimizer(), one_device, step_config, state
+    )
     before = jax.device_get(state)
     skipped = []
     for t in range(40):
@@ -166,7 +169,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
 
 
 def test_the_scale_grows_after_many_good_updates() -> None:
-    from train.loss_scale import PATIENCE, LossScale
+    from train.state import PATIENCE, LossScale
 
     scale = eqx.tree_at(lambda s: s.good, LossScale(), jnp.array(PATIENCE - 1))
     grown = scale.after(jnp.array(True))
@@ -176,8 +179,10 @@ def test_the_scale_grows_after_many_good_updates() -> None:
 
 def test_float16_follows_float32(one_device: Mesh) -> None:
     state = init_state(init(scaled=True), one_device)
-    plan = replace(PLAN, precision="float16")
-    step = make_train_step(GPTTask(64), rules(), one_device, plan, state)
+    step_config = replace(PLAN, precision="float16")
+    step = make_train_step(
+        make_objective(64), optimizer(), one_device, step_config, state
+    )
     history = []
     for t in range(3):
         state, metrics = step(state, batch(one_device, t))

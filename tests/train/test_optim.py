@@ -10,7 +10,7 @@ from configs import OptimConfig
 from tests.golden import Golden
 from train.optim import (
     atan2_positive,
-    make_optimizer,
+    make_tx,
     scale_by_adam_atan2,
     split_trainable,
     update_ema,
@@ -46,7 +46,7 @@ def test_adam_atan2_against_numpy() -> None:
     rng = np.random.default_rng(0)
     lr, wd, b1, b2 = 0.01, 0.3, 0.9, 0.95
     config = OptimConfig(lr=lr, weight_decay=wd, beta1=b1, beta2=b2, warmup=0)
-    optimizer = make_optimizer(config, lambda count: jnp.asarray(lr))
+    optimizer = make_tx(config, lambda count: jnp.asarray(lr))
     params = jnp.asarray(rng.normal(size=20), jnp.float32)
     state = optimizer.init(params)
     theta, m, v = np.asarray(params, np.float64), np.zeros(20), np.zeros(20)
@@ -90,7 +90,7 @@ def test_adam_atan2_does_not_depend_on_the_scale_of_gradients() -> None:
 
 def test_clipping_is_by_the_global_norm() -> None:
     config = OptimConfig(name="adamw", clip=1.0, weight_decay=0.0)
-    optimizer = make_optimizer(config, lambda count: jnp.asarray(1.0))
+    optimizer = make_tx(config, lambda count: jnp.asarray(1.0))
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     grads = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
     _, state = optimizer.update(grads, optimizer.init(params), params)

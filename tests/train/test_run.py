@@ -174,7 +174,7 @@ def test_a_second_signal_ends_it_at_once(dataset: Path, tmp_path: Path) -> None:
     """While the first one waits for an evaluation, say; here the process stands."""
     code = (
         "import os, signal, time\n"
-        "from train.interrupt import Interrupt\n"
+        "from train.devices import Interrupt\n"
         "stop = Interrupt()\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"

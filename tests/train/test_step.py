@@ -21,6 +21,7 @@ from train.mesh import global_batch, layout, make_mesh, process_rows
 from train.state import TrainState, abstract_state, init_state
 from train.step import make_eval_step, make_train_step
 from trm.act import Carry, init_carry
+from trm.objective import row_ids
 
 SLOW = pytest.mark.slow
 MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=SLOW)]
@@ -32,14 +33,20 @@ def mesh_of(data: int, model: int) -> Mesh:
 
 
 @cache
-def run(mesh: Mesh, steps: int = 3, **plan: int) -> tuple[TrainState, list[dict]]:
+def run(
+    mesh: Mesh, steps: int = 3, **step_config: int
+) -> tuple[TrainState, list[dict]]:
     """The state after some updates, and all metrics, on the host."""
-    rules = tiny.rules()
-    state = init_state(tiny.init(rules), mesh)
-    step = make_train_step(tiny.task(), rules, mesh, replace(tiny.PLAN, **plan), state)
-    passes, history = plan.get("passes", 1), []
+    optimizer = tiny.optimizer()
+    state = init_state(tiny.init(optimizer), mesh)
+    step = make_train_step(
+        tiny.objective(), optimizer, mesh, replace(tiny.PLAN, **step_config), state
+    )
+    supervision_steps, history = step_config.get("supervision_steps", 1), []
     for t in range(steps):
-        state, metrics = step(state, tiny.batch(mesh, t * passes, 1, passes))
+        state, metrics = step(
+            state, tiny.batch(mesh, t * supervision_steps, 1, supervision_steps)
+        )
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
 
@@ -65,11 +72,11 @@ def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
 @cache
 def gradients(mesh: Mesh) -> tuple:
     """Gradients of the weights and of the looked-up rows, on the host."""
-    state = init_state(tiny.init(tiny.rules()), mesh)
-    made = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=True)
+    state = init_state(tiny.init(tiny.optimizer()), mesh)
+    made = make_gradients(tiny.objective(), mesh, tiny.PLAN, state, refill=True)
     batch = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
-    grads, touched, _, _ = jax.jit(made)(state, batch)
-    return jax.device_get((grads, touched))
+    grads, table_grads, _, _ = tiny.gradients(made, state, batch)
+    return jax.device_get((grads, table_grads))
 
 
 @pytest.mark.parametrize("sizes", [*MESHES[:1], pytest.param((1, 1), marks=SLOW)])
@@ -88,28 +95,34 @@ def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
 
 def test_parameters_are_split_and_born_split() -> None:
     mesh = mesh_of(4, 2)
-    state = init_state(tiny.init(tiny.rules()), mesh)
+    state = init_state(tiny.init(tiny.optimizer()), mesh)
     leaf = state.model.recursion.network.blocks[0].mlp.gate_up
     assert leaf.shape == (16, 512)
     assert leaf.addressable_shards[0].data.shape == (16, 256)
     assert state.carry.steps.addressable_shards[0].data.shape == (2,)
-    one = init_state(tiny.init(tiny.rules()), mesh_of(1, 1))
+    one = init_state(tiny.init(tiny.optimizer()), mesh_of(1, 1))
     assert_equal(jax.device_get(state.model), jax.device_get(one.model))
 
 
 @pytest.mark.slow
 def test_several_updates_in_a_dispatch_are_the_same_updates() -> None:
-    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
+    mesh, optimizer = mesh_of(4, 2), tiny.adam_rules()
     step = make_train_step(
-        tiny.task(), rules, mesh, tiny.PLAN, abstract_state(tiny.init(rules), mesh)
+        tiny.objective(),
+        optimizer,
+        mesh,
+        tiny.PLAN,
+        abstract_state(tiny.init(optimizer), mesh),
     )
-    single = init_state(tiny.init(rules), mesh)
+    single = init_state(tiny.init(optimizer), mesh)
     summed = None
     for t in range(3):
         single, metrics = step(single, tiny.batch(mesh, t))
         metrics = jax.device_get(metrics)
         summed = metrics if summed is None else jax.tree.map(np.add, summed, metrics)
-    several, metrics = step(init_state(tiny.init(rules), mesh), tiny.batch(mesh, 0, 3))
+    several, metrics = step(
+        init_state(tiny.init(optimizer), mesh), tiny.batch(mesh, 0, 3)
+    )
     assert int(several.step) == int(several.updates) == 3
     assert_close(several.model, single.model, 1e-3)
     assert_close(metrics["q_halt_loss"], summed["q_halt_loss"], 1e-3)
@@ -117,18 +130,18 @@ def test_several_updates_in_a_dispatch_are_the_same_updates() -> None:
 
 def test_two_supervision_steps_share_an_update() -> None:
     """Their gradient is the mean of two steps at the same weights."""
-    mesh, rules = mesh_of(1, 1), tiny.rules()
-    state, metrics = run(mesh, steps=1, passes=2)
+    mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
+    state, metrics = run(mesh, steps=1, supervision_steps=2)
     assert int(state.updates) == int(state.step) == 1
     assert metrics[0]["lm_loss"][1] == 2 * tiny.BATCH
 
-    start = init_state(tiny.init(rules), mesh)
-    made = jax.jit(make_gradients(tiny.task(), mesh, tiny.PLAN, start, admit=True))
+    start = init_state(tiny.init(optimizer), mesh)
+    made = make_gradients(tiny.objective(), mesh, tiny.PLAN, start, refill=True)
     one = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
     two = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 1))
-    first, _, carry, _ = made(start, one)
+    first, _, carry, _ = tiny.gradients(made, start, one)
     after = eqx.tree_at(lambda s: (s.carry, s.updates), start, (carry, jnp.array(1)))
-    second, _, _, _ = made(after, two)
+    second, _, _, _ = tiny.gradients(made, after, two)
     mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
     model = eqx.apply_updates(start.model, jax.tree.map(lambda g: -0.1 * g, mean))
     assert_close(state.model, model)
@@ -138,35 +151,35 @@ def test_the_step_is_traced_once() -> None:
     """Whatever the values, a run compiles one program."""
     traces = 0
 
-    class Counting(type(tiny.task())):
-        def row_ids(self, carry: Carry) -> jax.Array:
-            nonlocal traces
-            traces += 1
-            return carry.puzzle.puzzle_id
+    def counting(carry: Carry) -> jax.Array:
+        nonlocal traces
+        traces += 1
+        return row_ids(carry)
 
-    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
-    state = init_state(tiny.init(rules), mesh)
-    task = Counting(tiny.ACT, tiny.SEQ)
-    step = make_train_step(task, rules, mesh, tiny.PLAN, state)
+    mesh, optimizer = mesh_of(4, 2), tiny.adam_rules()
+    state = init_state(tiny.init(optimizer), mesh)
+    objective = replace(tiny.objective(), row_ids=counting)
+    step = make_train_step(objective, optimizer, mesh, tiny.PLAN, state)
     for t in range(4):
         state, _ = step(state, tiny.batch(mesh, t))
     assert traces == 1
 
 
 def test_the_state_is_donated() -> None:
-    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
-    state = init_state(tiny.init(rules), mesh)
-    step = make_train_step(tiny.task(), rules, mesh, tiny.PLAN, state)
+    mesh, optimizer = mesh_of(4, 2), tiny.adam_rules()
+    state = init_state(tiny.init(optimizer), mesh)
+    step = make_train_step(tiny.objective(), optimizer, mesh, tiny.PLAN, state)
     old = jax.tree.leaves(state)
     step(state, tiny.batch(mesh, 0))
     assert all(leaf.is_deleted() for leaf in old)
 
 
 def compiled_gradients(mesh: Mesh, config: TRMConfig) -> jax.stages.Compiled:
-    state = jax.eval_shape(tiny.init(tiny.rules(), config))
-    made = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=True)
+    state = jax.eval_shape(tiny.init(tiny.optimizer(), config))
+    made = make_gradients(tiny.objective(), mesh, tiny.PLAN, state, refill=True)
     batch = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tiny.puzzles(0, 1, 16)))
-    return jax.jit(made).lower(state, batch).compile()
+    inputs = (state.model, state.table, state.carry, state.scale, state.updates)
+    return jax.jit(made).lower(*inputs, batch).compile()
 
 
 @pytest.mark.parametrize("mixer", [pytest.param("attention", marks=SLOW), "mlp"])
@@ -200,9 +213,11 @@ def test_exploration_does_not_depend_on_the_mesh() -> None:
     always = ACTConfig(max_steps=6, exploration=1.0)
 
     def halted(mesh: Mesh) -> np.ndarray:
-        rules = tiny.rules()
-        state = init_state(tiny.init(rules, act=always), mesh)
-        step = make_train_step(tiny.task(always), rules, mesh, tiny.PLAN, state)
+        optimizer = tiny.optimizer()
+        state = init_state(tiny.init(optimizer, act=always), mesh)
+        step = make_train_step(
+            tiny.objective(always), optimizer, mesh, tiny.PLAN, state
+        )
         for t in range(3):
             state, _ = step(state, tiny.batch(mesh, t))
         return np.asarray(state.carry.steps)
@@ -227,8 +242,10 @@ def test_evaluation_is_the_same_on_any_mesh(
 @cache
 def evaluate(mesh: Mesh, early: bool) -> tuple:
     """Metrics and predictions of a batch of which three rows are padding."""
-    state = init_state(tiny.init(tiny.rules()), mesh)
-    step = make_eval_step(tiny.task(early_halt=early), mesh, tiny.PLAN, state.model)
+    state = init_state(tiny.init(tiny.optimizer()), mesh)
+    step = make_eval_step(
+        tiny.objective(early_halt=early), mesh, tiny.PLAN, state.model
+    )
     drawn = tiny.puzzles(5, tiny.BATCH)
     drawn.labels[-3:] = IGNORE
     batch = global_batch(mesh, tiny.BATCH, 0)(drawn)
@@ -237,10 +254,13 @@ def evaluate(mesh: Mesh, early: bool) -> tuple:
 
 def test_episode_is_the_papers_loop() -> None:
     """One update a supervision step on one batch, until all rows have halted."""
-    mesh, rules = mesh_of(1, 1), tiny.rules()
-    state = init_state(tiny.init(rules), mesh)
-    step = make_train_step(tiny.task(), rules, mesh, tiny.PLAN, state, episode=True)
+    mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
+    state = init_state(tiny.init(optimizer), mesh)
+    step = make_train_step(
+        tiny.objective(), optimizer, mesh, tiny.PLAN, state, episode=True
+    )
     batch = jax.tree.map(lambda a: a[0, 0], tiny.batch(mesh, 0))
+    inputs = np.asarray(batch.inputs)
 
     state, metrics = step(state, batch)
     assert int(state.step) == 1
@@ -248,21 +268,21 @@ def test_episode_is_the_papers_loop() -> None:
     assert bool(state.carry.halted.all())
     assert int(metrics["accuracy"][1]) == tiny.BATCH, "each row is scored once"
     assert float(metrics["lm_loss"][1]) == float(state.carry.steps.sum())
-    np.testing.assert_array_equal(state.carry.puzzle.inputs, batch.inputs)
+    np.testing.assert_array_equal(state.carry.puzzle.inputs, inputs)
 
 
 def test_halted_rows_of_an_episode_do_not_change() -> None:
     mesh = mesh_of(1, 1)
-    state = init_state(tiny.init(tiny.rules()), mesh)
-    gradients = make_gradients(tiny.task(), mesh, tiny.PLAN, state, admit=False)
+    state = init_state(tiny.init(tiny.optimizer()), mesh)
+    gradients = make_gradients(tiny.objective(), mesh, tiny.PLAN, state, refill=False)
     batch = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
-    carry = tiny.task().admit(
+    carry = tiny.objective().refill(
         state.model, state.carry, jax.tree.map(lambda a: a[0], batch)
     )
     half = jnp.arange(tiny.BATCH) < tiny.BATCH // 2
     carry = eqx.tree_at(lambda c: c.halted, carry, half)
     state = eqx.tree_at(lambda s: s.carry, state, carry)
-    _, (_, row_grads), after, metrics = jax.jit(gradients)(state, batch)
+    _, (_, row_grads), after, metrics = tiny.gradients(gradients, state, batch)
     pick = lambda tree: jax.tree.map(lambda a: a[: tiny.BATCH // 2], tree)
     assert_equal(pick(after), pick(carry))
     assert float(metrics["lm_loss"][1]) == tiny.BATCH // 2
@@ -271,11 +291,11 @@ def test_halted_rows_of_an_episode_do_not_change() -> None:
 
 
 def test_bfloat16_keeps_parameters_in_float32() -> None:
-    mesh, rules = mesh_of(4, 2), tiny.adam_rules()
-    init = tiny.init(rules, precision="bfloat16")
+    mesh, optimizer = mesh_of(4, 2), tiny.adam_rules()
+    init = tiny.init(optimizer, precision="bfloat16")
     state = init_state(init, mesh)
-    plan = replace(tiny.PLAN, precision="bfloat16")
-    step = make_train_step(tiny.task(), rules, mesh, plan, state)
+    step_config = replace(tiny.PLAN, precision="bfloat16")
+    step = make_train_step(tiny.objective(), optimizer, mesh, step_config, state)
     state, metrics = step(state, tiny.batch(mesh, 0))
     floats = jax.tree.leaves((state.model, state.ema, state.opt_state, state.table))
     assert {str(x.dtype) for x in floats} == {"float32", "int32"}
@@ -287,9 +307,9 @@ def test_bfloat16_keeps_parameters_in_float32() -> None:
 
 def test_padding_does_not_change_the_carry_of_others() -> None:
     """Rows with nothing to score count for no metric, and nothing becomes NaN."""
-    mesh, rules = mesh_of(1, 1), tiny.rules()
-    state = init_state(tiny.init(rules), mesh)
-    step = make_train_step(tiny.task(), rules, mesh, tiny.PLAN, state)
+    mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
+    state = init_state(tiny.init(optimizer), mesh)
+    step = make_train_step(tiny.objective(), optimizer, mesh, tiny.PLAN, state)
     drawn = tiny.puzzles(0, 1, 1, tiny.BATCH)
     blank = Puzzle(drawn.inputs, np.full_like(drawn.labels, IGNORE), drawn.puzzle_id)
     state, metrics = step(state, jax.tree.map(jnp.asarray, blank))
@@ -336,10 +356,11 @@ def test_sixty_four_devices() -> None:
         "from train.state import init_state\n"
         "from train.step import make_train_step\n"
         "mesh = make_mesh(MeshConfig(data=8, model=8))\n"
-        "rules = tiny.rules()\n"
-        "state = init_state(tiny.init(rules, batch=64), mesh)\n"
-        "plan = replace(tiny.PLAN, batch_size=64)\n"
-        "step = make_train_step(tiny.task(), rules, mesh, plan, state)\n"
+        "optimizer = tiny.optimizer()\n"
+        "state = init_state(tiny.init(optimizer, batch=64), mesh)\n"
+        "step_config = replace(tiny.PLAN, batch_size=64)\n"
+        "objective = tiny.objective()\n"
+        "step = make_train_step(objective, optimizer, mesh, step_config, state)\n"
         "for t in range(3):\n"
         "    batch = global_batch(mesh, 64, 2)(tiny.puzzles(t, 1, 1, 64))\n"
         "    state, metrics = step(state, batch)\n"

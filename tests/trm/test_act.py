@@ -111,10 +111,12 @@ def test_exploration_holds_rows_back_but_not_past_the_end() -> None:
 
 def test_steps_and_halting_of_a_row_are_monotone() -> None:
     """A row's steps grow by one until it halts, then start again at one."""
-    model, task, carry = tiny.model(), tiny.task(), None
-    carry = task.init_carry(model, 8)
+    model, objective, carry = tiny.model(), tiny.objective(), None
+    carry = objective.init_carry(model, 8)
     rows = jnp.zeros((8, tiny.MODEL.puzzle_dim))
-    step = jax.jit(lambda c, b, k: task.loss(model, rows, task.admit(model, c, b), k))
+    step = jax.jit(
+        lambda c, b, k: objective.loss(model, rows, objective.refill(model, c, b), k)
+    )
     for t in range(6):
         keys = jax.random.split(jax.random.key(t), 8)
         _, (_, after, _) = step(carry, drawn(t, 8), keys)
@@ -149,13 +151,13 @@ def test_solve_is_the_loop_written_out(early: bool) -> None:
 
 def test_the_loss_has_no_gradient_through_the_carry() -> None:
     """What a step hands on is cut off from the weights that made it."""
-    model, task = tiny.model(), tiny.task()
-    carry = task.admit(model, task.init_carry(model, 4), drawn(0))
+    model, objective = tiny.model(), tiny.objective()
+    carry = objective.refill(model, objective.init_carry(model, 4), drawn(0))
     rows = jnp.zeros((4, tiny.MODEL.puzzle_dim))
     keys = jax.random.split(jax.random.key(0), 4)
 
     def handed_on(model) -> jax.Array:
-        _, (_, after, _) = task.loss(model, rows, carry, keys)
+        _, (_, after, _) = objective.loss(model, rows, carry, keys)
         return sum(jnp.sum(a) for a in jax.tree.leaves(after.latents))
 
     grads = jax.tree.leaves(eqx.filter_grad(handed_on)(model))

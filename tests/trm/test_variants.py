@@ -15,8 +15,8 @@ from tests.tiny import assert_close
 from train.optim import scale_by_adam_atan2, split_trainable
 from trm.build import build_trm
 from trm.model import TRM
-from trm.weights import load_official, load_official_table, to_official
 from trm.recursion import deep_recursion
+from trm.weights import load_official, load_official_table, to_official
 
 VARIANTS = ("trm", "single_z", "hier6", "hrm", "transformer")
 # Those with official weights.
@@ -77,14 +77,14 @@ def test_only_the_last_cycle_has_gradient(config: TRMConfig) -> None:
 
 @every
 def test_every_trained_weight_gets_gradient(config: TRMConfig) -> None:
-    model, task = tiny.model(config), tiny.task()
+    model, objective = tiny.model(config), tiny.objective()
     trained, buffers = split_trainable(model)
     batch = jax.tree.map(jnp.asarray, tiny.puzzles(0, 4))
-    carry = task.admit(model, task.init_carry(model, 4), batch)
+    carry = objective.refill(model, objective.init_carry(model, 4), batch)
     rows = jnp.ones((4, config.puzzle_dim))
     keys = jax.random.split(jax.random.key(0), 4)
     grads = jax.grad(
-        lambda t: task.loss(eqx.combine(t, buffers), rows, carry, keys)[0]
+        lambda t: objective.loss(eqx.combine(t, buffers), rows, carry, keys)[0]
     )(trained)
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     assert all(bool(g.any()) for g in jax.tree.leaves(grads))
@@ -95,7 +95,10 @@ def test_every_trained_weight_gets_gradient(config: TRMConfig) -> None:
 def test_four_puzzles_are_learnt_by_heart(config: TRMConfig) -> None:
     """And so recursion, halting and refill work together."""
     act = ACTConfig(max_steps=3, exploration=0.1, loss="softmax")
-    task, model = tiny.task(act), tiny.model(replace(config, H_cycles=1, L_cycles=2))
+    objective, model = (
+        tiny.objective(act),
+        tiny.model(replace(config, H_cycles=1, L_cycles=2)),
+    )
     batch = jax.tree.map(jnp.asarray, tiny.puzzles(0, 4))
     rows = jnp.zeros((4, config.puzzle_dim))
     trained, buffers = split_trainable(model)
@@ -107,19 +110,19 @@ def test_four_puzzles_are_learnt_by_heart(config: TRMConfig) -> None:
     @jax.jit
     def update(trained, opt_state, carry, key):
         model = eqx.combine(trained, buffers)
-        carry = task.admit(model, carry, batch)
+        carry = objective.refill(model, carry, batch)
         keys = jax.random.split(key, 4)
-        loss = lambda t: task.loss(eqx.combine(t, buffers), rows, carry, keys)
+        loss = lambda t: objective.loss(eqx.combine(t, buffers), rows, carry, keys)
         grads, (_, carry, _) = jax.grad(loss, has_aux=True)(trained)
         changes, opt_state = optimizer.update(grads, opt_state)
         return optax.apply_updates(trained, changes), opt_state, carry
 
-    opt_state, carry = optimizer.init(trained), task.init_carry(model, 4)
+    opt_state, carry = optimizer.init(trained), objective.init_carry(model, 4)
     for t in range(400):
         trained, opt_state, carry = update(trained, opt_state, carry, jax.random.key(t))
     model = eqx.combine(trained, buffers)
-    carry = task.admit(model, task.init_carry(model, 4), batch)
-    metrics, _ = jax.jit(lambda m: task.evaluate(m, rows, carry))(model)
+    carry = objective.refill(model, objective.init_carry(model, 4), batch)
+    metrics, _ = jax.jit(lambda m: objective.evaluate(m, rows, carry))(model)
     total, count = metrics["exact_accuracy"]
     assert float(total) == float(count) == 4
 

@@ -3,8 +3,9 @@
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpt.layers import Buffer
 from trm.layers import Network
-from trm.recursion import AbstractRecursion, Buffer, fresh_latent
+from trm.recursion import AbstractRecursion, fresh_latent
 
 
 class SingleLatent(AbstractRecursion):

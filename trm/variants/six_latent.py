@@ -4,8 +4,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpt.layers import Buffer
 from trm.layers import Network
-from trm.recursion import AbstractRecursion, Buffer, fresh_latent
+from trm.recursion import AbstractRecursion, fresh_latent
 
 Scratchpads = tuple[Float[Array, "*axes dim"], ...]
 

@@ -2,8 +2,9 @@
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpt.layers import Buffer
 from trm.layers import Network
-from trm.recursion import AbstractRecursion, Buffer, fresh_latent
+from trm.recursion import AbstractRecursion, fresh_latent
 
 
 class Transformer(AbstractRecursion):

@@ -4,8 +4,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from gpt.layers import Buffer
 from trm.layers import Network
-from trm.recursion import AbstractRecursion, Buffer, fresh_latent
+from trm.recursion import AbstractRecursion, fresh_latent
 
 Pair = tuple[Float[Array, "*axes dim"], Float[Array, "*axes dim"]]
 """The answer y and the scratchpad z."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gpt.layers import gelu, normalize, project
+from gpt.primitives import gelu, normalize, project
 from tests.tiny import assert_close
 
 
