@@ -88,17 +88,18 @@ def _end_with_others() -> None:
         os._exit(2)
 
 
-def end_others(message: str) -> None:
-    """Tell the other processes of this run to end, and why."""
+def end_others(message: str) -> bool:
+    """Tell the other processes of this run to end, and why; whether there are any."""
     client = _coordination()
     if client is None or jax.process_count() == 1:
-        return
+        return False
     said = f"Process {jax.process_index()} of this run has ended: {message}"
     try:
         client.key_value_set("train/ended", said)
         time.sleep(2.0)  # the first process takes the service with it
     except Exception:
-        return
+        pass  # they have ended already
+    return True
 
 
 def first_process_does(name: str, action: Callable[[], None]) -> None:
