@@ -126,6 +126,7 @@ from train import checkpoint, trm
 save = checkpoint.Checkpoints.save
 def save_with_little_room(self, state):
     if int(state.step) >= 8:
+        self.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     save(self, state)
 checkpoint.Checkpoints.save = save_with_little_room
