@@ -52,8 +52,9 @@ def supervision_loss(
     stepped = Carry(latents, steps, halted, carry.puzzle)
     q_target = _continue_target(model, latents, x, steps, config)
     one_puzzle = partial(puzzle_loss, kind=config.loss)
-    loss, *parts = jax.vmap(one_puzzle)(prediction, carry.puzzle.labels, q_target)
-    counted = _count(stepped, *parts, active)
+    labels = carry.puzzle.labels
+    loss, losses, scores = jax.vmap(one_puzzle)(prediction, labels, q_target)
+    counted = _count(stepped, losses, scores, active)
     loss = jnp.sum(jnp.where(active, loss, 0.0))
     rows_in_all = jnp.array(active.size, jnp.float32)
     return loss, (rows_in_all, select_rows(active, stepped, carry), counted)
@@ -78,9 +79,9 @@ def evaluate(
     """
     carry, prediction = solve(model, rows, carry, config, early=early)
     one_puzzle = partial(puzzle_loss, kind=config.loss)
-    _, *parts = jax.vmap(one_puzzle)(prediction, carry.puzzle.labels, None)
+    _, losses, scores = jax.vmap(one_puzzle)(prediction, carry.puzzle.labels, None)
     real = jnp.any(carry.puzzle.labels != IGNORE, axis=-1)
-    return _count(carry, *parts, real), prediction
+    return _count(carry, losses, scores, real), prediction
 
 
 def _continue_target(
