@@ -1,11 +1,45 @@
-"""One function over many items, in several processes, with the results in order."""
+"""Making a dataset: a folder that appears whole or not at all, and a parallel map."""
 
+import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def check_vacant(out: Path) -> None:
+    """Raise `ValueError` if `out` is a file or a folder with something in it."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(
+            f"The output must be a new or empty folder: {out} exists and is not. "
+            "Remove it or choose another `--out`."
+        )
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes `out` if no error stops the writing.
+
+    Raises:
+        ValueError: if `out` is not vacant.
+    """
+    check_vacant(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        check_vacant(out)
+        if out.exists():
+            out.rmdir()
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def parallel_map(

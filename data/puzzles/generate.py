@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from configs import GeneratedSudoku
+from data.folder import check_vacant
 from data.puzzles.board import BOXES, Box, augment
 from data.puzzles.solver import Search, carve
-from data.puzzles.writer import Boards, check_vacant, write_sudoku
+from data.puzzles.writer import Boards, write_sudoku
 
 
 def build_generated(config: GeneratedSudoku, out: Path) -> None:

@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from data.folder import new_folder
 from data.puzzles.metadata import Metadata
 
 
@@ -22,36 +20,6 @@ class Boards(NamedTuple):
     answers: UInt8[np.ndarray, "boards seq"]
     images: int = 1
     """Boards of a group: a puzzle and its images stand together."""
-
-
-def check_vacant(out: Path) -> None:
-    """Raise `ValueError` if `out` is a file or a folder with something in it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
-            f"The output must be a new or empty folder: {out} exists and is not. "
-            "Remove it or choose another `--out`."
-        )
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write into, which becomes `out` if no error stops the writing.
-
-    Raises:
-        ValueError: if `out` is not vacant.
-    """
-    check_vacant(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        check_vacant(out)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_sudoku(

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from configs import Shakespeare, TextFiles, require
-from data.folder import parallel_map
-from data.puzzles.writer import check_vacant
+from data.folder import check_vacant, parallel_map
 from data.text.reading import Survey, between, cut, read_text, survey
 from data.text.tokenizer import GPT2, LARGEST, Characters, Tokenizer
 from data.text.writer import write_tokens

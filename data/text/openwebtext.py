@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from configs import OpenWebText, require
-from data.folder import parallel_map
-from data.puzzles.writer import check_vacant
+from data.folder import check_vacant, parallel_map
 from data.text.tokenizer import GPT2
 from data.text.writer import write_tokens
 

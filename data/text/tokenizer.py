@@ -16,7 +16,7 @@ from jaxtyping import Int32, Integer
 
 from configs import require
 from data.text.bpe import load_bpe
-from data.text.nanogpt_meta import read_characters
+from data.text.reading import read_characters
 
 FILE = "tokenizer.json"
 NANOGPT_FILE = "meta.pkl"

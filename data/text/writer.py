@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from configs import require
-from data.puzzles.writer import new_folder
+from data.folder import new_folder
 from data.text.tokenizer import Tokenizer
 
 FILE = "dataset.json"

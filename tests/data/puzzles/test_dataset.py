@@ -1,10 +1,9 @@
-import json
 import threading
 
 import numpy as np
 import pytest
 
-from data.puzzles.dataset import IGNORE, Metadata, PuzzleDataset
+from data.puzzles.dataset import IGNORE, PuzzleDataset
 
 FLAT = [[1] * 4] * 10  # ten groups of four puzzles of one example
 MIXED = [[3, 1], [2], [5, 4, 1], [1], [7]]
@@ -89,83 +88,6 @@ def test_threads_get_the_same_batches(write_dataset):
     assert not wrong
 
 
-# -- epochs and blocks -----------------------------------------------------------------
-
-
-def test_each_epoch_visits_every_group_once(write_dataset):
-    dataset = load(write_dataset(FLAT), batch_size=5, epochs_per_block=3)
-    inputs = np.concatenate([dataset.batch(step).inputs for step in range(12)])
-    epochs = inputs[:, 2].reshape(6, 10)
-    assert (np.sort(epochs, axis=1) == np.arange(10)).all()
-    assert len({tuple(epoch) for epoch in epochs}) > 1
-
-
-def test_puzzles_of_a_group_are_drawn_evenly(write_dataset):
-    dataset = load(write_dataset(FLAT), batch_size=10, epochs_per_block=100)
-    puzzles = np.concatenate([dataset.batch(step).inputs[:, 1] for step in range(400)])
-    counts = np.bincount(puzzles, minlength=40)
-    assert counts.sum() == 4000
-    assert abs(counts - 100).max() < 45  # 5 standard deviations
-
-
-def test_epochs_are_strung_together_and_the_rest_of_a_block_dropped(write_dataset):
-    # Blocks of 2 epochs are 20 visits, 2 batches of 8; the last 4 visits are lost.
-    dataset = load(write_dataset(FLAT), batch_size=8, epochs_per_block=2)
-    for block in range(5):
-        steps = (2 * block, 2 * block + 1)
-        groups = np.concatenate([dataset.batch(step).inputs[:, 2] for step in steps])
-        assert sorted(groups[:10]) == list(range(10))
-        assert len(set(groups[10:])) == 6
-
-
-def test_all_examples_of_a_visit_follow_each_other_and_are_cut(write_dataset):
-    dataset = load(write_dataset(MIXED), batch_size=6, epochs_per_block=50)
-    sizes = np.array([size for group in MIXED for size in group])
-    orders = set()
-    for step in range(100):
-        example, puzzle, _ = dataset.batch(step).inputs.T
-        assert len(example) == 6
-        runs = np.split(np.arange(6), np.flatnonzero(np.diff(puzzle)) + 1)
-        for i, run in enumerate(runs):
-            size = sizes[puzzle[run[0]]]
-            last = i == len(runs) - 1
-            assert len(run) % size == 0 or last  # a puzzle may be drawn twice running
-            if len(run) <= size:
-                assert len(set(example[run])) == len(run)
-        if puzzle[0] == 7 and len(runs[0]) == 6:  # the puzzle of 7 examples is cut
-            orders.add(tuple(example))
-    assert len(orders) > 1
-
-
-def test_groups_of_many_examples_are_visited_once_an_epoch(write_dataset):
-    # Two puzzles an epoch with 3 examples each fill a batch of 6 exactly.
-    dataset = load(write_dataset([[3, 3], [3]]), batch_size=6)
-    for step in range(20):
-        puzzle = dataset.batch(step)
-        assert sorted(puzzle.inputs[:, 2]) == [0, 0, 0, 1, 1, 1]
-        assert len(set(puzzle.inputs[:, 0])) == 6
-
-
-def test_block_boundaries_with_many_examples(write_dataset):
-    # Groups of 3 and 2 examples, 4 a batch: one batch a block, whatever the order.
-    dataset = load(write_dataset([[3], [2]]), batch_size=4)
-    seen = [tuple(dataset.batch(step).inputs[:, 2]) for step in range(30)]
-    assert set(seen) == {(0, 0, 0, 1), (1, 1, 0, 0)}
-
-
-def test_a_block_without_a_full_batch_is_refused(write_dataset):
-    for name, groups in {"flat": FLAT, "mixed": MIXED}.items():
-        dataset = load(write_dataset(groups, name=name), batch_size=64)
-        with pytest.raises(ValueError, match="smaller batch or more epochs"):
-            dataset.batch(0)
-
-
-def test_steps_follow_the_official_formula(write_dataset):
-    dataset = load(write_dataset(MIXED), batch_size=4)
-    assert dataset.steps(10) == int(10 * 5 * (24 / 8) / 4)
-    assert dataset.steps(0.5) == int(0.5 * 5 * 3 / 4)
-
-
 # -- content ---------------------------------------------------------------------------
 
 
@@ -246,15 +168,6 @@ def test_several_sets_are_read(write_dataset):
     np.testing.assert_array_equal(dataset.test_batch(0).inputs[:, 0], [1, 2, 1, 2])
 
 
-def test_metadata_keeps_other_keys_apart(write_dataset):
-    path = write_dataset(FLAT, seed=5, board="9x9")
-    metadata = Metadata.read(path / "train")
-    assert metadata.extra == {"seed": 5, "board": "9x9"}
-    metadata.write(path / "train")
-    again = Metadata.read(path / "train")
-    assert (again, again.extra) == (metadata, metadata.extra)
-
-
 # -- errors ----------------------------------------------------------------------------
 
 
@@ -270,108 +183,6 @@ def test_missing_places_are_named(write_dataset, tmp_path):
     (path / "train" / "dataset.json").unlink()
     with pytest.raises(ValueError, match=r"must hold `dataset\.json`"):
         load(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"pad_id": None}, "`pad_id` is None"),
-        ({"pad_id": -1}, "`pad_id` is -1"),
-        ({"vocab_size": "11"}, "`vocab_size` is '11'"),
-        ({"vocab_size": 0}, "`vocab_size` is 0"),
-        ({"seq_len": 2.5}, "`seq_len` is 2.5"),
-        ({"total_groups": True}, "`total_groups` is True"),
-        ({"sets": []}, r"`sets` is \[\]"),
-        ({"sets": "all"}, "`sets` is 'all'"),
-        ({"mean_puzzle_examples": 0}, "`mean_puzzle_examples` is 0"),
-    ],
-)
-def test_wrong_metadata_is_refused(write_dataset, change, message):
-    with pytest.raises(ValueError, match=message):
-        load(write_dataset(FLAT, **change))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON"), ("[]", "a list"), ("{}", "lacks pad_id")]
-)
-def test_malformed_metadata_is_refused(tmp_path, text, message):
-    (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        Metadata.read(tmp_path)
-
-
-def test_a_missing_key_is_named(write_dataset):
-    file = write_dataset(FLAT) / "train" / "dataset.json"
-    values = json.loads(file.read_text())
-    del values["seq_len"]
-    file.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="it lacks seq_len"):
-        Metadata.read(file.parent)
-
-
-SMALL = [[1, 2], [1]]  # 4 examples, 3 puzzles, 2 groups
-TOKENS = np.ones((4, 3), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("name", "array", "message"),
-    [
-        ("inputs", TOKENS[:, :2], r"the shape \(examples, 3\): got \(4, 2\)"),
-        ("inputs", TOKENS.reshape(-1), r"the shape \(examples, 3\): got \(12,\)"),
-        ("inputs", TOKENS[:0], "all__inputs.npy"),
-        ("inputs", TOKENS.astype(np.float32), "integers: got float32"),
-        ("labels", TOKENS[:3], "4 rows, as inputs: got 3"),
-        ("puzzle_indices", np.array([1, 2, 3, 4]), "a first entry of 0: got 1"),
-        ("puzzle_indices", np.array([0, 1, 2, 3]), "a last entry of 4, all examples"),
-        ("puzzle_indices", np.array([0, 2, 2, 4]), "got 2 and 2 at 1 and 2"),
-        ("puzzle_indices", np.array([0, 3, 1, 4]), "got 3 and 1 at 1 and 2"),
-        ("puzzle_indices", np.array([[0, 4]]), "one dimension"),
-        ("group_indices", np.array([0]), "two entries"),
-        ("group_indices", np.array([0, 1, 4]), "a last entry of 3, all puzzles"),
-        ("puzzle_identifiers", np.array([1, 2]), r"the shape \(3,\)"),
-        ("puzzle_identifiers", np.array([1, 100, 3]), r"0 to 99: got 100 at \(1,\)"),
-        ("puzzle_identifiers", np.array([1, -1, 3]), r"0 to 99: got -1 at \(1,\)"),
-        ("inputs", TOKENS * 20, r"0 to 19: got 20 at \(0, 0\)"),
-        ("inputs", TOKENS.astype(np.int8) * -100, "0 to 19: got -100"),
-        ("labels", TOKENS * 20, "0 to 19: got 20"),
-    ],
-)
-def test_broken_arrays_are_refused(write_dataset, name, array, message):
-    path = write_dataset(SMALL, arrays={name: array}, vocab_size=20)
-    with pytest.raises(ValueError, match=message) as error:
-        load(path)
-    assert f"all__{name}.npy" in str(error.value)
-
-
-def test_an_ignored_label_may_lie_outside_the_vocabulary(write_dataset):
-    labels = np.array([[1, -100, 2]] * 4)
-    path = write_dataset(SMALL, arrays={"labels": labels}, ignore_label_id=-100)
-    assert (load(path).test_batch(0).labels == labels).all()
-    labels = np.where(labels < 0, -99, labels)
-    arrays = {"labels": labels}
-    path = write_dataset(SMALL, name="bad", arrays=arrays, ignore_label_id=-100)
-    with pytest.raises(ValueError, match=r"got -99 at \(0, 1\)"):
-        load(path)
-
-
-def test_a_bad_token_is_found_in_any_chunk(write_dataset, monkeypatch):
-    monkeypatch.setattr("data.puzzles.reading.CHUNK", 5)
-    inputs = TOKENS.copy()
-    inputs[3, 1] = 200
-    path = write_dataset(SMALL, arrays={"inputs": inputs}, vocab_size=20)
-    with pytest.raises(ValueError, match=r"got 200 at \(3, 1\)"):
-        load(path)
-
-
-def test_a_truncated_array_is_refused(write_dataset):
-    for name in ("inputs", "group_indices"):
-        path = write_dataset(FLAT, name=name)
-        file = path / "train" / f"all__{name}.npy"
-        file.write_bytes(file.read_bytes()[:-8])
-        with pytest.raises(
-            ValueError, match=rf"all__{name}\.npy` must have a readable"
-        ):
-            load(path)
 
 
 @pytest.mark.parametrize(

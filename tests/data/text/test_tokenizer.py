@@ -99,7 +99,7 @@ def test_no_network_says_what_to_do(monkeypatch):
 
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.setattr(tiktoken, "get_encoding", fail)
-    data.bpe._download.cache_clear()
+    data.text.bpe._download.cache_clear()
     with pytest.raises(ValueError, match=r"no route.*--bpe-dir"):
         GPT2().encode("a")
 
