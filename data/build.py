@@ -20,7 +20,7 @@ def prepare(build: Build, out: Path) -> None:
     """Build the dataset that `build` describes in `out` and print what it holds.
 
     Raises:
-        ValueError: if `out` is not vacant or the sources are unusable.
+        UserError: if `out` is not vacant or the sources are unusable.
     """
     print(f"building {out} from {build}", flush=True)
     start = time.perf_counter()

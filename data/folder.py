@@ -8,14 +8,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+from configs import UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def check_vacant(out: Path) -> None:
-    """Raise `ValueError` if `out` is a file or a folder with something in it."""
+    """Raise `UserError` if `out` is a file or a folder with something in it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
+        raise UserError(
             f"The output must be a new or empty folder: {out} exists and is not. "
             "Remove it or choose another `--out`."
         )
@@ -26,7 +28,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Give a folder to write into, which becomes `out` if no error stops the writing.
 
     Raises:
-        ValueError: if `out` is not vacant.
+        UserError: if `out` is not vacant.
     """
     check_vacant(out)
     out.parent.mkdir(parents=True, exist_ok=True)

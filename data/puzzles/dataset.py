@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer
 
+from configs import UserError
 from data.puzzles.metadata import Metadata
 from data.puzzles.sampler import EpochSampler
 from data.puzzles.store import PuzzleStore
@@ -67,10 +68,10 @@ class PuzzleDataset:
             rows: the rows of each batch to load, in order; None loads all.
 
         Raises:
-            ValueError: if an argument is out of range or a dataset is not usable.
+            UserError: if an argument is out of range or a dataset is not usable.
         """
         if isinstance(paths, str) or not paths:
-            raise ValueError(
+            raise UserError(
                 f"`paths` must be a list of dataset directories: got {paths!r}. "
                 "Name at least one, in a list."
             )
@@ -80,7 +81,7 @@ class PuzzleDataset:
         self.batch_size = batch_size
         self._rows = np.arange(batch_size) if rows is None else rows.astype(int)
         if ((self._rows < 0) | (self._rows >= batch_size)).any():
-            raise ValueError(
+            raise UserError(
                 f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got "
                 f"{rows}. Pass this process's row numbers in the global batch."
             )
@@ -106,7 +107,7 @@ class PuzzleDataset:
         call it at the same time.
 
         Raises:
-            ValueError: if `step` is negative, or a block of epochs fills no batch.
+            UserError: if `step` is negative, or a block of epochs fills no batch.
         """
         _require_least("step", step, 0)
         examples, puzzles = self._sampler.examples(step)
@@ -123,11 +124,11 @@ class PuzzleDataset:
         identifier.
 
         Raises:
-            ValueError: if `index` or `limit` is out of range.
+            UserError: if `index` or `limit` is out of range.
         """
         total = self.num_test_batches(limit)
         if not 0 <= index < total:
-            raise ValueError(
+            raise UserError(
                 f"`index` must lie in 0 .. {total - 1}: got {index}. "
                 "Ask for no more than `num_test_batches(limit)` batches."
             )
@@ -159,8 +160,8 @@ class PuzzleDataset:
 
 
 def _require_least(name: str, value: int, least: int) -> None:
-    """Raise `ValueError` unless `value` is at least `least`."""
+    """Raise `UserError` unless `value` is at least `least`."""
     if value < least:
-        raise ValueError(
+        raise UserError(
             f"`{name}` must be at least {least}: got {value}. Pass {least} or more."
         )

@@ -21,7 +21,7 @@ def build_generated(config: GeneratedSudoku, out: Path) -> None:
     """Build the dataset in `out`; only training puzzles get images.
 
     Raises:
-        ValueError: if `out` is not vacant.
+        UserError: if `out` is not vacant.
     """
     check_vacant(out)
     box = BOXES[config.size]

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from configs import UserError
+
 FILE = "dataset.json"
 
 
@@ -54,11 +56,11 @@ class Metadata:
         """Return the metadata of the split in `folder`.
 
         Raises:
-            ValueError: if the file is missing, is not JSON, or lacks or mistypes a key.
+            UserError: if the file is missing, is not JSON, or lacks or mistypes a key.
         """
         path = Path(folder) / FILE
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"A split must hold `{FILE}`: there is none in {folder}. "
                 "Check the path, or build the dataset with `python -m data.prepare`."
             )
@@ -105,7 +107,7 @@ def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
         names: what to call each of them in an error.
 
     Raises:
-        ValueError: if they do not agree.
+        UserError: if they do not agree.
 
     Source: official `puzzle_dataset.PuzzleDataset.__init__`, which also wants equal
     numbers of identifiers; here these may differ.
@@ -114,7 +116,7 @@ def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
     for part, name in zip(parts[1:], names[1:], strict=True):
         for key in SAME:
             if getattr(part, key) != getattr(first, key):
-                raise ValueError(
+                raise UserError(
                     f"Merged datasets must agree on `{key}`: got "
                     f"{getattr(first, key)} in {names[0]} and {getattr(part, key)} "
                     f"in {name}. Rebuild one of them, or train on one alone."
@@ -146,9 +148,9 @@ def _is_valid(name: str, value: object) -> bool:
     return isinstance(value, int) and (value >= lowest or name == "ignore_label_id")
 
 
-def _bad(path: Path, what: str) -> ValueError:
+def _bad(path: Path, what: str) -> UserError:
     """Return the error for a metadata file that can't be used."""
-    return ValueError(
+    return UserError(
         f"Metadata must have the official keys and types: {path} is unusable, {what}. "
         "Repair the file or rebuild the dataset with `python -m data.prepare`."
     )

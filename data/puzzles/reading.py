@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
+from configs import UserError
 from data.puzzles.metadata import Metadata
 
 CHUNK = 1 << 22  # tokens looked at in one go: 4 MB of uint8, so it stays in the cache
@@ -30,7 +31,7 @@ def read_arrays(folder: Path, name: str, metadata: Metadata) -> Arrays:
     """Return the set `name` of the split in `folder`, with every value checked.
 
     Raises:
-        ValueError: if a file is missing or unreadable, or breaks the format.
+        UserError: if a file is missing or unreadable, or breaks the format.
     """
     arrays = Arrays(
         *(_load(folder / f"{name}__{field}.npy") for field in Arrays._fields)
@@ -59,7 +60,7 @@ def read_arrays(folder: Path, name: str, metadata: Metadata) -> Arrays:
 def _load(path: Path) -> np.ndarray:
     """Return the array in `path`: mapped if it holds tokens, else in memory."""
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"A set must have five array files: {path} is missing. "
             "Copy it there or rebuild the dataset with `python -m data.prepare`."
         )
@@ -74,7 +75,7 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _check_shape(where: str, array: Integer[np.ndarray, "..."], seq_len: int) -> None:
-    """Raise `ValueError` unless `array` has rows of `seq_len` tokens."""
+    """Raise `UserError` unless `array` has rows of `seq_len` tokens."""
     if array.ndim != 2 or array.shape[1] != seq_len or not len(array):
         raise _broken(where, f"the shape (examples, {seq_len})", f"{array.shape}")
 
@@ -82,7 +83,7 @@ def _check_shape(where: str, array: Integer[np.ndarray, "..."], seq_len: int) ->
 def _check_indices(
     where: str, indices: Integer[np.ndarray, "..."], total: int, of: str
 ) -> None:
-    """Raise `ValueError` unless `indices` cut `total` things into non-empty ranges."""
+    """Raise `UserError` unless `indices` cut `total` things into non-empty ranges."""
     if indices.ndim != 1 or len(indices) < 2:
         raise _broken(where, "one dimension and two entries", f"{indices.shape}")
     if indices[0] != 0:
@@ -98,7 +99,7 @@ def _check_indices(
 def _check_values(
     where: str, array: Integer[np.ndarray, "..."], size: int, ignored: int | None
 ) -> None:
-    """Raise `ValueError` unless all values are `ignored` or in 0 .. size - 1."""
+    """Raise `UserError` unless all values are `ignored` or in 0 .. size - 1."""
     flat = array.reshape(-1)
     for start in range(0, len(flat), CHUNK):
         chunk = flat[start : start + CHUNK]
@@ -114,9 +115,9 @@ def _check_values(
             raise _broken(where, wanted, f"{flat[at]} at {index}")
 
 
-def _broken(where: str, wanted: str, got: str) -> ValueError:
+def _broken(where: str, wanted: str, got: str) -> UserError:
     """Return the error for an array that breaks the format."""
-    return ValueError(
+    return UserError(
         f"`{where.removesuffix('.npy')}.npy` must have {wanted}: got {got}. "
         "Rebuild the dataset with `python -m data.prepare`, or correct `dataset.json` "
         "where that is wrong."

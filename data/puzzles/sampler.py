@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from configs import UserError
+
 
 class Index(NamedTuple):
     """Where groups and puzzles begin (and the last ends), as in the files."""
@@ -55,7 +57,7 @@ class EpochSampler:
         """Return the examples of batch `step` and the puzzle each belongs to.
 
         Raises:
-            ValueError: if a block of epochs does not fill a batch.
+            UserError: if a block of epochs does not fill a batch.
         """
         plan, block, batch = self._locate(step)
         visits = plan.visits[plan.starts[batch] : plan.starts[batch + 1]]
@@ -96,7 +98,7 @@ class EpochSampler:
     def _at_least_one(self, batches: int) -> int:
         """Return `batches` unless a block has none."""
         if batches < 1:
-            raise ValueError(
+            raise UserError(
                 f"A block of epochs must fill a batch: {self._epochs} epochs of "
                 f"{len(self._index.groups) - 1} groups have too few examples for "
                 f"{self._batch_size}. Use a smaller batch or more epochs per block."

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int32
 
+from configs import UserError
 from data.puzzles.metadata import Metadata, merge
 from data.puzzles.reading import Arrays, read_arrays
 from data.puzzles.sampler import Index
@@ -78,13 +79,13 @@ class PuzzleStore:
 def _folder(path: Path, split: str) -> Path:
     """Return the folder of a split."""
     if not path.is_dir():
-        raise ValueError(
+        raise UserError(
             f"A dataset must be an existing directory: there is no {path}. "
             "Check the path, or build the dataset with `python -m data.prepare`."
         )
     if not (path / split).is_dir():
         found = sorted(child.name for child in path.iterdir() if child.is_dir())
-        raise ValueError(
+        raise UserError(
             f"A dataset must have a folder for the split {split!r}: {path} has "
             f"{', '.join(found) or 'no folder'}. Name another split or rebuild it."
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from configs import SudokuExtreme
+from configs import SudokuExtreme, UserError
 from data.folder import check_vacant
 from data.puzzles.board import BOXES, augment, is_solved
 from data.puzzles.writer import Boards, write_sudoku
@@ -28,7 +28,7 @@ def build(config: SudokuExtreme, out: Path) -> None:
     """Build the dataset in `out`; only training puzzles get images.
 
     Raises:
-        ValueError: if `out` is not vacant, or the CSV files are bad or not to be had.
+        UserError: if `out` is not vacant, or the CSV files are bad or not to be had.
     """
     check_vacant(out)
     train = _read_split(config, "train", out)
@@ -60,7 +60,7 @@ def _read_split(
         np.concatenate(boards) for boards in zip(*tables, strict=True)
     )
     if not len(questions):
-        raise ValueError(
+        raise UserError(
             f"A split must have a puzzle: {', '.join(map(str, paths))} have none rated "
             f"{config.min_difficulty} or more. Lower `--min-difficulty`."
         )
@@ -74,7 +74,7 @@ def _locate(config: SudokuExtreme, split: str, out: Path) -> Path:
         for name in (f"{split}.csv", f"{split}.csv.gz"):
             if (folder / name).is_file():
                 return folder / name
-        raise ValueError(
+        raise UserError(
             f"A source folder must hold `{split}.csv` or `{split}.csv.gz`: {folder} "
             "has neither. Add the file, or name it with `--train-csv` and `--test-csv`."
         )
@@ -84,7 +84,7 @@ def _locate(config: SudokuExtreme, split: str, out: Path) -> Path:
         file = f"{split}.csv"
         return Path(hf_hub_download(config.source, file, repo_type="dataset"))
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"`{split}.csv` must come from the Hugging Face dataset {config.source!r}: "
             f"it could not be downloaded ({type(error).__name__}: {error}). With the "
             f"CSV files at hand, run\n  {_local_command(config, out)}"
@@ -114,17 +114,17 @@ def read_csv(
         min_difficulty: least rating to keep; None keeps all.
 
     Raises:
-        ValueError: if the file is missing or a row, even one not kept, is wrong.
+        UserError: if the file is missing or a row, even one not kept, is wrong.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"A CSV file must exist: there is no {path}. Check the path.")
+        raise UserError(f"A CSV file must exist: there is no {path}. Check the path.")
     try:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
             questions, answers, ratings, lines = _read_rows(file, path)
     except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
+        raise UserError(
             f"A puzzle list must be a readable CSV file: {path} is not ({error}). "
             "Download it again."
         ) from None
@@ -172,7 +172,7 @@ def _check_boards(
     path: Path,
     lines: Sequence[int],
 ) -> None:
-    """Raise `ValueError` unless the answers solve the questions."""
+    """Raise `UserError` unless the answers solve the questions."""
     given = questions != 0
     faults = {
         "a question of digits and dots": (questions > 9).any(axis=1),
@@ -188,9 +188,9 @@ def _check_boards(
             raise _bad_row(path, line, wanted, "other cells")
 
 
-def _bad_row(path: Path, line: int, wanted: str, got: object) -> ValueError:
+def _bad_row(path: Path, line: int, wanted: str, got: object) -> UserError:
     """Return the error for a row that breaks the format."""
-    return ValueError(
+    return UserError(
         f"{path}, line {line}: a row must have {wanted}: got {got}. "
         "Correct or remove the line, or download the file again."
     )

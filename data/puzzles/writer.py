@@ -33,7 +33,7 @@ def write_sudoku(
         extra: further keys for `dataset.json`, next to `content_hash`.
 
     Raises:
-        ValueError: if `out` is not vacant.
+        UserError: if `out` is not vacant.
     """
     with new_folder(out) as folder:
         for name, boards in splits.items():

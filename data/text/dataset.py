@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64, Integer, UInt16
 
-from configs import require
+from configs import UserError, require
 from data.text.tokenizer import Tokenizer
 
 __all__ = ["IGNORE", "TokenDataset", "Tokens"]
@@ -66,7 +66,7 @@ class TokenDataset:
             rows: the rows of each batch to load, in order; None loads all.
 
         Raises:
-            ValueError: if an argument is out of range or the dataset is not usable.
+            UserError: if an argument is out of range or the dataset is not usable.
         """
         _check_arguments(split, block_size, batch_size, seed)
         self.tokenizer = Tokenizer.read(path)
@@ -94,7 +94,7 @@ class TokenDataset:
         may call it at the same time.
 
         Raises:
-            ValueError: if `step` is negative or the file has a token too large.
+            UserError: if `step` is negative or the file has a token too large.
 
         Source: nanoGPT `train.get_batch`, which draws from the same range.
         """
@@ -115,11 +115,11 @@ class TokenDataset:
         return rng.integers(self.num_tokens - self.block_size, size=self.batch_size)
 
     def _check(self, tokens: UInt16[np.ndarray, " tokens"], start: int) -> None:
-        """Raise `ValueError` unless the tokens from `start` are in the vocabulary."""
+        """Raise `UserError` unless the tokens from `start` are in the vocabulary."""
         wrong = tokens >= self.vocab_size
         if wrong.any():
             at = int(wrong.argmax())
-            raise ValueError(
+            raise UserError(
                 f"Tokens must lie in 0 .. {self.vocab_size - 1}: {self._file} has "
                 f"{tokens[at]} at position {start + at}. Put the tokenizer's file that "
                 "belongs to it into the folder, or build the dataset again."
@@ -127,7 +127,7 @@ class TokenDataset:
 
 
 def _check_arguments(split: str, block_size: int, batch_size: int, seed: int) -> None:
-    """Raise `ValueError` unless the arguments are in range."""
+    """Raise `UserError` unless the arguments are in range."""
     require(
         split in SPLITS,
         f"`split` must be one of {', '.join(SPLITS)}: got {split!r}. Name one of them.",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from configs import require
+from configs import UserError, require
 
 CHUNK = 1 << 20  # bytes read at once
 CUT = re.compile(r"[ \n](?=[^\s<])")  # a `<` might begin `<|endoftext|>`
@@ -39,7 +39,7 @@ def read_text(paths: Sequence[str | Path]) -> Iterator[str]:
         paths: of UTF-8 files; those ending in `.gz` are unpacked.
 
     Raises:
-        ValueError: if a file is missing, damaged or not UTF-8.
+        UserError: if a file is missing, damaged or not UTF-8.
     """
     for path in paths:
         yield from _read_file(Path(path))
@@ -96,13 +96,13 @@ def _read_file(path: Path) -> Iterator[str]:
             held = len(utf8.getstate()[0])
             yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"A text file must be UTF-8: {path} is not, at byte "
             f"{done - held + error.start} ({error.reason}). Convert it, for example "
             "with `iconv -t utf-8`."
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
+        raise UserError(
             f"A `.gz` file must be gzipped: {path} is damaged ({error}). "
             "Copy or download it again."
         ) from None
@@ -115,7 +115,7 @@ def read_characters(path: Path) -> str:
     function or class, and one that does is refused.
 
     Raises:
-        ValueError: if the file is anything else, or lacks a vocabulary.
+        UserError: if the file is anything else, or lacks a vocabulary.
     """
     try:
         with path.open("rb") as file:
@@ -137,9 +137,9 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _bad(path: Path, what: str) -> ValueError:
+def _bad(path: Path, what: str) -> UserError:
     """Return the error for a file that can't be used."""
-    return ValueError(
+    return UserError(
         "nanoGPT's `meta.pkl` must be a dict of `vocab_size` and of `stoi`, a number "
         f"for each character: {path} is not ({what}). Make it again with nanoGPT's "
         "`prepare.py`, or build the dataset with `python -m data.prepare`."

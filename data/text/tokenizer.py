@@ -14,7 +14,7 @@ import numpy as np
 import tiktoken
 from jaxtyping import Int32, Integer
 
-from configs import require
+from configs import UserError, require
 from data.text.bpe import load_bpe
 from data.text.reading import read_characters
 
@@ -45,7 +45,7 @@ class Tokenizer(ABC):
             bpe_dir: folder of GPT-2's byte pairs; not read before text is.
 
         Raises:
-            ValueError: if the folder is missing or its description is wrong.
+            UserError: if the folder is missing or its description is wrong.
         """
         folder = Path(folder)
         require(
@@ -68,7 +68,7 @@ class Tokenizer(ABC):
         """Return the text of `tokens`, with U+FFFD for bytes that are no UTF-8.
 
         Raises:
-            ValueError: if a token is outside the vocabulary.
+            UserError: if a token is outside the vocabulary.
         """
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
@@ -77,7 +77,7 @@ class Tokenizer(ABC):
         """Return the tokens of `text`.
 
         Raises:
-            ValueError: if the vocabulary lacks a character of it.
+            UserError: if the vocabulary lacks a character of it.
         """
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Tokenizer(ABC):
         """Return the UTF-8 of `tokens`; a token may be a part of a character.
 
         Raises:
-            ValueError: if a token is outside the vocabulary.
+            UserError: if a token is outside the vocabulary.
         """
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Characters(Tokenizer):
         """Make the tokenizer of these characters.
 
         Raises:
-            ValueError: if there is none, or more than uint16 counts, or one twice.
+            UserError: if there is none, or more than uint16 counts, or one twice.
         """
         require(
             1 <= len(characters) == len(set(characters)) <= LARGEST,
@@ -132,7 +132,7 @@ class Characters(Tokenizer):
         unknown = (tokens < 0) | (points >= len(self._numbers))
         if unknown.any():
             at = int(unknown.argmax())
-            raise ValueError(
+            raise UserError(
                 f"Text must have only the {self.vocab_size} characters of the "
                 f"vocabulary: got {text[at]!r} at position {at}. Leave it out, or "
                 "build the dataset with GPT-2's tokens."
@@ -167,7 +167,7 @@ class GPT2(Tokenizer):
         """Return the tokenizer of the files in `bpe_dir`, of whatever size.
 
         Raises:
-            ValueError: if the files are not to be had, or have too many tokens.
+            UserError: if the files are not to be had, or have too many tokens.
         """
         size = load_bpe(bpe_dir).n_vocab
         require(
@@ -223,7 +223,7 @@ def _parse(path: Path, bpe_dir: str) -> Tokenizer:
                 what = f"it says {str(other)[:60]}"
     except ValueError as error:
         what = str(error)
-    raise ValueError(
+    raise UserError(
         f"`{FILE}` must name a kind, `char` with `characters` or `gpt2` with "
         f"`vocab_size`: {path} is unusable ({what}). Repair the file, or build the "
         "dataset with `python -m data.prepare`."

@@ -29,7 +29,7 @@ def write_tokens(
         source: where the text comes from.
 
     Raises:
-        ValueError: if `out` is not vacant or a split has no tokens.
+        UserError: if `out` is not vacant or a split has no tokens.
     """
     with new_folder(out) as folder:
         tokenizer.write(folder)
