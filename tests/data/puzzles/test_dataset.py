@@ -3,6 +3,7 @@ import threading
 import numpy as np
 import pytest
 
+from configs import UserError
 from data.puzzles.dataset import IGNORE, PuzzleDataset
 
 FLAT = [[1] * 4] * 10  # ten groups of four puzzles of one example
@@ -127,9 +128,9 @@ def test_a_limit_pads_what_lies_beyond(write_dataset):
     dataset = load(write_dataset(FLAT), batch_size=8)
     assert [dataset.num_test_batches(n) for n in (1, 8, 9, 40, 99)] == [1, 1, 2, 5, 5]
     assert (dataset.test_batch(1, limit=9).labels[:, 0] == [9] + [IGNORE] * 7).all()
-    with pytest.raises(ValueError, match=r"`index` must lie in 0 \.\. 1: got 2"):
+    with pytest.raises(UserError, match=r"`index` must lie in 0 \.\. 1: got 2"):
         dataset.test_batch(2, limit=9)
-    with pytest.raises(ValueError, match="`limit` must be at least 1"):
+    with pytest.raises(UserError, match="`limit` must be at least 1"):
         dataset.num_test_batches(0)
 
 
@@ -160,7 +161,7 @@ def test_merging_weighs_the_mean_number_of_examples(write_dataset):
 
 
 def test_several_sets_are_read(write_dataset):
-    path = write_dataset([[1], [1]], sets=["all", "more"])
+    path = write_dataset([[1], [1]], sets=["all", "more"], total_groups=4)
     for file in sorted((path / "train").glob("all__*.npy")):
         file.with_name(file.name.replace("all", "more")).write_bytes(file.read_bytes())
     dataset = load(path, batch_size=4)
@@ -172,16 +173,16 @@ def test_several_sets_are_read(write_dataset):
 
 
 def test_missing_places_are_named(write_dataset, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no .*nowhere"):
+    with pytest.raises(UserError, match=r"there is no .*nowhere"):
         load(tmp_path / "nowhere")
     path = write_dataset(FLAT)
-    with pytest.raises(ValueError, match=r"split 'valid': .* has train\."):
+    with pytest.raises(UserError, match=r"split 'valid': .* has train\."):
         PuzzleDataset([path], "valid", batch_size=1)
     (path / "train" / "all__labels.npy").unlink()
-    with pytest.raises(ValueError, match=r"all__labels\.npy is missing"):
+    with pytest.raises(UserError, match=r"all__labels\.npy is missing"):
         load(path)
     (path / "train" / "dataset.json").unlink()
-    with pytest.raises(ValueError, match=r"must hold `dataset\.json`"):
+    with pytest.raises(UserError, match=r"must hold `dataset\.json`"):
         load(path)
 
 
@@ -191,20 +192,20 @@ def test_missing_places_are_named(write_dataset, tmp_path):
 )
 def test_merged_datasets_must_agree(write_dataset, key, value):
     one, two = write_dataset(FLAT), write_dataset(FLAT, name="b", **{key: value})
-    with pytest.raises(ValueError, match=f"agree on `{key}`"):
+    with pytest.raises(UserError, match=f"agree on `{key}`"):
         load([one, two])
 
 
 def test_wrong_arguments_are_refused(write_dataset):
     path = write_dataset(FLAT)
     for name in ("batch_size", "epochs_per_block"):
-        with pytest.raises(ValueError, match=f"`{name}` must be at least 1"):
+        with pytest.raises(UserError, match=f"`{name}` must be at least 1"):
             load(path, **{name: 0})
-    with pytest.raises(ValueError, match="`seed` must be at least 0"):
+    with pytest.raises(UserError, match="`seed` must be at least 0"):
         load(path, seed=-1)
-    with pytest.raises(ValueError, match="`step` must be at least 0"):
+    with pytest.raises(UserError, match="`step` must be at least 0"):
         load(path).batch(-1)
-    with pytest.raises(ValueError, match="`rows` must lie in"):
+    with pytest.raises(UserError, match="`rows` must lie in"):
         load(path, rows=np.array([0, 4]))
-    with pytest.raises(ValueError, match="list of dataset directories"):
+    with pytest.raises(UserError, match="list of dataset directories"):
         PuzzleDataset([], "train", batch_size=1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from configs import GeneratedSudoku
+from configs import GeneratedSudoku, UserError
 from data.puzzles.board import BOXES, is_solved
 from data.puzzles.dataset import Metadata
 from data.puzzles.generate import build_generated
@@ -75,5 +75,5 @@ def test_the_seed_decides(tmp_path):
 
 def test_a_folder_in_use_is_not_touched(tmp_path):
     (tmp_path / "mine").touch()
-    with pytest.raises(ValueError, match="new or empty folder"):
+    with pytest.raises(UserError, match="new or empty folder"):
         build_generated(GeneratedSudoku(train=1, test=1), tmp_path)

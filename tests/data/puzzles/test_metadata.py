@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from configs import UserError
 from data.puzzles.dataset import PuzzleDataset
 from data.puzzles.metadata import Metadata
 
@@ -36,7 +37,7 @@ def test_metadata_keeps_other_keys_apart(write_dataset):
     ],
 )
 def test_wrong_metadata_is_refused(write_dataset, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load(write_dataset(FLAT, **change))
 
 
@@ -45,7 +46,7 @@ def test_wrong_metadata_is_refused(write_dataset, change, message):
 )
 def test_malformed_metadata_is_refused(tmp_path, text, message):
     (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Metadata.read(tmp_path)
 
 
@@ -54,5 +55,5 @@ def test_a_missing_key_is_named(write_dataset):
     values = json.loads(file.read_text())
     del values["seq_len"]
     file.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="it lacks seq_len"):
+    with pytest.raises(UserError, match="it lacks seq_len"):
         Metadata.read(file.parent)

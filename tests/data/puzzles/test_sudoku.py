@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from configs import SudokuExtreme
+from configs import SudokuExtreme, UserError
 from data.puzzles.board import BOXES, is_solved
 from data.puzzles.dataset import Metadata, PuzzleDataset
 from data.puzzles.sudoku import build, read_csv
@@ -67,7 +67,7 @@ def test_gzip_and_difficulty(tmp_path):
     assert len(read_csv(path, 5)[0]) == 4
     assert len(read_csv(path, 9)[0]) == 0
     path.write_bytes(b"no gzip")
-    with pytest.raises(ValueError, match="readable CSV"):
+    with pytest.raises(UserError, match="readable CSV"):
         read_csv(path)
 
 
@@ -79,7 +79,9 @@ def test_gzip_and_difficulty(tmp_path):
         ("", "4 columns: got 0"),
         (row(QUESTION[:-1]), "question of 81 cells: got 80"),
         (row(answer=ANSWER + "1"), "answer of 81 cells: got 82"),
-        (row(rating="hard"), "integer rating: got 'hard'"),
+        (row(rating=10**30), "integer rating of 64 bits: got '1000"),
+        (row(rating="9" * 5000), "integer rating of 64 bits: got '9999"),
+        (row(rating="hard"), "integer rating of 64 bits: got 'hard'"),
         (row(QUESTION.replace(".", "x", 1)), "question of digits and dots"),
         (row(QUESTION.replace(".", "é", 1)), "question of digits and dots"),
         (row(answer=ANSWER.replace("1", "0", 1)), "answer of digits 1 to 9"),
@@ -91,24 +93,24 @@ def test_gzip_and_difficulty(tmp_path):
 def test_a_bad_row_is_named(tmp_path, line, message):
     path = tmp_path / "bad.csv"
     path.write_text("\n".join([HEADER, row(), row(), line, row()]), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"bad\.csv, line 4: .*{message}"):
+    with pytest.raises(UserError, match=rf"bad\.csv, line 4: .*{message}"):
         read_csv(path)
 
 
 def test_bad_rows_count_even_if_too_easy(tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text("\n".join([HEADER, row(answer="1" * 81, rating=0), row()]))
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(UserError, match="line 2"):
         read_csv(path, 5)
 
 
 def test_header_and_file_must_be_there(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no .*none\.csv"):
+    with pytest.raises(UserError, match=r"there is no .*none\.csv"):
         read_csv(tmp_path / "none.csv")
     path = tmp_path / "a.csv"
     for text in ("", row(), "question,answer"):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"a\.csv, line 1: .*header"):
+        with pytest.raises(UserError, match=r"a\.csv, line 1: .*header"):
             read_csv(path)
 
 
@@ -180,7 +182,7 @@ def test_the_subsample_is_drawn_by_seed(files):
 def test_difficulty_holds_for_both_splits(files):
     build(config(files, min_difficulty=5), files / "out")
     assert Metadata.read(files / "out" / "train").total_groups == 1
-    with pytest.raises(ValueError, match="none rated 6 or more"):
+    with pytest.raises(UserError, match="none rated 6 or more"):
         build(config(files, min_difficulty=6), files / "other")
     assert not (files / "other").exists()
 
@@ -188,7 +190,8 @@ def test_difficulty_holds_for_both_splits(files):
 def test_several_files_are_joined(files):
     names = (str(files / "train.csv"), str(files / "test.csv"))
     both = SudokuExtreme(train_csv=names, test_csv=names[1:], augmentations=0)
-    build(both, files / "out")
+    with pytest.warns(UserWarning, match="2 of 8 training examples are test puzzles"):
+        build(both, files / "out")
     assert Metadata.read(files / "out" / "train").total_groups == 8
 
 
@@ -201,7 +204,7 @@ def test_a_local_folder_is_a_source(files):
     build(SudokuExtreme(source=str(files), augmentations=0), files / "zipped")
     assert hashes(files / "out") == hashes(files / "zipped")
     (files / "test.csv").unlink()
-    with pytest.raises(ValueError, match=r"`test\.csv` or `test\.csv\.gz`"):
+    with pytest.raises(UserError, match=r"`test\.csv` or `test\.csv\.gz`"):
         build(SudokuExtreme(source=str(files)), files / "none")
 
 
@@ -209,7 +212,7 @@ def test_a_folder_in_use_is_not_touched(files):
     out = files / "out"
     out.mkdir()
     (out / "mine").touch()
-    with pytest.raises(ValueError, match="new or empty folder"):
+    with pytest.raises(UserError, match="new or empty folder"):
         build(config(files), out)
     assert [file.name for file in out.iterdir()] == ["mine"]
     (out / "mine").unlink()
@@ -255,7 +258,7 @@ def test_without_the_hub_the_local_command_is_given(tmp_path, monkeypatch):
 
     fake_hub(monkeypatch, download)
     wanted = SudokuExtreme(augmentations=7, min_difficulty=3)
-    with pytest.raises(ValueError, match="ConnectionError: no route") as error:
+    with pytest.raises(UserError, match="ConnectionError: no route") as error:
         build(wanted, tmp_path / "out")
     command = (
         f"python -m data.prepare sudoku --out {tmp_path / 'out'} --train-csv train.csv "
