@@ -18,7 +18,7 @@ from data.puzzles.sudoku import check_memory, to_tokens
 from data.puzzles.writer import write_puzzles
 
 
-def build_generated(config: GeneratedSudoku, out: Path) -> None:
+def build(config: GeneratedSudoku, out: Path) -> None:
     """Build the dataset in `out`; only training puzzles get images.
 
     Raises:

@@ -83,7 +83,7 @@ def _read(encoder: Path, merges: Path) -> Sequence[str]:
     try:
         numbers = json.loads(encoder.read_text(encoding="utf-8"))
         lines = merges.read_text(encoding="utf-8").split("\n")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"GPT-2's files must be JSON and UTF-8 text: those in {encoder.parent} are "
             f"not ({error}). Download them again."

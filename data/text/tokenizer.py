@@ -16,7 +16,7 @@ from jaxtyping import Int32, Integer
 
 from configs import UserError, require
 from data.text.bpe import load_bpe
-from data.text.reading import read_characters
+from data.text.reading import read_about, read_characters
 
 FILE = "tokenizer.json"
 NANOGPT_FILE = "meta.pkl"
@@ -55,6 +55,15 @@ class Tokenizer(ABC):
         )
         if (folder / FILE).is_file():
             return _parse(folder / FILE, bpe_dir)
+        match read_about(folder):
+            case {"kind": "gpt2", "vocab_size": int(size)} if 1 <= size <= LARGEST:
+                return GPT2(bpe_dir, size)
+            case {"kind": "char"}:
+                raise UserError(
+                    f"A dataset of characters must have its `{FILE}`: {folder} has "
+                    "none, though its `dataset.json` says `char`. Copy it there, or "
+                    "build the dataset again with `python -m data.prepare`."
+                )
         if (folder / NANOGPT_FILE).is_file():
             return Characters(read_characters(folder / NANOGPT_FILE))
         return GPT2(bpe_dir)
@@ -221,7 +230,7 @@ def _parse(path: Path, bpe_dir: str) -> Tokenizer:
                 return GPT2(bpe_dir, size)
             case other:
                 what = f"it says {str(other)[:60]}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = str(error)
     raise UserError(
         f"`{FILE}` must name a kind, `char` with `characters` or `gpt2` with "

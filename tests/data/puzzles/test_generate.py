@@ -4,7 +4,7 @@ import pytest
 from configs import GeneratedSudoku, UserError
 from data.puzzles.board import BOXES, is_solved
 from data.puzzles.dataset import Metadata
-from data.puzzles.generate import build_generated
+from data.puzzles.generate import build
 from data.puzzles.solver import count_solutions
 
 
@@ -19,7 +19,7 @@ def boards(out, split):
 
 @pytest.mark.parametrize("size", [4, 6, 9])
 def test_puzzles_have_one_solution_and_splits_share_no_grid(tmp_path, size):
-    build_generated(GeneratedSudoku(size=size, train=30, test=20), tmp_path / "out")
+    build(GeneratedSudoku(size=size, train=30, test=20), tmp_path / "out")
     grids = []
     for split, count in (("train", 30), ("test", 20)):
         questions, answers = boards(tmp_path / "out", split)
@@ -37,7 +37,7 @@ def test_puzzles_have_one_solution_and_splits_share_no_grid(tmp_path, size):
 
 def test_the_few_grids_of_4x4_are_shared_out(tmp_path):
     config = GeneratedSudoku(size=4, train=600, test=200, augmentations=4)
-    build_generated(config, tmp_path / "out")
+    build(config, tmp_path / "out")
     train, test = (
         {grid.tobytes() for grid in boards(tmp_path / "out", split)[1]}
         for split in ("train", "test")
@@ -52,7 +52,7 @@ def test_the_few_grids_of_4x4_are_shared_out(tmp_path):
 
 def test_metadata_fits_the_size(tmp_path):
     config = GeneratedSudoku(size=6, train=5, test=3, augmentations=2, seed=8)
-    build_generated(config, tmp_path / "out")
+    build(config, tmp_path / "out")
     metadata = Metadata.read(tmp_path / "out" / "train")
     assert (metadata.vocab_size, metadata.seq_len) == (8, 36)
     assert metadata.total_groups == 5
@@ -65,7 +65,7 @@ def test_the_seed_decides(tmp_path):
     found = []
     for i, seed in enumerate((0, 0, 1)):
         out = tmp_path / str(i)
-        build_generated(GeneratedSudoku(train=9, test=9, seed=seed), out)
+        build(GeneratedSudoku(train=9, test=9, seed=seed), out)
         metadata = [Metadata.read(out / split) for split in ("train", "test")]
         found.append([m.extra["content_hash"] for m in metadata])
     assert found[0] == found[1]
@@ -76,4 +76,4 @@ def test_the_seed_decides(tmp_path):
 def test_a_folder_in_use_is_not_touched(tmp_path):
     (tmp_path / "mine").touch()
     with pytest.raises(UserError, match="new or empty folder"):
-        build_generated(GeneratedSudoku(train=1, test=1), tmp_path)
+        build(GeneratedSudoku(train=1, test=1), tmp_path)

@@ -4,7 +4,6 @@ import threading
 import numpy as np
 import pytest
 
-import data.text.dataset
 from configs import UserError
 from data.text.dataset import TokenDataset
 from data.text.tokenizer import Characters
@@ -190,15 +189,9 @@ def test_an_empty_file_is_refused(folder):
         load(folder)
 
 
-@pytest.mark.parametrize("checked_on_opening", [True, False])
-def test_a_token_outside_the_vocabulary_is_named(
-    folder, monkeypatch, checked_on_opening
-):
+def test_a_token_outside_the_vocabulary_is_named(folder):
     tokens = np.zeros(30)
     tokens[17] = 10
     write(folder, "train", tokens)
-    monkeypatch.setattr(data.text.dataset, "CHUNK", 4)
-    if not checked_on_opening:
-        monkeypatch.setattr(data.text.dataset, "CHECKED", 29)
     with pytest.raises(UserError, match=r"train\.bin has 10 at position 17"):
         load(folder, batch_size=64).batch(0)
