@@ -187,6 +187,12 @@ def test_difficulty_holds_for_both_splits(files):
     assert not (files / "other").exists()
 
 
+def test_more_images_than_memory_are_refused(files):
+    with pytest.raises(UserError, match=r"6 puzzles with 2,000,000,000 images.*bytes"):
+        build(config(files, augmentations=2 * 10**9), files / "out")
+    assert not (files / "out").exists()
+
+
 def test_several_files_are_joined(files):
     names = (str(files / "train.csv"), str(files / "test.csv"))
     both = SudokuExtreme(train_csv=names, test_csv=names[1:], augmentations=0)
