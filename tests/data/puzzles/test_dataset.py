@@ -1,10 +1,14 @@
+import json
 import threading
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from configs import UserError
 from data.puzzles.dataset import IGNORE, PuzzleDataset
+from tests.data.conftest import METADATA
 
 FLAT = [[1] * 4] * 10  # ten groups of four puzzles of one example
 MIXED = [[3, 1], [2], [5, 4, 1], [1], [7]]
@@ -209,3 +213,99 @@ def test_wrong_arguments_are_refused(write_dataset):
         load(path, rows=np.array([0, 4]))
     with pytest.raises(UserError, match="list of dataset directories"):
         PuzzleDataset([], "train", batch_size=1)
+
+
+# -- the same data twice ---------------------------------------------------------------
+
+
+def test_a_dataset_given_twice_is_refused(write_dataset, tmp_path):
+    path = write_dataset(FLAT)
+    (tmp_path / "link").symlink_to(path)
+    for again in (path, str(path) + "/", path / "train" / "..", tmp_path / "link"):
+        with pytest.raises(UserError, match=r"different ones: got .* twice"):
+            load([path, again])
+
+
+def test_equal_content_is_said(write_dataset):
+    one = write_dataset(FLAT, name="one", content_hash="abc")
+    two = write_dataset(FLAT, name="two", content_hash="abc")
+    with pytest.warns(UserWarning, match=r"one/train and .*two/train hold the same"):
+        load([one, two])
+    write_dataset(FLAT, name="one", split="test", content_hash="abc")
+    with pytest.warns(UserWarning, match=r"one/train and .*one/test hold the same"):
+        load(one)
+    PuzzleDataset([one], "test", batch_size=1)
+
+
+def test_a_content_hash_is_recorded_or_sampled(write_dataset):
+    one = write_dataset(FLAT, name="one", content_hash="abc")
+    assert load(one).content_hash == "abc"
+    two = write_dataset(FLAT, name="two")
+    first = load(two).content_hash
+    assert first.startswith("sampled-")
+    assert first == load(write_dataset(FLAT, name="three")).content_hash
+    assert first != load(write_dataset(FLAT[1:], name="four")).content_hash
+    both = {load([one, two]).content_hash, load([two, one]).content_hash}
+    assert len(both | {first, "abc"}) == 4
+
+
+# -- drawing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"kind": "sudoku", "vocab_size": 6}, "1 2 | 3 4     1 2 | 3 4!"),
+        ({"vocab_size": 6}, "1 2 | 3 4     1 2 | 3 4!"),
+        ({"vocab_size": 7}, "2 3 4 5    2 3 4 5!"),
+        ({"kind": "chess", "vocab_size": 6}, "2 3 4 5    2 3 4 5!"),
+        ({"kind": 5, "vocab_size": 6}, "1 2 | 3 4     1 2 | 3 4!"),
+    ],
+)
+def test_a_dataset_draws_itself(write_dataset, settings, line):
+    board = np.arange(16) % 4 + 2
+    arrays = {name: board[None].repeat(2, 0) for name in ("inputs", "labels")}
+    path = write_dataset([[1], [1]], arrays=arrays, seq_len=16, **settings)
+    dataset = load(path, batch_size=2)
+    puzzle = dataset.batch(0)
+    wrong = np.where(np.arange(16) == 3, 0, puzzle.labels[0])
+    text = dataset.draw(puzzle.inputs[0], puzzle.labels[0], wrong)
+    assert "prediction (1 wrong)" in text
+    assert text.splitlines()[1] == line
+
+
+def test_merged_datasets_keep_their_kind(write_dataset):
+    one, two = (write_dataset(FLAT, name=name, kind="sudoku") for name in "ab")
+    assert load([one, two]).metadata.kind == "sudoku"
+    three = write_dataset(FLAT, name="c", kind="maze")
+    assert load([one, three]).metadata.kind is None
+
+
+# -- size ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("examples", [1, 5])
+def test_four_million_examples_open_at_once(tmp_path, examples):
+    """As large as ARC with all its images: 960 groups, 800 thousand puzzles or more."""
+    folder, groups, count = tmp_path / "train", 960, 4_032_000
+    folder.mkdir()
+    puzzles = count // examples
+    for name in ("inputs", "labels"):  # holes, which take no room on the disk
+        file = folder / f"all__{name}.npy"
+        np.lib.format.open_memmap(file, "w+", np.uint8, (count, 900))
+    np.save(folder / "all__puzzle_identifiers.npy", np.zeros(puzzles, np.int32))
+    index = np.arange(0, count + 1, examples, dtype=np.int32)
+    np.save(folder / "all__puzzle_indices.npy", index)
+    index = np.arange(0, puzzles + 1, puzzles // groups, dtype=np.int32)
+    np.save(folder / "all__group_indices.npy", index)
+    sizes = {"total_groups": groups, "total_puzzles": puzzles, "seq_len": 900}
+    metadata = {**METADATA, **sizes, "mean_puzzle_examples": examples}
+    (folder / "dataset.json").write_text(json.dumps(metadata))
+    tracemalloc.start()
+    start = time.perf_counter()
+    dataset = load(tmp_path, batch_size=64, epochs_per_block=5000)
+    assert dataset.batch(0).inputs.shape == (64, 900)
+    assert time.perf_counter() - start < 5  # 0.2 s on an idle machine
+    assert tracemalloc.get_traced_memory()[1] < 60e6
+    tracemalloc.stop()
+    assert dataset.content_hash.startswith("sampled-")

@@ -195,3 +195,24 @@ def test_a_token_outside_the_vocabulary_is_named(folder):
     write(folder, "train", tokens)
     with pytest.raises(UserError, match=r"train\.bin has 10 at position 17"):
         load(folder, batch_size=64).batch(0)
+
+
+def test_opening_reads_no_tokens(folder):
+    tokens = np.zeros(1 << 20)
+    tokens[-1] = 10
+    write(folder, "train", tokens)
+    dataset = load(folder)
+    assert (dataset.batch(0).inputs == 0).all()
+
+
+# -- identity --------------------------------------------------------------------------
+
+
+def test_a_content_hash_is_recorded_or_sampled(folder):
+    first = load(folder).content_hash
+    assert first.startswith("sampled-")
+    assert load(folder, "val", seed=3).content_hash == first
+    write(folder, "val", np.arange(60) * 7 % 10)
+    assert load(folder).content_hash != first
+    (folder / "dataset.json").write_text('{"kind": "char", "content_hash": "abc"}')
+    assert load(folder).content_hash == "abc"

@@ -110,6 +110,7 @@ def test_no_network_says_what_to_do(monkeypatch):
     [
         ("encoder.json", None, "must hold"),
         ("encoder.json", "{", "JSON"),
+        ("encoder.json", "[" * 100_000, "JSON"),
         ("encoder.json", "{}", "Download both again"),
         ("vocab.bpe", "#version: 0.2\nt h\n", "Download both again"),
         ("vocab.bpe", "t h\n日 本\n", "Download both again"),
@@ -169,6 +170,7 @@ def test_a_folder_without_description_is_gpt2s(folder):
         '{"kind": "char"}',
         '{"kind": "char", "characters": "aa"}',
         '{"kind": "gpt2", "vocab_size": 0}',
+        "[" * 100_000,
     ],
 )
 def test_a_bad_description_is_refused(folder, content):
@@ -180,6 +182,22 @@ def test_a_bad_description_is_refused(folder, content):
 def test_a_missing_folder_is_refused(folder):
     with pytest.raises(UserError, match="existing folder"):
         Tokenizer.read(folder / "none")
+
+
+def test_a_lost_description_does_not_turn_characters_into_gpt2s(folder):
+    """Today's code read a dataset of 65 characters as 50,257 byte pairs."""
+    (folder / "dataset.json").write_text('{"kind": "char", "vocab_size": 65}')
+    with pytest.raises(UserError, match=r"must have its `tokenizer\.json`"):
+        Tokenizer.read(folder)
+    (folder / "dataset.json").write_text('{"kind": "gpt2", "vocab_size": 264}')
+    assert Tokenizer.read(folder).vocab_size == 264
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "[" * 100_000])
+def test_a_damaged_dataset_json_is_refused(folder, text):
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=r"`dataset\.json` must be a JSON object"):
+        Tokenizer.read(folder)
 
 
 # -- nanoGPT's meta.pkl ----------------------------------------------------------------
