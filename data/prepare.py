@@ -15,9 +15,11 @@ Text, as nanoGPT's files:
     python -m data.prepare text --input a.txt b.txt.gz --out datasets/mine
 """
 
+# ruff: noqa: E402 - Ctrl-C ends the imports below without a traceback.
 import signal
 
-if __name__ == "__main__":
+INTERRUPT = signal.getsignal(signal.SIGINT)
+if __name__ == "__main__" and INTERRUPT is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up while importing
 
 import sys
@@ -114,5 +116,5 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, INTERRUPT)
     main()

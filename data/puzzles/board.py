@@ -46,7 +46,7 @@ class Symmetries(NamedTuple):
 
 
 def draw_symmetries(rng: np.random.Generator, images: int, box: Box) -> Symmetries:
-    """Return random symmetries, each of the group equally likely.
+    """Random symmetries, each of the group equally likely.
 
     Bands change places and so do the rows of a band; likewise for columns. Boards are
     transposed in half of the cases, but never if boxes are not square.
@@ -67,7 +67,7 @@ def draw_symmetries(rng: np.random.Generator, images: int, box: Box) -> Symmetri
 def apply(
     symmetries: Symmetries, boards: UInt8[np.ndarray, "images seq"]
 ) -> UInt8[np.ndarray, "images seq"]:
-    """Return each board turned by its symmetry."""
+    """Each board turned by its symmetry."""
     images = np.empty_like(boards)
     rows, columns = symmetries.lines
     size = rows.shape[1]
@@ -88,7 +88,7 @@ def augment(
     box: Box,
     rng: np.random.Generator,
 ) -> tuple[UInt8[np.ndarray, "all seq"], UInt8[np.ndarray, "all seq"]]:
-    """Return every puzzle followed by `images` symmetric images of it."""
+    """Every puzzle followed by `images` symmetric images of it."""
     symmetries = draw_symmetries(rng, len(questions) * images, box)
 
     def extend(boards: UInt8[np.ndarray, "puzzles seq"]) -> np.ndarray:
@@ -101,7 +101,7 @@ def augment(
 
 
 def is_solved(boards: UInt8[np.ndarray, "boards seq"], box: Box) -> np.ndarray:
-    """Return for each board whether all rows, columns and boxes hold all digits."""
+    """Whether all rows, columns and boxes of each board hold all digits."""
     bits = np.left_shift(1, boards.astype(np.int32))
     row, column = np.divmod(np.arange(box.size**2), box.size)
     solved = np.ones(len(boards), bool)
@@ -116,7 +116,7 @@ def is_solved(boards: UInt8[np.ndarray, "boards seq"], box: Box) -> np.ndarray:
 def _draw_lines(
     rng: np.random.Generator, images: int, *, bands: int, width: int
 ) -> Int[np.ndarray, "images size"]:
-    """Return orders of lines in which every band stays together."""
+    """Orders of lines in which every band stays together."""
     band = rng.permuted(np.tile(np.arange(bands), (images, 1)), axis=1)
     inner = rng.permuted(np.tile(np.arange(width), (images * bands, 1)), axis=1)
     inner = inner.reshape(images, bands, width)

@@ -34,13 +34,13 @@ class Search:
             self._used[unit] ^= 1 << digit
 
     def candidates(self, cell: int) -> int:
-        """Return the digits that no row, column or box of `cell` has, as a mask."""
+        """The digits that no row, column or box of `cell` has, as a mask."""
         row, column, box = self._units[cell]
         used = self._used
         return self._all & ~(used[row] | used[column] | used[box])
 
     def solutions(self, rng: random.Random | None = None) -> Iterator[list[int]]:
-        """Yield every solution, trying digits in the order of `rng` or rising."""
+        """Every solution, one by one, trying digits in the order of `rng` or rising."""
         choices = self._choices()
         if choices is None:
             yield list(self.cells)
@@ -53,7 +53,7 @@ class Search:
             self.toggle(cell, digit)
 
     def _choices(self) -> list[tuple[int, int]] | None:
-        """Return placements, one of which each solution has; None on a full board.
+        """Placements, one of which each solution has; None on a full board.
 
         All are of one cell, the one with fewest candidates, unless a digit has but one
         place left in some row, column or box. The list is empty in a contradiction.
@@ -90,7 +90,7 @@ class Search:
         return True
 
     def copy(self) -> "Search":
-        """Return an independent search in the same state."""
+        """An independent search in the same state."""
         other = Search.__new__(Search)
         other.cells, other._used = list(self.cells), list(self._used)
         other._all, other._units = self._all, self._units
@@ -98,18 +98,18 @@ class Search:
 
 
 def digits_of(mask: int) -> list[int]:
-    """Return the digits of a mask, rising."""
+    """The digits of a mask, rising."""
     return [digit for digit in range(1, mask.bit_length()) if mask >> digit & 1]
 
 
 def count_solutions(cells: list[int], box: Box, limit: int = 2) -> int:
-    """Return the number of solutions of a board, counted up to `limit`."""
+    """The number of solutions of a board, counted up to `limit`."""
     found = Search(cells, box).solutions()
     return sum(1 for _ in zip(range(limit), found, strict=False))
 
 
 def carve(answer: list[int], box: Box, blanks: int, rng: random.Random) -> list[int]:
-    """Return a puzzle with `answer` as its only solution.
+    """A puzzle with `answer` as its only solution.
 
     Cells are emptied in random order, except where that would allow a second solution,
     until `blanks` are empty or all have been tried.

@@ -31,7 +31,7 @@ BYTES = {chr(byte): byte for byte in SHOWN} | {
 
 
 def load_bpe(folder: str = "") -> tiktoken.Encoding:
-    """Return the encoding, the same object whenever it is asked for again.
+    """The encoding, the same object whenever it is asked for again.
 
     Args:
         folder: with `encoder.json` and `vocab.bpe` (or `vocab.json` and `merges.txt`).
@@ -46,7 +46,7 @@ def load_bpe(folder: str = "") -> tiktoken.Encoding:
 
 @cache
 def _download() -> tiktoken.Encoding:
-    """Return the encoding from tiktoken's cache or from OpenAI's server."""
+    """The encoding from tiktoken's cache or from OpenAI's server."""
     try:
         return tiktoken.get_encoding("gpt2")
     except Exception as error:
@@ -59,7 +59,7 @@ def _download() -> tiktoken.Encoding:
 
 @cache
 def _from_folder(folder: Path) -> tiktoken.Encoding:
-    """Return the encoding of the files in `folder`."""
+    """The encoding of the files in `folder`."""
     for encoder, merges in FILES:
         if (folder / encoder).is_file() and (folder / merges).is_file():
             names = _read(folder / encoder, folder / merges)
@@ -79,7 +79,7 @@ def _from_folder(folder: Path) -> tiktoken.Encoding:
 
 
 def _read(encoder: Path, merges: Path) -> Sequence[str]:
-    """Return the names of all tokens, by the merges and checked by the encoder."""
+    """The names of all tokens, by the merges and checked by the encoder."""
     try:
         numbers = json.loads(encoder.read_text(encoding="utf-8"))
         lines = merges.read_text(encoding="utf-8").split("\n")
@@ -100,5 +100,5 @@ def _read(encoder: Path, merges: Path) -> Sequence[str]:
 
 
 def _as_bytes(name: str) -> bytes:
-    """Return the bytes of a token."""
+    """The bytes of a token."""
     return bytes(BYTES[character] for character in name)

@@ -42,7 +42,7 @@ def build_shakespeare(config: Shakespeare, out: Path) -> None:
     A file of one's own is taken as it is, with a note if it is another text.
 
     Raises:
-        UserError: if `out` is not vacant, or the text or the tokens are not to be had.
+        UserError: if `out` is not vacant, or the text or the tokens are unavailable.
     """
     check_vacant(out)
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def build_text(config: TextFiles, out: Path) -> None:
 
 
 def _parts(config: TextFiles, length: int, val_length: int) -> dict[str, Part]:
-    """Return what the splits are made of, none of them empty."""
+    """What the splits are made of, none of them empty."""
     if config.val_input:
         train = Part(config.input, 0, length)
         val = Part(config.val_input, 0, val_length)
@@ -92,7 +92,7 @@ def _parts(config: TextFiles, length: int, val_length: int) -> dict[str, Part]:
 
 
 def _tokenizer(config: TextFiles, *texts: Survey) -> Tokenizer:
-    """Return the tokenizer of the texts."""
+    """The tokenizer of the texts."""
     if config.tokens == "gpt2":
         return GPT2.load(config.bpe_dir)
     characters = sorted(set().union(*(text.characters for text in texts)))
@@ -106,7 +106,7 @@ def _tokenizer(config: TextFiles, *texts: Survey) -> Tokenizer:
 
 
 def _encode(tokenizer: Tokenizer, part: Part, processes: int) -> Iterator[np.ndarray]:
-    """Give the tokens of a part, piece by piece."""
+    """The tokens of a part, piece by piece."""
     from tqdm import tqdm
 
     if isinstance(tokenizer, Characters):
@@ -123,7 +123,7 @@ def _encode(tokenizer: Tokenizer, part: Part, processes: int) -> Iterator[np.nda
 
 
 def _download(folder: Path) -> Path:
-    """Return tiny Shakespeare, downloaded into `folder`."""
+    """Tiny Shakespeare, downloaded into `folder`."""
     try:
         with urllib.request.urlopen(SHAKESPEARE_URL, timeout=60) as response:
             data = response.read()
@@ -143,5 +143,5 @@ def _download(folder: Path) -> Path:
 
 
 def _sha256(data: bytes) -> str:
-    """Return the SHA-256 in hexadecimal."""
+    """The SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -32,7 +32,7 @@ def build_openwebtext(config: OpenWebText, out: Path) -> None:
     """Build OpenWebText, or a dataset like it, in `out`.
 
     Raises:
-        UserError: if `out` is not vacant, or the text or the tokens are not to be had.
+        UserError: if `out` is not vacant, or the text or the tokens are unavailable.
     """
     check_vacant(out)
     tokenizer = GPT2.load(config.bpe_dir)  # before hours of downloading
@@ -59,7 +59,7 @@ def write_documents(
 def _encode(
     name: str, documents: Documents, tokenizer: GPT2, processes: int
 ) -> Iterator[np.ndarray]:
-    """Give the tokens of the documents in pieces."""
+    """The tokens of the documents in pieces."""
     from tqdm import tqdm
 
     with tqdm(total=documents.total, desc=name, unit="doc", disable=None) as bar:
@@ -73,13 +73,13 @@ def _encode(
 
 
 def _encode_batch(tokenizer: GPT2, documents: list[str]) -> np.ndarray:
-    """Return the tokens of some documents."""
+    """The tokens of some documents."""
     encoded = [tokenizer.encode_document(text) for text in documents]
     return np.concatenate(encoded).astype(np.uint16)  # half as much to send back
 
 
 def _load(config: OpenWebText) -> dict[str, Documents]:
-    """Return the documents of both splits, which lie in the cache of `datasets`."""
+    """The documents of both splits, which lie in the cache of `datasets`."""
     try:
         # A folder `datasets` where we run is a package of that name, but an empty one.
         from datasets import load_dataset  # pyright: ignore

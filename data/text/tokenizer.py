@@ -38,7 +38,7 @@ class Tokenizer(ABC):
 
     @staticmethod
     def read(folder: str | Path, bpe_dir: str = "") -> "Tokenizer":
-        """Return the tokenizer of the dataset in `folder`.
+        """The tokenizer of the dataset in `folder`.
 
         Args:
             folder: of the dataset.
@@ -74,7 +74,7 @@ class Tokenizer(ABC):
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     def decode(self, tokens: TokenNumbers) -> str:
-        """Return the text of `tokens`, with U+FFFD for bytes that are no UTF-8.
+        """The text of `tokens`, with U+FFFD for bytes that are no UTF-8.
 
         Raises:
             UserError: if a token is outside the vocabulary.
@@ -83,7 +83,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Return the tokens of `text`.
+        """The tokens of `text`.
 
         Raises:
             UserError: if the vocabulary lacks a character of it.
@@ -91,7 +91,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
-        """Return the UTF-8 of `tokens`; a token may be a part of a character.
+        """The UTF-8 of `tokens`; a token may be a part of a character.
 
         Raises:
             UserError: if a token is outside the vocabulary.
@@ -99,10 +99,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def describe(self) -> Mapping[str, str | int]:
-        """Return what `tokenizer.json` says."""
+        """What `tokenizer.json` says."""
 
     def _checked(self, tokens: TokenNumbers) -> list[int]:
-        """Return `tokens` as a list, all of them in the vocabulary."""
+        """`tokens` as a list, all of them in the vocabulary."""
         listed = [int(token) for token in tokens]
         for token in listed:
             require(
@@ -135,7 +135,7 @@ class Characters(Tokenizer):
         self._numbers[points] = np.arange(self.vocab_size)
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Return the number of each character; see the base class."""
+        """The number of each character; see the base class."""
         points = _code_points(text)
         tokens = self._numbers[np.minimum(points, len(self._numbers) - 1)]
         unknown = (tokens < 0) | (points >= len(self._numbers))
@@ -149,12 +149,12 @@ class Characters(Tokenizer):
         return tokens
 
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
-        """Return the UTF-8 of the characters; see the base class."""
+        """The UTF-8 of the characters; see the base class."""
         text = "".join(self._characters[token] for token in self._checked(tokens))
         return text.encode("utf-8")
 
     def describe(self) -> Mapping[str, str | int]:
-        """Return the kind and the characters."""
+        """The kind and the characters."""
         return {"kind": "char", "characters": self._characters}
 
 
@@ -173,10 +173,10 @@ class GPT2(Tokenizer):
 
     @classmethod
     def load(cls, bpe_dir: str) -> "GPT2":
-        """Return the tokenizer of the files in `bpe_dir`, of whatever size.
+        """The tokenizer of the files in `bpe_dir`, of whatever size.
 
         Raises:
-            UserError: if the files are not to be had, or have too many tokens.
+            UserError: if the files are unavailable, or have too many tokens.
         """
         size = load_bpe(bpe_dir).n_vocab
         require(
@@ -187,24 +187,24 @@ class GPT2(Tokenizer):
         return cls(bpe_dir, size)
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Return the tokens of `text`, in which `<|endoftext|>` is one."""
+        """The tokens of `text`, in which `<|endoftext|>` is one."""
         return self._encoding().encode_to_numpy(text, allowed_special="all").view("i4")
 
     def encode_document(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Return the tokens of `text` and the end. No part of the text is an end."""
+        """The tokens of `text` and the end. No part of the text is an end."""
         tokens = self._encoding().encode_to_numpy(text, disallowed_special=())
         return np.append(tokens, self.end).astype(np.int32)
 
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
-        """Return the bytes of the pairs; see the base class."""
+        """The bytes of the pairs; see the base class."""
         return self._encoding().decode_bytes(self._checked(tokens))
 
     def describe(self) -> Mapping[str, str | int]:
-        """Return the kind and the number of tokens."""
+        """The kind and the number of tokens."""
         return {"kind": "gpt2", "vocab_size": self.vocab_size}
 
     def _encoding(self) -> tiktoken.Encoding:
-        """Return tiktoken's part, as long as it has the tokens of the dataset."""
+        """Tiktoken's part, as long as it has the tokens of the dataset."""
         encoding = load_bpe(self._bpe_dir)
         require(
             encoding.n_vocab == self.vocab_size,
@@ -215,13 +215,13 @@ class GPT2(Tokenizer):
 
 
 def _code_points(text: str) -> np.ndarray:
-    """Return the Unicode number of each character."""
+    """The Unicode number of each character."""
     # Half a surrogate pair may come from a command line; it is just no known character.
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")
 
 
 def _parse(path: Path, bpe_dir: str) -> Tokenizer:
-    """Return the tokenizer that a `tokenizer.json` describes."""
+    """The tokenizer that a `tokenizer.json` describes."""
     try:
         match json.loads(path.read_text(encoding="utf-8")):
             case {"kind": "char", "characters": str(characters)}:

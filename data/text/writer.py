@@ -50,7 +50,7 @@ def write_tokens(
 def _write_split(
     path: Path, pieces: Iterable[np.ndarray], update: Callable[[bytes], None]
 ) -> int:
-    """Write tokens as uint16, also to `update`, and give their number."""
+    """Write tokens as uint16, also to `update`, and say how many."""
     count = 0
     with path.open("wb") as file:
         for piece in pieces:

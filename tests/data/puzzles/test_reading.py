@@ -104,3 +104,10 @@ def test_a_truncated_array_is_refused(write_dataset):
             ValueError, match=rf"all__{name}\.npy` must have a readable"
         ):
             load(path)
+
+
+@pytest.mark.parametrize("ignored", [-(2**31 - 1), -100, 0, 7, 2**31 - 1])
+def test_any_label_may_be_the_ignored_one(write_dataset, ignored):
+    labels = np.array([[1, ignored, 2]] * 4, np.int64)
+    path = write_dataset(SMALL, arrays={"labels": labels}, ignore_label_id=ignored)
+    assert load(path).test_batch(0).labels.tolist() == [[1, -100, 2]] * 4
