@@ -16,6 +16,12 @@ from typing import Literal
 LARGEST = 2**31 - 1
 """Largest count and index: what 32 bits hold, on every device."""
 
+MOST_ROWS = 2**24
+"""Largest batch: beyond it, what must be an oversight would fill the memory first."""
+
+MOST_STEPS = 2**16
+"""Most steps that one program makes, and the widest and deepest model."""
+
 SEEDS = 2**32
 """Seeds lie below this: JAX's keys take 32 bits, and 2**32 would be 0 again."""
 
@@ -34,10 +40,10 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_positive(config: object, *names: str) -> None:
-    """Raise `UserError` unless each named field of `config` is in 1 .. `LARGEST`."""
+def require_positive(config: object, *names: str, largest: int = LARGEST) -> None:
+    """Raise `UserError` unless each named field of `config` is in 1 .. `largest`."""
     for name in names:
-        _require_within(name, getattr(config, name), 1)
+        _require_within(name, getattr(config, name), 1, largest)
 
 
 def require_finite_positive(config: object, *names: str) -> None:
@@ -53,7 +59,7 @@ def require_finite_positive(config: object, *names: str) -> None:
 def require_not_negative(config: object, *names: str) -> None:
     """Raise `UserError` unless each named field of `config` is in 0 .. `LARGEST`."""
     for name in names:
-        _require_within(name, getattr(config, name), 0)
+        _require_within(name, getattr(config, name), 0, LARGEST)
 
 
 def require_seed(seed: int) -> None:
@@ -69,10 +75,10 @@ def require_processes(processes: int) -> None:
     )
 
 
-def _require_within(name: str, value: int | float, least: int) -> None:
-    """Raise `UserError` unless `value` is in `least` .. `LARGEST`."""
+def _require_within(name: str, value: int | float, least: int, largest: int) -> None:
+    """Raise `UserError` unless `value` is in `least` .. `largest`."""
     require(value >= least, f"`{name}` must be at least {least}: got {value}.")
-    require(value <= LARGEST, f"`{name}` must be at most {LARGEST}: got {value}.")
+    require(value <= largest, f"`{name}` must be at most {largest}: got {value}.")
 
 
 def even_parts(total: int, largest: int) -> int:
@@ -302,9 +308,8 @@ class GPTConfig:
     """Most tokens whose logits stand in memory at once."""
 
     def __post_init__(self) -> None:
-        require_positive(
-            self, "n_layer", "n_head", "n_embd", "block_size", "unroll", "loss_chunk"
-        )
+        require_positive(self, "n_layer", "n_head", "n_embd", largest=MOST_STEPS)
+        require_positive(self, "block_size", "unroll", "loss_chunk")
         if self.vocab_size is not None:
             require_positive(self, "vocab_size")
         require(
@@ -368,9 +373,15 @@ class TRMConfig:
     """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in bfloat16, else XLA."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "dim", "heads", "layers", "H_cycles", "L_cycles")
+        require_positive(self, "dim", "heads", "layers", largest=MOST_STEPS)
+        require_positive(self, "H_cycles", "L_cycles", largest=MOST_STEPS)
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
+        require(
+            1 <= self.expansion * self.dim * 2 / 3 <= MOST_ROWS,
+            f"`expansion` must give the feed-forward layer a width of 1 to {MOST_ROWS}:"
+            f" got {self.expansion} for dim={self.dim}. Use 4.",
+        )
         require(
             self.mixer == "mlp" or self.dim % self.heads == 0,
             f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
@@ -436,7 +447,7 @@ class ACTConfig:
     """Cross-entropy over the vocabulary. `loss_type`."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_steps")
+        require_positive(self, "max_steps", largest=MOST_STEPS)
         require(
             not self.continue_loss or self.halt == "compare",
             f"`continue_loss` needs `halt=compare`, which uses what it trains: got "
@@ -586,9 +597,11 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         require_finite_positive(self, "epochs")
-        for name in ("puzzles", "final_puzzles", "batch_size"):
+        for name in ("puzzles", "final_puzzles"):
             if getattr(self, name) is not None:
                 require_positive(self, name)
+        if self.batch_size is not None:
+            require_positive(self, "batch_size", largest=MOST_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -678,8 +691,9 @@ class TrainTRM:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        require_positive(self, "batch_size", "accumulation", largest=MOST_ROWS)
         require_positive(
-            self, "batch_size", "supervision_steps", "accumulation", "steps_per_call"
+            self, "supervision_steps", "steps_per_call", largest=MOST_STEPS
         )
         require_finite_positive(self, "epochs")
         require_seed(self.seed)
@@ -766,9 +780,9 @@ class TrainGPT:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        require_positive(
-            self, "batch_size", "microbatch_size", "max_iters", "steps_per_call"
-        )
+        require_positive(self, "batch_size", "microbatch_size", largest=MOST_ROWS)
+        require_positive(self, "max_iters")
+        require_positive(self, "steps_per_call", largest=MOST_STEPS)
         require_seed(self.seed)
         if self.lr_decay_iters is not None:
             require_positive(self, "lr_decay_iters")

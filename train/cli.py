@@ -107,7 +107,8 @@ def parse(
     chosen = argv[0] if argv and argv[0] in names else names[0]
     lines = "\n".join(f"{name}: {presets[name][0]}" for name in names)
     help_text = f"Preset to start from.\n{lines}\n"
-    kind = type(presets[chosen][1])
+    default, argv = _without_build(presets[chosen][1], argv)
+    kind = type(default)
     name_type = Annotated[
         tyro.conf.Positional[Literal[names]],  # pyright: ignore[reportInvalidTypeForm]
         tyro.conf.arg(help=help_text),
@@ -120,7 +121,7 @@ def parse(
             (
                 "config",
                 tyro.conf.AvoidSubcommands[kind],
-                dataclasses.field(default=presets[chosen][1]),
+                dataclasses.field(default=default),
             ),
         ],
         frozen=True,
@@ -132,6 +133,20 @@ def parse(
         f"Write `{given.preset} {' '.join(a for a in argv if a != given.preset)}`.",
     )
     return given.preset, given.config
+
+
+def _without_build(config: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
+    """The configuration and the arguments after `--config.data.build None`.
+
+    tyro takes the choice of a class or of None for a subcommand, never for a flag.
+    """
+    flag, words = "--config.data.build", list(argv)
+    for i, word in enumerate(words):
+        if [flag, "None"] in (words[i : i + 2], word.split("=", 1)):
+            del words[i : i + (2 if word == flag else 1)]
+            data = dataclasses.replace(config.data, build=None)
+            return dataclasses.replace(config, data=data), words
+    return config, words
 
 
 @contextmanager

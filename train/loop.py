@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from configs import RunConfig
+from configs import LARGEST, RunConfig, require
 from train.checkpoint import Checkpoints, NonFiniteError
 from train.devices import Interrupt
 from train.feed import Prefetch, Split
@@ -27,6 +27,13 @@ class Intervals:
     total: int
     per_call: int
     eval_every: int
+
+    def __post_init__(self) -> None:
+        require(
+            self.total <= LARGEST,
+            f"A run must have at most {LARGEST} steps: got {self.total}. Use fewer "
+            "`epochs` or `max_iters`, or a larger batch.",
+        )
 
     def calls(self, done: int) -> Iterator[int]:
         """First step of each dispatch."""

@@ -52,10 +52,16 @@ def make_job(preset: str, config: TrainTRM) -> Job:
     """The run that a configuration describes.
 
     Raises:
-        ValueError: if mesh, batch and data do not go together.
+        UserError: if mesh, batch and data do not go together.
     """
     mesh = make_mesh(config.mesh)
     train, test = open_data(config, mesh)
+    require(
+        train.steps(config.epochs) > 0,
+        f"The batches of a run must fill: got batch_size={config.batch_size} for "
+        f"{config.epochs:g} epochs of {train.metadata.total_groups:,} groups. Use a "
+        "smaller batch or more epochs.",
+    )
     total = steps_of(config.epochs, config, train)
     sizes = sizes_of(train)
     step_config = StepConfig(
