@@ -1,16 +1,25 @@
 """One token at a time, with the keys and values of all tokens before it at hand."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
+from configs import require
 from gpt.attention import Kernel, attend
 from gpt.layers import Embedding, LayerNorm
 from gpt.model import GPT, Block
+from gpt.sampling import Sampling, sample_token
+
+CHUNK = 16
+"""Tokens of a row that one call of a program makes, at most."""
+
+_SHORTEST = 16  # prompts are padded to a power of two: few programs, little waste
 
 
 class Cache(eqx.Module):
@@ -130,3 +139,217 @@ def _extend(
     weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
     mixed = jnp.einsum("rlm,rmk->rlk", weights.astype(values.dtype), values)
     return mixed.reshape(query.shape), (keys, values)
+
+
+class DecodeState(eqx.Module):
+    """DecodeState of equal length that are being written."""
+
+    window: Int[Array, "batch block"]
+    """The last tokens; on the right room for more as long as there is any."""
+
+    length: Int[Array, ""]
+    """Tokens, those before the window included."""
+
+    cache: Cache
+    """Of all tokens but the last, as long as these fit the window."""
+
+    keys: Key[Array, " batch"]
+    stop: Int[Array, ""]
+    """The token that ends a text; -1 for none."""
+
+    stopped: Bool[Array, " batch"]
+
+    def append(self, token: Int[Array, " batch"], cache: Cache) -> "DecodeState":
+        """The state with one more token each."""
+        block = self.window.shape[1]
+        moved = jnp.roll(self.window, -1, axis=1)
+        window = jnp.where(self.length < block, self.window, moved)
+        last = jnp.minimum(self.length, block - 1)
+        return DecodeState(
+            window=window.at[:, last].set(token),
+            length=self.length + 1,
+            cache=cache,
+            keys=self.keys,
+            stop=self.stop,
+            stopped=self.stopped | (token == self.stop),
+        )
+
+
+Chunk = tuple[Int[Array, "batch chunk"], Int[Array, ""]]
+"""New tokens, and how many of them there are."""
+
+NextLogits = Callable[[Decoder, DecodeState], tuple[Float[Array, "batch vocab"], Cache]]
+
+
+def prefill(decoder: Decoder, tokens: Int[Array, "batch seq"]) -> Cache:
+    """The cache after a prompt, which may be padded on the right."""
+    return decoder.prefill(tokens)[1]
+
+
+def decode_cached(
+    decoder: Decoder, state: DecodeState, limit: Int[Array, ""], *how: Any
+) -> tuple[DecodeState, Chunk]:
+    """`limit` tokens more of state that fit the window before the last of them.
+
+    Args:
+        decoder: the model.
+        state: so far.
+        limit: of tokens; fewer come if all state have stopped, at most `CHUNK`.
+        how: the arguments `sampling` and `tokens` of `sample_token`.
+    """
+
+    def next_logits(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
+        last = state.length - 1
+        return decoder.decode(state.cache, state.window[:, last], last)
+
+    return _write(next_logits, decoder, state, limit, *how)
+
+
+def decode_window(
+    decoder: Decoder, state: DecodeState, limit: Int[Array, ""], *how: Any
+) -> tuple[DecodeState, Chunk]:
+    """The same of state that are longer than the window."""
+
+    def next_logits(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
+        x, _ = decoder.prefill(state.window)
+        return decoder.logits(x[:, -1]), state.cache
+
+    return _write(next_logits, decoder, state, limit, *how)
+
+
+def _write(
+    next_logits: NextLogits,
+    decoder: Decoder,
+    state: DecodeState,
+    limit: Int[Array, ""],
+    sampling: Sampling,
+    tokens: int,
+) -> tuple[DecodeState, Chunk]:
+    def unfinished(carry: tuple[DecodeState, Chunk]) -> Bool[Array, ""]:
+        state, (_, number) = carry
+        return (number < limit) & ~jnp.all(state.stopped)
+
+    def step(carry: tuple[DecodeState, Chunk]) -> tuple[DecodeState, Chunk]:
+        state, (new, number) = carry
+        logits, cache = next_logits(decoder, state)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.length)
+        token = sample_token(logits, sampling, keys, tokens)
+        token = jnp.where(state.stopped, state.stop, token)
+        return state.append(token, cache), (new.at[:, number].set(token), number + 1)
+
+    new = jnp.zeros((state.window.shape[0], CHUNK), jnp.int32)
+    return jax.lax.while_loop(unfinished, step, (state, (new, jnp.int32(0))))
+
+
+class Programs(NamedTuple):
+    """What runs on the device, to be compiled; the state may be donated to it."""
+
+    prefill: Callable[..., Cache] = prefill
+    decode_cached: Callable[..., tuple[DecodeState, Chunk]] = decode_cached
+    decode_window: Callable[..., tuple[DecodeState, Chunk]] = decode_window
+
+
+def row_keys(seed: int, rows: Int[np.ndarray, " batch"]) -> Key[Array, " batch"]:
+    """A key for each sample, whatever the batch that it is in."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
+
+
+def generate(
+    decoder: Decoder,
+    prompt: Int[np.ndarray, "batch seq"],
+    count: int,
+    sampling: Sampling,
+    keys: Key[Array, " batch"],
+    *,
+    tokens: int,
+    stop: int = -1,
+    programs: Programs = Programs(),  # noqa: B008
+) -> Iterator[Int32[np.ndarray, "batch new"]]:
+    """New tokens in pieces, the first of them one token long.
+
+    Ends early when all rows have stopped. One that has stopped repeats its last token.
+
+    Args:
+        decoder: the model.
+        prompt: at least one token a row. Of one longer than the model's positions, the
+            last ones are seen.
+        count: of new tokens.
+        sampling: how they are drawn.
+        keys: one for each row.
+        tokens: different ones; the embedding may have more rows.
+        stop: the token that ends a row; -1 for none.
+        programs: the programs of this module, compiled.
+
+    Raises:
+        ValueError: if the prompt has no tokens, or some that the model has not.
+    """
+    _check(prompt, tokens)
+    state = _begin(decoder, prompt, keys, stop, programs.prefill)
+    last: tuple[Chunk, int] | None = None
+    block = state.window.shape[1]
+    for fits, limit in _pieces(prompt.shape[1], count, block):
+        program = programs.decode_cached if fits else programs.decode_window
+        state, chunk = program(decoder, state, jnp.int32(limit), sampling, tokens)
+        # The device goes on while the host looks at the chunk before.
+        if last is not None:
+            yield (found := _fetch(last[0]))
+            if found.shape[1] < last[1]:
+                return
+        last = chunk, limit
+    if last is not None:
+        yield _fetch(last[0])
+
+
+def _check(prompt: Int[np.ndarray, "batch seq"], tokens: int) -> None:
+    require(
+        prompt.size > 0,
+        "A prompt must have at least one token: got none. Begin with a newline.",
+    )
+    require(
+        bool((prompt >= 0).all() and (prompt < tokens).all()),
+        f"The tokens of a prompt must lie in 0 .. {tokens - 1}: got {prompt.min()} .. "
+        f"{prompt.max()}. Encode it with the tokenizer of the model's data.",
+    )
+
+
+def _begin(
+    decoder: Decoder,
+    prompt: Int[np.ndarray, "batch seq"],
+    keys: Key[Array, " batch"],
+    stop: int,
+    prefill: Callable[..., Cache],
+) -> DecodeState:
+    """The prompt, and the cache of all of its tokens but the last."""
+    (batch, length), block = prompt.shape, decoder.positions.shape[0]
+    window = np.zeros((batch, block), np.int32)
+    window[:, :length] = prompt[:, -block:]
+    if 1 < length <= block:
+        padded = min(max(_SHORTEST, 1 << (length - 2).bit_length()), block)
+        cache = prefill(decoder, jnp.asarray(window[:, :padded]))
+    else:
+        cache = decoder.empty(batch)
+    return DecodeState(
+        window=jnp.asarray(window),
+        length=jnp.int32(length),
+        cache=cache,
+        keys=jnp.copy(keys),  # it may be donated
+        stop=jnp.int32(stop),
+        stopped=jnp.zeros(batch, bool),
+    )
+
+
+def _pieces(length: int, count: int, block: int) -> Iterator[tuple[bool, int]]:
+    """Of each call: whether the text fits the window, and the most new tokens."""
+    done = 0
+    while done < count:
+        most = min(count - done, CHUNK if done else 1)
+        room = block + 1 - (length + done)
+        most = min(most, room) if room > 0 else most
+        yield room > 0, most
+        done += most
+
+
+def _fetch(chunk: Chunk) -> Int32[np.ndarray, "batch new"]:
+    """The tokens of a chunk, on the host."""
+    new, number = jax.device_get(chunk)
+    return new[:, :number]

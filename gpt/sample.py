@@ -29,8 +29,8 @@ import tyro
 
 from configs import GPTConfig, MeshConfig, RunConfig, require, require_positive
 from data.text.tokenizer import GPT2, Tokenizer
-from gpt.decode import Decoder
-from gpt.generate import (
+from gpt.decode import (
+    Decoder,
     Programs,
     decode_cached,
     decode_window,

@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gpt.generate
+import gpt.decode
 from configs import GPTConfig
-from gpt.build import build_gpt
-from gpt.decode import Decoder
-from gpt.generate import CHUNK, Programs, generate, row_keys
-from gpt.model import GPT
+from gpt.decode import CHUNK, Decoder, Programs, generate, row_keys
+from gpt.model import GPT, build_gpt
 from gpt.sample import compiled
 from gpt.sampling import Sampling, sample_token
 from tests.gpt_golden import CASES, GPTGolden
@@ -144,9 +142,9 @@ def test_nothing_is_compiled_again() -> None:
         return eqx.filter_jit(run)
 
     bodies = (
-        gpt.generate.prefill,
-        gpt.generate.decode_cached,
-        gpt.generate.decode_window,
+        gpt.decode.prefill,
+        gpt.decode.decode_cached,
+        gpt.decode.decode_window,
     )
     programs = Programs(*map(counted, bodies))
     for length, count in ((3, 20), (5, 31), (11, 2), (1, 14), (30, 3)):

@@ -18,9 +18,8 @@ from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
 from configs import GPTConfig
-from gpt.build import build_gpt
 from gpt.hugging_face import save_hugging_face
-from gpt.model import GPT
+from gpt.model import GPT, build_gpt
 from gpt.pretrained import read_pretrained
 from gpt.weights import from_named, to_named
 

@@ -16,8 +16,7 @@ import pytest
 
 from configs import GPT_PRESETS, GPTConfig, MeshConfig, RunConfig, TextFiles, TrainGPT
 from data.text.tokenizer import Characters, Tokenizer, TokenNumbers
-from gpt.build import build_gpt
-from gpt.model import GPT
+from gpt.model import GPT, build_gpt
 from gpt.sample import BETWEEN, Text, main
 from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints
