@@ -1,7 +1,17 @@
-"""One token at a time, with the keys and values of all tokens before it at hand."""
+"""Text from a GPT, one token at a time.
+
+While a text fits the model's positions, each token is one step with the keys and values
+of all tokens before it at hand. A longer text is seen through a window of its last
+tokens, which moves on by one a token, so that all positions change and the whole window
+is computed anew.
+
+Source: nanoGPT, `GPT.generate`; the same tokens come out.
+"""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,7 +27,7 @@ from gpt.model import GPT, Block
 from gpt.sampling import Sampling, sample_token
 
 CHUNK = 16
-"""Tokens of a row that one call of a program makes, at most."""
+"""Most tokens of each text that one call on the device makes."""
 
 _SHORTEST = 16  # prompts are padded to a power of two: few programs, little waste
 
@@ -68,8 +78,8 @@ class Decoder(eqx.Module):
     ) -> tuple[Float[Array, "batch seq dim"], Cache]:
         """What the head reads at each position, and the cache after all of them.
 
-        Tokens on the right that are no part of the text do no harm: none before them
-        sees them, and `decode` writes over what is kept of them before it looks there.
+        Padding on the right does no harm: no token before it sees it, and `decode`
+        writes over its keys and values before it reads there.
 
         Args:
             tokens: no more of them than there are positions.
@@ -95,7 +105,7 @@ class Decoder(eqx.Module):
 
         Args:
             cache: of the tokens before it.
-            token: of each sequence.
+            token: the next one of each text.
             position: of that token.
         """
         x = (self.embedding(token) + self.positions[position])[:, None]
@@ -107,8 +117,13 @@ class Decoder(eqx.Module):
         return self.logits(self.norm(x)[:, 0]), Cache(tuple(keys), tuple(values))
 
     def logits(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch vocab"]:
-        """What follows a position, in float32, from what the head reads there."""
+        """Logits of the next token in float32, from what the head reads."""
         return self.embedding.unembed(x).astype(jnp.float32)
+
+    def exact(self) -> AbstractContextManager[Any]:
+        """The context in which no device rounds products of float32 weights."""
+        float32 = self.positions.dtype == jnp.float32
+        return jax.default_matmul_precision("highest" if float32 else None)
 
 
 def _rows(
@@ -142,13 +157,13 @@ def _extend(
 
 
 class DecodeState(eqx.Module):
-    """DecodeState of equal length that are being written."""
+    """Texts of equal length as they are written."""
 
     window: Int[Array, "batch block"]
-    """The last tokens; on the right room for more as long as there is any."""
+    """The last tokens, with room on the right as long as there are fewer."""
 
     length: Int[Array, ""]
-    """Tokens, those before the window included."""
+    """Tokens of each text, those before the window included."""
 
     cache: Cache
     """Of all tokens but the last, as long as these fit the window."""
@@ -160,7 +175,7 @@ class DecodeState(eqx.Module):
     stopped: Bool[Array, " batch"]
 
     def append(self, token: Int[Array, " batch"], cache: Cache) -> "DecodeState":
-        """The state with one more token each."""
+        """The state with one more token of each text."""
         block = self.window.shape[1]
         moved = jnp.roll(self.window, -1, axis=1)
         window = jnp.where(self.length < block, self.window, moved)
@@ -175,49 +190,33 @@ class DecodeState(eqx.Module):
         )
 
 
-Chunk = tuple[Int[Array, "batch chunk"], Int[Array, ""]]
-"""New tokens, and how many of them there are."""
+class Chunk(NamedTuple):
+    """Tokens that one call on the device has made."""
+
+    tokens: Int[Array, "batch chunk"]
+    made: Int[Array, ""]
+    """So many of them count; fewer than wanted if all texts have stopped."""
+
 
 NextLogits = Callable[[Decoder, DecodeState], tuple[Float[Array, "batch vocab"], Cache]]
+"""What follows each text, and the cache with its last token."""
 
 
-def prefill(decoder: Decoder, tokens: Int[Array, "batch seq"]) -> Cache:
-    """The cache after a prompt, which may be padded on the right."""
-    return decoder.prefill(tokens)[1]
+def _next_cached(
+    decoder: Decoder, state: DecodeState
+) -> tuple[Float[Array, "batch vocab"], Cache]:
+    last = state.length - 1
+    return decoder.decode(state.cache, state.window[:, last], last)
 
 
-def decode_cached(
-    decoder: Decoder, state: DecodeState, limit: Int[Array, ""], *how: Any
-) -> tuple[DecodeState, Chunk]:
-    """`limit` tokens more of state that fit the window before the last of them.
-
-    Args:
-        decoder: the model.
-        state: so far.
-        limit: of tokens; fewer come if all state have stopped, at most `CHUNK`.
-        how: the arguments `sampling` and `tokens` of `sample_token`.
-    """
-
-    def next_logits(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
-        last = state.length - 1
-        return decoder.decode(state.cache, state.window[:, last], last)
-
-    return _write(next_logits, decoder, state, limit, *how)
+def _next_in_window(
+    decoder: Decoder, state: DecodeState
+) -> tuple[Float[Array, "batch vocab"], Cache]:
+    x, _ = decoder.prefill(state.window)
+    return decoder.logits(x[:, -1]), state.cache
 
 
-def decode_window(
-    decoder: Decoder, state: DecodeState, limit: Int[Array, ""], *how: Any
-) -> tuple[DecodeState, Chunk]:
-    """The same of state that are longer than the window."""
-
-    def next_logits(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
-        x, _ = decoder.prefill(state.window)
-        return decoder.logits(x[:, -1]), state.cache
-
-    return _write(next_logits, decoder, state, limit, *how)
-
-
-def _write(
+def _decode(
     next_logits: NextLogits,
     decoder: Decoder,
     state: DecodeState,
@@ -225,28 +224,49 @@ def _write(
     sampling: Sampling,
     tokens: int,
 ) -> tuple[DecodeState, Chunk]:
+    """More tokens of each text, and the state with them.
+
+    Args:
+        next_logits: with the cache or without.
+        decoder: the model.
+        state: so far.
+        limit: of new tokens, at most `CHUNK`.
+        sampling: how they are drawn.
+        tokens: how many different ones there are.
+    """
+
     def unfinished(carry: tuple[DecodeState, Chunk]) -> Bool[Array, ""]:
-        state, (_, number) = carry
-        return (number < limit) & ~jnp.all(state.stopped)
+        state, chunk = carry
+        return (chunk.made < limit) & ~jnp.all(state.stopped)
 
     def step(carry: tuple[DecodeState, Chunk]) -> tuple[DecodeState, Chunk]:
-        state, (new, number) = carry
+        state, (new, made) = carry
         logits, cache = next_logits(decoder, state)
         keys = jax.vmap(jax.random.fold_in, (0, None))(state.keys, state.length)
         token = sample_token(logits, sampling, keys, tokens)
         token = jnp.where(state.stopped, state.stop, token)
-        return state.append(token, cache), (new.at[:, number].set(token), number + 1)
+        chunk = Chunk(new.at[:, made].set(token), made + 1)
+        return state.append(token, cache), chunk
 
     new = jnp.zeros((state.window.shape[0], CHUNK), jnp.int32)
-    return jax.lax.while_loop(unfinished, step, (state, (new, jnp.int32(0))))
+    with decoder.exact():
+        return jax.lax.while_loop(unfinished, step, (state, Chunk(new, jnp.int32(0))))
 
 
-class Programs(NamedTuple):
-    """What runs on the device, to be compiled; the state may be donated to it."""
+@eqx.filter_jit
+def prefill(decoder: Decoder, tokens: Int[Array, "batch seq"]) -> Cache:
+    """The cache after prompts, which may be padded on the right."""
+    with decoder.exact():
+        return decoder.prefill(tokens)[1]
 
-    prefill: Callable[..., Cache] = prefill
-    decode_cached: Callable[..., tuple[DecodeState, Chunk]] = decode_cached
-    decode_window: Callable[..., tuple[DecodeState, Chunk]] = decode_window
+
+_compile = partial(eqx.filter_jit, donate="all-except-first")
+
+decode_cached = _compile(partial(_decode, _next_cached))
+"""`_decode` of texts that fit the window before the last new token."""
+
+decode_window = _compile(partial(_decode, _next_in_window))
+"""`_decode` of texts that are longer than the window."""
 
 
 def row_keys(seed: int, rows: Int[np.ndarray, " batch"]) -> Key[Array, " batch"]:
@@ -263,44 +283,24 @@ def generate(
     *,
     tokens: int,
     stop: int = -1,
-    programs: Programs = Programs(),  # noqa: B008
 ) -> Iterator[Int32[np.ndarray, "batch new"]]:
-    """New tokens in pieces, the first of them one token long.
+    """New tokens, a chunk at a time; the first chunk is one token long.
 
-    Ends early when all rows have stopped. One that has stopped repeats its last token.
+    Ends early when all texts have stopped. One that has stopped repeats its last token.
 
     Args:
         decoder: the model.
-        prompt: at least one token a row. Of one longer than the model's positions, the
+        prompt: at least one token a text. Of one longer than the model's positions, the
             last ones are seen.
         count: of new tokens.
         sampling: how they are drawn.
-        keys: one for each row.
+        keys: one for each text.
         tokens: different ones; the embedding may have more rows.
-        stop: the token that ends a row; -1 for none.
-        programs: the programs of this module, compiled.
+        stop: the token that ends a text; -1 for none.
 
     Raises:
-        ValueError: if the prompt has no tokens, or some that the model has not.
+        UserError: if the prompt has no tokens, or some that the model lacks.
     """
-    _check(prompt, tokens)
-    state = _begin(decoder, prompt, keys, stop, programs.prefill)
-    last: tuple[Chunk, int] | None = None
-    block = state.window.shape[1]
-    for fits, limit in _pieces(prompt.shape[1], count, block):
-        program = programs.decode_cached if fits else programs.decode_window
-        state, chunk = program(decoder, state, jnp.int32(limit), sampling, tokens)
-        # The device goes on while the host looks at the chunk before.
-        if last is not None:
-            yield (found := _fetch(last[0]))
-            if found.shape[1] < last[1]:
-                return
-        last = chunk, limit
-    if last is not None:
-        yield _fetch(last[0])
-
-
-def _check(prompt: Int[np.ndarray, "batch seq"], tokens: int) -> None:
     require(
         prompt.size > 0,
         "A prompt must have at least one token: got none. Begin with a newline.",
@@ -310,6 +310,15 @@ def _check(prompt: Int[np.ndarray, "batch seq"], tokens: int) -> None:
         f"The tokens of a prompt must lie in 0 .. {tokens - 1}: got {prompt.min()} .. "
         f"{prompt.max()}. Encode it with the tokenizer of the model's data.",
     )
+    state = _begin(decoder, prompt, keys, stop)
+    chunks = _chunks(decoder, state, prompt.shape[1], count, sampling, tokens)
+    # The device makes the next chunk while the host looks at this one.
+    for chunk, _ in pairwise(chain(chunks, (None,))):
+        assert chunk is not None
+        new, made = jax.device_get(chunk)
+        if made == 0:
+            return
+        yield new[:, :made]
 
 
 def _begin(
@@ -317,7 +326,6 @@ def _begin(
     prompt: Int[np.ndarray, "batch seq"],
     keys: Key[Array, " batch"],
     stop: int,
-    prefill: Callable[..., Cache],
 ) -> DecodeState:
     """The prompt, and the cache of all of its tokens but the last."""
     (batch, length), block = prompt.shape, decoder.positions.shape[0]
@@ -332,24 +340,27 @@ def _begin(
         window=jnp.asarray(window),
         length=jnp.int32(length),
         cache=cache,
-        keys=jnp.copy(keys),  # it may be donated
+        keys=jnp.copy(keys),  # the caller's are not used up
         stop=jnp.int32(stop),
         stopped=jnp.zeros(batch, bool),
     )
 
 
-def _pieces(length: int, count: int, block: int) -> Iterator[tuple[bool, int]]:
-    """Of each call: whether the text fits the window, and the most new tokens."""
-    done = 0
-    while done < count:
-        most = min(count - done, CHUNK if done else 1)
-        room = block + 1 - (length + done)
-        most = min(most, room) if room > 0 else most
-        yield room > 0, most
-        done += most
-
-
-def _fetch(chunk: Chunk) -> Int32[np.ndarray, "batch new"]:
-    """The tokens of a chunk, on the host."""
-    new, number = jax.device_get(chunk)
-    return new[:, :number]
+def _chunks(
+    decoder: Decoder,
+    state: DecodeState,
+    length: int,
+    count: int,
+    sampling: Sampling,
+    tokens: int,
+) -> Iterator[Chunk]:
+    """All chunks, each as soon as the device has begun to make it."""
+    block, end, most = state.window.shape[1], length + count, 1
+    while length < end:
+        decode, room = decode_window, end - length
+        if length <= block:
+            decode, room = decode_cached, min(room, block + 1 - length)
+        limit = min(most, room)
+        state, chunk = decode(decoder, state, jnp.int32(limit), sampling, tokens)
+        yield chunk
+        length, most = length + limit, CHUNK

@@ -12,15 +12,13 @@ import pytest
 
 import gpt.decode
 from configs import GPTConfig
-from gpt.decode import CHUNK, Decoder, Programs, generate, row_keys
+from gpt.decode import CHUNK, Decoder, generate, row_keys
 from gpt.model import GPT, build_gpt
-from gpt.sample import compiled
 from gpt.sampling import Sampling, sample_token
 from tests.gpt_golden import CASES, GPTGolden
 
 BLOCK, TOKENS, ROWS = 12, 30, 33
 GREEDY = Sampling(temperature=0.0)
-PROGRAMS = compiled("float32")
 
 
 @cache
@@ -48,17 +46,13 @@ def write(
     of: GPT | None = None,
     seed: int = 0,
     rows: np.ndarray | None = None,
-    programs: Programs = PROGRAMS,
     vocab: int = TOKENS,
     **options: Any,
 ) -> list[np.ndarray]:
-    """The pieces that `generate` gives."""
+    """The chunks that `generate` yields."""
     keys = row_keys(seed, np.arange(len(tokens)) if rows is None else rows)
     decoder, options = Decoder(of or model()), {"tokens": vocab, **options}
-    pieces = generate(
-        decoder, tokens, count, sampling, keys, programs=programs, **options
-    )
-    return list(pieces)
+    return list(generate(decoder, tokens, count, sampling, keys, **options))
 
 
 def joined(*args: Any, **options: Any) -> np.ndarray:
@@ -121,35 +115,58 @@ def test_logits_of_the_cache_are_those_of_the_model() -> None:
             assert error < tolerance * np.abs(expected).max()
 
 
-def test_pieces() -> None:
+def test_chunks() -> None:
     """The first token comes alone, and all of them come."""
-    pieces = write(prompt(4), 2 * CHUNK + 3, of=model(64))
-    assert [piece.shape for piece in pieces] == [(3, 1), (3, 16), (3, 16), (3, 2)]
-    assert all(piece.dtype == np.int32 for piece in pieces)
-    assert [p.shape[1] for p in write(prompt(4), 1)] == [1]
+    chunks = write(prompt(4), 2 * CHUNK + 3, of=model(64))
+    assert [chunk.shape for chunk in chunks] == [(3, 1), (3, 16), (3, 16), (3, 2)]
+    assert all(chunk.dtype == np.int32 for chunk in chunks)
+    assert [c.shape[1] for c in write(prompt(4), 1)] == [1]
     assert write(prompt(4), 0) == []
 
 
-def test_nothing_is_compiled_again() -> None:
+def test_the_device_is_a_chunk_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call has been made when a chunk is yielded."""
+    calls = []
+    decode = gpt.decode.decode_cached
+    count = lambda *inputs: (calls.append(1), decode(*inputs))[1]
+    monkeypatch.setattr(gpt.decode, "decode_cached", count)
+    decoder = Decoder(model(64))
+    keys = row_keys(0, np.arange(3))
+    chunks = generate(decoder, prompt(4), CHUNK + 2, GREEDY, keys, tokens=TOKENS)
+    seen = [len(calls) for _ in chunks]
+    assert seen == [2, 3, 3]
+
+
+def test_nothing_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the lengths of prompts (up to 16 tokens) and texts."""
     traces = []
 
-    def counted(body: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(name: str) -> Callable[..., Any]:
+        body = getattr(gpt.decode, name).__wrapped__
+
         def run(*inputs: Any) -> Any:
-            traces.append(body.__name__)
+            traces.append(name)
             return body(*inputs)
 
         return eqx.filter_jit(run)
 
-    bodies = (
-        gpt.decode.prefill,
-        gpt.decode.decode_cached,
-        gpt.decode.decode_window,
-    )
-    programs = Programs(*map(counted, bodies))
+    names = ["decode_cached", "decode_window", "prefill"]
+    for name in names:
+        monkeypatch.setattr(gpt.decode, name, counted(name))
     for length, count in ((3, 20), (5, 31), (11, 2), (1, 14), (30, 3)):
-        write(prompt(length), count, programs=programs)
-    assert sorted(traces) == ["decode_cached", "prefill", "decode_window"]
+        write(prompt(length), count)
+    assert sorted(traces) == names
+
+
+def test_products_of_float32_weights_are_exact() -> None:
+    """A GPU or TPU would round them; those of 16 bits are as the device likes."""
+    for dtype, exact in ((jnp.float32, True), (jnp.bfloat16, False)):
+        decoder = Decoder(jax.tree.map(lambda a, to=dtype: a.astype(to), model()))
+        state = gpt.decode._begin(decoder, prompt(3), row_keys(0, np.arange(3)), -1)
+        inputs = decoder, state, jnp.int32(1), GREEDY, TOKENS
+        for program in (gpt.decode.decode_cached, gpt.decode.decode_window):
+            text = program.lower(*inputs).as_text()
+            assert ("precision = [HIGHEST, HIGHEST]" in text) == exact
 
 
 # -- randomness ------------------------------------------------------------------------
