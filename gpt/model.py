@@ -194,7 +194,7 @@ def embedding_rows(config: GPTConfig, tokens: int) -> int:
     Source: nanoGPT, `train.py`: 50,304 for GPT-2's tokens, else what the data has.
 
     Raises:
-        ValueError: if the configured number is too small.
+        UserError: if the configured number is too small.
     """
     default = _PADDED if tokens == _GPT2_TOKENS else tokens
     rows = config.vocab_size or default

@@ -12,32 +12,27 @@ if not __package__:
     raise SystemExit(
         "Run it as a module, from the project's root: python -m gpt.sample"
     )
+from train import cli
+
+if __name__ == "__main__":
+    cli.begin()  # before JAX is there
 
 import codecs
 import io
+import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import equinox as eqx
 import jax
 import numpy as np
 import tyro
 
-from configs import GPTConfig, MeshConfig, RunConfig, require, require_positive
+from configs import GPTConfig, MeshConfig, RunConfig, UserError, require
 from data.text.tokenizer import GPT2, Tokenizer
-from gpt.decode import (
-    Decoder,
-    Programs,
-    decode_cached,
-    decode_window,
-    generate,
-    prefill,
-    row_keys,
-)
+from gpt.decode import Decoder, generate, row_keys
 from gpt.model import GPT
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
@@ -104,20 +99,25 @@ class Settings:
     """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that of the
     environment variable `GPT2_BPE_DIR`, or else a download."""
 
-    def check(self) -> None:
-        """Raise `ValueError` unless all values are in range."""
+    def __post_init__(self) -> None:
         given = [name for name in (self.run_dir, self.init_from, self.hf_dir) if name]
         require(
             len(given) == 1,
             "A model must be named by one of `--run-dir`, `--init-from` and "
             f"`--hf-dir`: got {len(given)} of them. Give one.",
         )
-        require_positive(self, "num_samples", "max_new_tokens")
-        require(
-            self.batch >= 0 and self.seed >= 0,
-            "`batch` and `seed` must be at least 0: got "
-            f"{self.batch} and {self.seed}. Use 0 to write all samples at once.",
-        )
+        limits = {
+            "num_samples": (1, 2**31),
+            "max_new_tokens": (1, 2**31),
+            "batch": (0, 2**31),
+            "seed": (0, 2**32),
+        }
+        for name, (least, end) in limits.items():
+            value = getattr(self, name)
+            require(
+                least <= value < end,
+                f"`{name}` must lie in {least} .. {end - 1}: got {value}.",
+            )
         assert self.sampling  # checks its values
 
     @property
@@ -129,14 +129,19 @@ class Settings:
 
 
 def load(settings: Settings) -> tuple[GPT, Tokenizer]:
-    """The model in float32, and its tokens.
+    """The model in float32, and its tokenizer.
 
     Raises:
-        ValueError: if they cannot be read or do not go together.
+        UserError: if they cannot be read or do not go together.
     """
     folder = settings.data
     if settings.run_dir:
-        run = load_run(Path(settings.run_dir), settings.checkpoint)
+        run = load_run(settings.run_dir, settings.checkpoint)
+        require(
+            run.kind == "gpt",
+            f"Text must come from a run of `train.gpt`: `{settings.run_dir}` is one of "
+            f"`train.{run.kind}`. Name another with `--run-dir`.",
+        )
         model, folder = run.model, folder or run.config.data.path
     else:
         require(
@@ -159,10 +164,10 @@ def load(settings: Settings) -> tuple[GPT, Tokenizer]:
 
 
 def read_prompt(prompt: str) -> str:
-    """The prompt, or what is in the file that it names.
+    """The prompt, or the text of the file that it names.
 
     Raises:
-        ValueError: if that is no text.
+        UserError: if there is no such file of text.
     """
     if not prompt.startswith("FILE:"):
         return prompt
@@ -170,28 +175,10 @@ def read_prompt(prompt: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"The prompt must be a file of UTF-8 text: got `{path}` ({error}). Check "
             "the path after `FILE:`."
         ) from error
-
-
-def compiled(precision: str) -> Programs:
-    """The programs of generation; float32 products are not rounded on any device."""
-
-    def compile_program(body: Callable[..., Any], donate: Any) -> Callable[..., Any]:
-        def run(*inputs: Any) -> Any:
-            exact = "highest" if precision == "float32" else None
-            with jax.default_matmul_precision(exact):
-                return body(*inputs)
-
-        return eqx.filter_jit(run, donate=donate)
-
-    loops = (
-        compile_program(body, "all-except-first")
-        for body in (decode_cached, decode_window)
-    )
-    return Programs(compile_program(prefill, "none"), *loops)
 
 
 class Text:
@@ -219,87 +206,87 @@ class Text:
         return self.text[before:]
 
 
-class Writer:
-    """Writes texts with a model."""
+def write(settings: Settings) -> None:
+    """Print all samples.
 
-    def __init__(self, settings: Settings):
-        model, self._tokenizer = load(settings)
-        self._settings = settings
-        self._opening = read_prompt(settings.prompt)
-        self._prompt = self._tokenizer.encode(self._opening)
-        require(
-            self._prompt.size > 0,
-            "The prompt must have at least one token: it is empty. Give some text, or "
-            "leave out `--prompt` to begin with a newline.",
-        )
-        stop = self._tokenizer.encode(settings.stop)
-        self._stop = int(stop[0]) if len(stop) == 1 else -1
-        precision = settings.precision
-        if precision == "auto":
-            on_cpu = jax.default_backend() == "cpu"
-            precision = "float32" if on_cpu else "bfloat16"
-        self._decoder = Decoder(jax.tree.map(lambda a: a.astype(precision), model))
-        self._programs = compiled(precision)
-
-    def write(self) -> None:
-        """Print all samples."""
-        count = self._settings.num_samples
-        batch = min(self._settings.batch or count, count)
-        for first in range(0, count, batch):
-            # A last batch of fewer samples would be compiled again.
-            rows = np.arange(first, first + batch)
-            for text in self._sample(rows)[: count - first]:
-                print(text if batch > 1 else "", BETWEEN, sep="\n", flush=True)
-
-    def _sample(self, rows: np.ndarray) -> list[str]:
-        """The text of these samples; of a single one, it is printed as it comes."""
-        show = (lambda s: print(s, end="", flush=True)) if len(rows) == 1 else str
-        texts = [Text(self._tokenizer, self._settings.stop) for _ in rows]
-        show(self._opening)
-        for piece in self._pieces(rows):
-            for text, tokens in zip(texts, piece, strict=True):
+    Raises:
+        UserError: if model, prompt or memory are not as they must be.
+    """
+    model, tokenizer = load(settings)
+    opening, stop = read_prompt(settings.prompt), tokenizer.encode(settings.stop)
+    prompt = tokenizer.encode(opening)
+    require(
+        prompt.size > 0,
+        "The prompt must have at least one token: it is empty. Give some text, or "
+        "leave out `--prompt` to begin with a newline.",
+    )
+    precision = settings.precision
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    decoder = Decoder(jax.tree.map(lambda a: a.astype(precision), model))
+    count = settings.num_samples
+    batch = min(settings.batch or count, count)
+    require_memory(decoder, batch)
+    show = lambda part: print(part, end="", flush=True) if batch == 1 else None
+    for first in range(0, count, batch):
+        # A last batch of fewer samples would be compiled again.
+        rows = np.arange(first, first + batch)
+        texts = [Text(tokenizer, settings.stop) for _ in rows]
+        show(opening)
+        for chunk in generate(
+            decoder,
+            np.tile(prompt, (batch, 1)),
+            settings.max_new_tokens,
+            settings.sampling,
+            row_keys(settings.seed, rows),
+            tokens=tokenizer.vocab_size,
+            stop=int(stop[0]) if len(stop) == 1 else -1,
+        ):
+            for text, tokens in zip(texts, chunk, strict=True):
                 show(text.add(tokens))
             if all(text.ended for text in texts):
                 break
-        for text in texts:
+        for text in texts[: count - first]:
             show(text.add([], last=True))
-        return [self._opening + text.text for text in texts]
+            print(
+                "" if batch == 1 else opening + text.text, BETWEEN, sep="\n", flush=True
+            )
 
-    def _pieces(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """New tokens of these samples."""
-        return generate(
-            self._decoder,
-            np.tile(self._prompt, (len(rows), 1)),
-            self._settings.max_new_tokens,
-            self._settings.sampling,
-            row_keys(self._settings.seed, rows),
-            tokens=self._tokenizer.vocab_size,
-            stop=self._stop,
-            programs=self._programs,
-        )
+
+def require_memory(decoder: Decoder, batch: int) -> None:
+    """Raise `UserError` unless the keys and values of a batch can fit in memory."""
+    cache = jax.eval_shape(lambda: decoder.empty(batch))
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    stats = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
+    have = stats.get("bytes_limit", machine)
+    require(
+        needed < have,
+        f"The samples written at once must fit in memory: the keys and values of "
+        f"{batch:,} take {needed:,} bytes of {have:,}. Use `--batch "
+        f"{max(1, batch * have // needed // 2)}`.",
+    )
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (None: the process's own).
 
-    Exits with status 2 and a message if an option or a file is wrong.
+    Raises:
+        UserError: if an option or a file is wrong.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    require(
+        sys.stdout is not None,
+        "Samples must go somewhere: standard output is closed. Redirect it to a file.",
+    )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
-    try:
-        settings = tyro.cli(
-            Settings, prog="python -m gpt.sample", description=__doc__, args=args
-        )
-        settings.check()
-        start(MeshConfig(), RunConfig())
-        Writer(settings).write()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    settings = tyro.cli(
+        Settings, prog="python -m gpt.sample", description=__doc__, args=args
+    )
+    start(MeshConfig(), RunConfig())
+    write(settings)
 
 
 if __name__ == "__main__":
-    main()
+    with cli.clean_exit():
+        main()
