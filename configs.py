@@ -13,6 +13,12 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+LARGEST = 2**31 - 1
+"""Largest count and index: what 32 bits hold, on every device."""
+
+SEEDS = 2**32
+"""Seeds lie below this: JAX's keys take 32 bits, and 2**32 would be 0 again."""
+
 
 class UserError(ValueError):
     """An error that is the user's to mend: what must hold, what came, what to do."""
@@ -29,14 +35,13 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Raise `ValueError` unless each named field of `config` is at least 1."""
+    """Raise `UserError` unless each named field of `config` is in 1 .. `LARGEST`."""
     for name in names:
-        value = getattr(config, name)
-        require(value >= 1, f"`{name}` must be at least 1: got {value}.")
+        _require_within(name, getattr(config, name), 1)
 
 
 def require_finite_positive(config: object, *names: str) -> None:
-    """Raise `ValueError` unless each named field is a finite number above 0."""
+    """Raise `UserError` unless each named field is a finite number above 0."""
     for name in names:
         value = getattr(config, name)
         require(
@@ -46,10 +51,20 @@ def require_finite_positive(config: object, *names: str) -> None:
 
 
 def require_not_negative(config: object, *names: str) -> None:
-    """Raise `ValueError` unless each named field of `config` is at least 0."""
+    """Raise `UserError` unless each named field of `config` is in 0 .. `LARGEST`."""
     for name in names:
-        value = getattr(config, name)
-        require(value >= 0, f"`{name}` must be at least 0: got {value}.")
+        _require_within(name, getattr(config, name), 0)
+
+
+def require_seed(seed: int) -> None:
+    """Raise `UserError` unless `seed` is in 0 .. 2**32 - 1."""
+    require(0 <= seed < SEEDS, f"`seed` must lie in 0 .. {SEEDS - 1}: got {seed}.")
+
+
+def _require_within(name: str, value: int | float, least: int) -> None:
+    """Raise `UserError` unless `value` is in `least` .. `LARGEST`."""
+    require(value >= least, f"`{name}` must be at least {least}: got {value}.")
+    require(value <= LARGEST, f"`{name}` must be at most {LARGEST}: got {value}.")
 
 
 def even_parts(total: int, largest: int) -> int:
@@ -94,7 +109,8 @@ class SudokuExtreme:
         )
         if self.subsample is not None:
             require_positive(self, "subsample")
-        require_not_negative(self, "augmentations", "seed")
+        require_not_negative(self, "augmentations")
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +137,8 @@ class GeneratedSudoku:
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "test")
-        require_not_negative(self, "augmentations", "seed")
+        require_not_negative(self, "augmentations")
+        require_seed(self.seed)
         require(
             0.0 < self.blanks < 1.0,
             f"`blanks` must lie between 0 and 1: got {self.blanks}.",
@@ -657,7 +674,7 @@ class TrainTRM:
             self, "batch_size", "supervision_steps", "accumulation", "steps_per_call"
         )
         require_finite_positive(self, "epochs")
-        require_not_negative(self, "seed")
+        require_seed(self.seed)
         require(
             self.batch_size % self.accumulation == 0,
             f"`accumulation` must divide `batch_size`: got batch_size="
@@ -744,7 +761,7 @@ class TrainGPT:
         require_positive(
             self, "batch_size", "microbatch_size", "max_iters", "steps_per_call"
         )
-        require_not_negative(self, "seed")
+        require_seed(self.seed)
         if self.lr_decay_iters is not None:
             require_positive(self, "lr_decay_iters")
         require(

@@ -10,6 +10,7 @@ Source: nanoGPT, `GPT.generate`; the same tokens come out.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
@@ -180,12 +181,11 @@ class DecodeState(eqx.Module):
         moved = jnp.roll(self.window, -1, axis=1)
         window = jnp.where(self.length < block, self.window, moved)
         last = jnp.minimum(self.length, block - 1)
-        return DecodeState(
+        return replace(
+            self,
             window=window.at[:, last].set(token),
             length=self.length + 1,
             cache=cache,
-            keys=self.keys,
-            stop=self.stop,
             stopped=self.stopped | (token == self.stop),
         )
 

@@ -93,7 +93,7 @@ def save_hugging_face(model: GPT, out: Path) -> None:
     except (OSError, SafetensorError) as error:
         size = sum(array.nbytes for array in arrays.values())
         raise UserError(
-            f"An exported model must have room and rights: {size / 1e6:,.1f} MB could "
+            f"An exported model must have room and rights: {size:,} bytes could "
             f"not be written to `{out}` ({error}), and nothing was left there. Make "
             "room, or choose another `--out`."
         ) from error
@@ -171,13 +171,14 @@ def _read_weights(fetch: Fetch) -> dict[str, np.ndarray]:
 def _shards(index: dict[str, Any], path: Path) -> list[str]:
     """The files that an index names, each once."""
     table = index.get("weight_map")
-    names: list[Any] = list(table.values()) if isinstance(table, dict) else [table]
-    for name in names:
-        require(
-            isinstance(name, str) and bool(_SHARD.fullmatch(name)),
-            f"`weight_map` in {path} must give for each array a `.safetensors` file "
-            f"beside it: got {reprlib.repr(name)}. Copy or download it again.",
-        )
+    names: list[Any] = list(table.values()) if isinstance(table, dict) else []
+    wrong = [n for n in names if not (isinstance(n, str) and _SHARD.fullmatch(n))]
+    require(
+        len(names) > 0 and not wrong,
+        f"`weight_map` in {path} must give for each array a `.safetensors` file beside "
+        f"it: got {reprlib.repr(wrong[0] if wrong else table)}. Copy or download it "
+        "again.",
+    )
     return sorted(set(names))
 
 

@@ -18,19 +18,30 @@ if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
 import codecs
-import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
 import tyro
+from jaxtyping import Int32
 
-from configs import GPTConfig, MeshConfig, RunConfig, UserError, require
+from configs import (
+    GPTConfig,
+    MeshConfig,
+    RunConfig,
+    UserError,
+    require,
+    require_not_negative,
+    require_positive,
+    require_seed,
+)
 from data.text.tokenizer import GPT2, Tokenizer
 from gpt.decode import Decoder, generate, row_keys
 from gpt.model import GPT
@@ -99,30 +110,21 @@ class Settings:
     """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that of the
     environment variable `GPT2_BPE_DIR`, or else a download."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> Sampling:
+        """How tokens are drawn, if all settings are in range.
+
+        Raises:
+            UserError: if one is not.
+        """
         given = [name for name in (self.run_dir, self.init_from, self.hf_dir) if name]
         require(
             len(given) == 1,
             "A model must be named by one of `--run-dir`, `--init-from` and "
             f"`--hf-dir`: got {len(given)} of them. Give one.",
         )
-        limits = {
-            "num_samples": (1, 2**31),
-            "max_new_tokens": (1, 2**31),
-            "batch": (0, 2**31),
-            "seed": (0, 2**32),
-        }
-        for name, (least, end) in limits.items():
-            value = getattr(self, name)
-            require(
-                least <= value < end,
-                f"`{name}` must lie in {least} .. {end - 1}: got {value}.",
-            )
-        assert self.sampling  # checks its values
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are drawn."""
+        require_positive(self, "num_samples", "max_new_tokens")
+        require_not_negative(self, "batch")
+        require_seed(self.seed)
         return Sampling(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
         )
@@ -167,7 +169,7 @@ def read_prompt(prompt: str) -> str:
     """The prompt, or the text of the file that it names.
 
     Raises:
-        UserError: if there is no such file of text.
+        UserError: if that is no file of text.
     """
     if not prompt.startswith("FILE:"):
         return prompt
@@ -181,37 +183,35 @@ def read_prompt(prompt: str) -> str:
         ) from error
 
 
-class Text:
-    """One sample, as its tokens come in."""
+def read_texts(
+    chunks: Iterable[Int32[np.ndarray, "batch new"]], tokenizer: Tokenizer, stop: str
+) -> Iterator[list[str]]:
+    """The texts after each chunk of tokens, up to `stop`, and once more at the end.
 
-    def __init__(self, tokenizer: Tokenizer, stop: str):
-        self._tokenizer, self._stop = tokenizer, stop
-        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        self.text, self.ended = "", False
-
-    def add(self, tokens: Sequence[int] | np.ndarray, *, last: bool = False) -> str:
-        """What more tokens add to the text, but for half a character at the end.
-
-        Args:
-            tokens: that come next.
-            last: whether no more will come.
-        """
-        if self.ended:
-            return ""
-        before = len(self.text)
-        self.text += self._bytes.decode(self._tokenizer.decode_bytes(tokens), last)
-        if self._stop and self._stop in self.text:
-            self.text = self.text[: self.text.index(self._stop) + len(self._stop)]
-            self.ended = True
-        return self.text[before:]
+    A character of which only some bytes have come waits for the rest, or for the end.
+    """
+    written: list[bytes] = []
+    for chunk in chain(chunks, (None,)):
+        if chunk is not None:
+            new = [tokenizer.decode_bytes(tokens) for tokens in chunk]
+            written = [
+                a + b for a, b in zip(written or [b""] * len(new), new, strict=True)
+            ]
+        texts = [codecs.utf_8_decode(a, "replace", chunk is None)[0] for a in written]
+        if stop:
+            texts = ["".join(text.partition(stop)[:2]) for text in texts]
+        yield texts
+        if stop and all(text.endswith(stop) for text in texts):
+            return
 
 
-def write(settings: Settings) -> None:
+def write(settings: Settings, sampling: Sampling) -> None:
     """Print all samples.
 
     Raises:
-        UserError: if model, prompt or memory are not as they must be.
+        UserError: if model, prompt, memory or output are not as they must be.
     """
+    show("")  # before anything is read
     model, tokenizer = load(settings)
     opening, stop = read_prompt(settings.prompt), tokenizer.encode(settings.stop)
     prompt = tokenizer.encode(opening)
@@ -227,30 +227,43 @@ def write(settings: Settings) -> None:
     count = settings.num_samples
     batch = min(settings.batch or count, count)
     require_memory(decoder, batch)
-    show = lambda part: print(part, end="", flush=True) if batch == 1 else None
     for first in range(0, count, batch):
         # A last batch of fewer samples would be compiled again.
         rows = np.arange(first, first + batch)
-        texts = [Text(tokenizer, settings.stop) for _ in rows]
-        show(opening)
-        for chunk in generate(
+        chunks = generate(
             decoder,
             np.tile(prompt, (batch, 1)),
             settings.max_new_tokens,
-            settings.sampling,
+            sampling,
             row_keys(settings.seed, rows),
             tokens=tokenizer.vocab_size,
             stop=int(stop[0]) if len(stop) == 1 else -1,
-        ):
-            for text, tokens in zip(texts, chunk, strict=True):
-                show(text.add(tokens))
-            if all(text.ended for text in texts):
-                break
+        )
+        alone, shown, texts = batch == 1, 0, []
+        show(opening if alone else "")
+        for texts in read_texts(chunks, tokenizer, settings.stop):
+            if alone:
+                show(texts[0][shown:])
+                shown = len(texts[0])
         for text in texts[: count - first]:
-            show(text.add([], last=True))
-            print(
-                "" if batch == 1 else opening + text.text, BETWEEN, sep="\n", flush=True
-            )
+            show(f"{'' if alone else opening + text}\n{BETWEEN}\n")
+
+
+def show(text: str) -> None:
+    """Print at once, and end when nobody reads.
+
+    Raises:
+        UserError: if standard output is closed or full.
+    """
+    print(text, end="", flush=True)
+    lost = getattr(sys.stdout, "lost", None)
+    if isinstance(lost, BrokenPipeError):
+        raise SystemExit(128 + signal.SIGPIPE)  # as after `| head -1`
+    require(
+        lost is None,
+        f"Samples must go somewhere: standard output cannot be written to ({lost}). "
+        "Send it to a file that has room.",
+    )
 
 
 def require_memory(decoder: Decoder, batch: int) -> None:
@@ -274,17 +287,14 @@ def main(args: Sequence[str] | None = None) -> None:
     Raises:
         UserError: if an option or a file is wrong.
     """
-    require(
-        sys.stdout is not None,
-        "Samples must go somewhere: standard output is closed. Redirect it to a file.",
-    )
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
+    reconfigure = getattr(sys.stdout, "reconfigure", lambda **_: None)
+    reconfigure(errors="replace")  # a terminal may lack a character
     settings = tyro.cli(
         Settings, prog="python -m gpt.sample", description=__doc__, args=args
     )
+    sampling = settings.check()
     start(MeshConfig(), RunConfig())
-    write(settings)
+    write(settings, sampling)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """How the next token is drawn: temperature, the likeliest few, the likeliest mass."""
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -9,8 +8,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from configs import require
 
-COLDEST = 1e-6
-"""Lowest temperature above 0: logits divided by less could overflow."""
+COLDEST, HOTTEST = 1e-6, 1_000_000
+"""Bounds of a temperature above 0: float32 holds logits divided by these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         require(
-            self.temperature == 0.0 or COLDEST <= self.temperature < math.inf,
-            f"`temperature` must be 0, or a finite number of at least {COLDEST}: got "
+            self.temperature == 0.0 or COLDEST <= self.temperature <= HOTTEST,
+            f"`temperature` must be 0, or lie in {COLDEST} .. {HOTTEST:,}: got "
             f"{self.temperature}. Use 0 for the likeliest token, 1 for no change.",
         )
         require(
