@@ -61,6 +61,14 @@ def require_seed(seed: int) -> None:
     require(0 <= seed < SEEDS, f"`seed` must lie in 0 .. {SEEDS - 1}: got {seed}.")
 
 
+def require_processes(processes: int) -> None:
+    """Raise `UserError` unless so many processes can be started."""
+    require(
+        1 <= processes <= 1024,
+        f"`processes` must be at least 1 and at most 1024: got {processes}.",
+    )
+
+
 def _require_within(name: str, value: int | float, least: int) -> None:
     """Raise `UserError` unless `value` is in `least` .. `LARGEST`."""
     require(value >= least, f"`{name}` must be at least {least}: got {value}.")
@@ -197,7 +205,7 @@ class OpenWebText:
     """Processes that read and encode documents."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "processes")
+        require_processes(self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +230,7 @@ class TextFiles:
 
     def __post_init__(self) -> None:
         require(bool(self.input), "`input` must name at least one file: got none.")
-        require_positive(self, "processes")
+        require_processes(self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,28 +7,51 @@ from typing import assert_never
 import numpy as np
 
 from configs import GeneratedSudoku, OpenWebText, Shakespeare, SudokuExtreme, TextFiles
+from data.folder import only_maker, say
 from data.puzzles import generate, sudoku
 from data.puzzles.metadata import Metadata
 from data.text import build as text
 from data.text import openwebtext
-from data.text.writer import read_about
+from data.text.reading import read_about
 
 Build = SudokuExtreme | GeneratedSudoku | Shakespeare | OpenWebText | TextFiles
 
 
-def prepare(build: Build, out: Path) -> None:
+def prepare(build: Build, out: Path, *, exist_ok: bool = False) -> None:
     """Build the dataset that `build` describes in `out` and print what it holds.
 
+    If another process is just making it, wait for that and take its dataset.
+
+    Args:
+        build: what to build.
+        out: the folder to make.
+        exist_ok: whether to leave a folder that is already there as it is; else it must
+            be vacant.
+
     Raises:
-        ValueError: if `out` is not vacant or the sources are unusable.
+        UserError: if `out` is not vacant or the sources are unusable.
     """
-    print(f"building {out} from {build}", flush=True)
     start = time.perf_counter()
+    with only_maker(out, repr(build)) as made:
+        if made:
+            say(f"{out} has been made by another process")
+        elif exist_ok and out.is_dir() and any(out.iterdir()):
+            return
+        else:
+            say(f"building {out} from {build}")
+            _build(build, out)
+    for line in _describe(out):
+        say(line)
+    say(f"done in {time.perf_counter() - start:.1f} s")
+
+
+def _build(build: Build, out: Path) -> None:
+    """Build the dataset that `build` describes."""
     match build:
         case SudokuExtreme():
             sudoku.build(build, out)
         case GeneratedSudoku():
-            generate.build_generated(build, out)
+            generate.build(build, out)
         case Shakespeare():
             text.build_shakespeare(build, out)
         case OpenWebText():
@@ -37,30 +60,26 @@ def prepare(build: Build, out: Path) -> None:
             text.build_text(build, out)
         case _:
             assert_never(build)
-    if isinstance(build, SudokuExtreme | GeneratedSudoku):
-        for split in ("train", "test"):
-            print(f"{split:>5}: {_describe(out / split)}")
-    else:
-        print(_describe_text(out))
-    print(f"done in {time.perf_counter() - start:.1f} s")
 
 
-def _describe(folder: Path) -> str:
-    """Return one line about a split."""
+def _describe(out: Path) -> list[str]:
+    """Lines about a dataset."""
+    if (about := read_about(out)) is not None:
+        return [
+            f"train: {about['train_tokens']:,} tokens",
+            f"  val: {about['val_tokens']:,} tokens",
+            f"{about['vocab_size']:,} different tokens, content hash "
+            f"{about['content_hash']}",
+        ]
+    splits = ("train", "test")
+    return [f"{split:>5}: {_describe_split(out / split)}" for split in splits]
+
+
+def _describe_split(folder: Path) -> str:
+    """A line about a split of puzzles."""
     metadata = Metadata.read(folder)
     examples, seq = np.load(folder / "all__inputs.npy", mmap_mode="r").shape
     return (
         f"{metadata.total_groups:,} puzzles, {examples:,} examples of {seq} cells, "
         f"content hash {metadata.extra['content_hash']}"
-    )
-
-
-def _describe_text(folder: Path) -> str:
-    """Return three lines about a dataset of text."""
-    about = read_about(folder)
-    return (
-        f"train: {about['train_tokens']:,} tokens\n"
-        f"  val: {about['val_tokens']:,} tokens\n"
-        f"{about['vocab_size']:,} different tokens, content hash "
-        f"{about['content_hash']}"
     )

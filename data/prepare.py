@@ -15,47 +15,54 @@ Text, as nanoGPT's files:
     python -m data.prepare text --input a.txt b.txt.gz --out datasets/mine
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up while importing
+
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from configs import GeneratedSudoku, OpenWebText, Shakespeare, SudokuExtreme, TextFiles
+from configs import (
+    GeneratedSudoku,
+    OpenWebText,
+    Shakespeare,
+    SudokuExtreme,
+    TextFiles,
+    UserError,
+)
 from data.build import prepare
 
-SUDOKU_OUT = Path("datasets/sudoku-extreme-1k-aug-1000")
 
-
-def sudoku(
-    build: Annotated[SudokuExtreme, tyro.conf.arg(name="")], out: Path = SUDOKU_OUT
-) -> None:
-    """Build Sudoku-Extreme, or any list of 9x9 puzzles in its CSV form.
+def _command(kind: Any, default: str | None = None) -> Callable[..., None]:
+    """The command that builds what a configuration of this kind describes.
 
     Args:
-        build: what to build.
-        out: folder to make.
+        kind: class of the configuration; its fields are the options.
+        default: folder to make where `--out` names none; None: it must.
     """
-    prepare(build, out)
+
+    def command(
+        build: Annotated[kind, tyro.conf.arg(name="")],  # pyright: ignore
+        out: Annotated[Path, tyro.conf.arg(help="Folder to make.")] = (
+            tyro.MISSING if default is None else Path(default)
+        ),
+    ) -> None:
+        prepare(build, out)
+
+    command.__doc__ = kind.__doc__
+    return command
 
 
-def generate(
-    build: Annotated[GeneratedSudoku, tyro.conf.arg(name="")], out: Path
-) -> None:
-    """Make up Sudoku of size 4, 6 or 9; needs no download.
-
-    Args:
-        build: what to build.
-        out: folder to make.
-    """
-    prepare(build, out)
-
-
-def shakespeare_char(
+def _shakespeare_char(
     input: str = "", out: Path = Path("datasets/shakespeare-char")
 ) -> None:
-    """Build tiny Shakespeare, one token a character.
+    """Tiny Shakespeare, one token a character.
 
     Args:
         input: a local copy of `input.txt`; empty to download it.
@@ -64,10 +71,10 @@ def shakespeare_char(
     prepare(Shakespeare(tokens="char", input=input), out)
 
 
-def shakespeare(
+def _shakespeare(
     input: str = "", bpe_dir: str = "", out: Path = Path("datasets/shakespeare")
 ) -> None:
-    """Build tiny Shakespeare in GPT-2's tokens.
+    """Tiny Shakespeare in GPT-2's tokens.
 
     Args:
         input: a local copy of `input.txt`; empty to download it.
@@ -78,50 +85,34 @@ def shakespeare(
     prepare(Shakespeare(tokens="gpt2", input=input, bpe_dir=bpe_dir), out)
 
 
-def openwebtext(
-    build: Annotated[OpenWebText, tyro.conf.arg(name="")],
-    out: Path = Path("datasets/openwebtext"),
-) -> None:
-    """Build OpenWebText, or documents like it, in GPT-2's tokens.
-
-    Args:
-        build: what to build.
-        out: folder to make.
-    """
-    prepare(build, out)
-
-
-def text(build: Annotated[TextFiles, tyro.conf.arg(name="")], out: Path) -> None:
-    """Build a dataset of text files.
-
-    Args:
-        build: what to build.
-        out: folder to make.
-    """
-    prepare(build, out)
+COMMANDS = {
+    "sudoku": _command(SudokuExtreme, "datasets/sudoku-extreme-1k-aug-1000"),
+    "generate": _command(GeneratedSudoku),
+    "shakespeare-char": _shakespeare_char,
+    "shakespeare": _shakespeare,
+    "openwebtext": _command(OpenWebText, "datasets/openwebtext"),
+    "text": _command(TextFiles),
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (None: the process's own).
 
-    Exits with status 2 and a message if an option or a file is wrong.
+    Exits with status 2 and a message if an option or a file is wrong, with status 130
+    on Ctrl-C.
     """
-    commands = {
-        "sudoku": sudoku,
-        "generate": generate,
-        "shakespeare-char": shakespeare_char,
-        "shakespeare": shakespeare,
-        "openwebtext": openwebtext,
-        "text": text,
-    }
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         tyro.extras.subcommand_cli_from_dict(
-            commands, prog="python -m data.prepare", description=__doc__, args=args
+            COMMANDS, prog="python -m data.prepare", description=__doc__, args=args
         )
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

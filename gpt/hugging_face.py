@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from configs import UserError, require
-from data.puzzles.writer import new_folder
+from data.folder import new_folder
 from gpt.model import GPT
 from gpt.weights import LARGEST, Named, require_finite, to_named
 

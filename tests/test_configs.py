@@ -17,8 +17,10 @@ from configs import (
     PuzzleDataConfig,
     RunConfig,
     SudokuExtreme,
+    TrainGPT,
     TrainTRM,
     TRMConfig,
+    UserError,
 )
 from train.cli import parse
 from train.run_dir import differences, settings
@@ -140,10 +142,18 @@ def test_help_names_presets_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         (lambda: TrainTRM(loop="episode", steps_per_call=2), "loop=stream"),
         (lambda: TrainTRM(epochs=0.0), "`epochs`"),
         (lambda: TrainTRM(seed=-1), "`seed`"),
+        (lambda: TrainTRM(seed=2**32), "`seed` must lie in 0 .. 4294967295"),
+        (lambda: TrainGPT(seed=2**63), "`seed`"),
+        (lambda: SudokuExtreme(seed=2**63), "`seed`"),
+        (lambda: GeneratedSudoku(seed=2**63), "`seed`"),
+        (lambda: GeneratedSudoku(augmentations=2**31), "at most 2147483647"),
+        (lambda: GeneratedSudoku(train=10**30), "`train` must be at most"),
+        (lambda: PuzzleDataConfig(block=2**31), "`block` must be at most"),
+        (lambda: OptimConfig(weight_decay=float("inf")), "`weight_decay`"),
     ],
 )
 def test_bad_values_say_what_must_hold(make: Callable[[], object], said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(said)):
         make()
 
 

@@ -33,7 +33,7 @@ def begin() -> None:
         signal.signal(number, signal.SIG_DFL)
     keep_freed_memory()
     sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax on slow disks
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # we say it ourselves
 
 
 class Output:

@@ -73,6 +73,8 @@ def _keep_programs(folder: str | None, backend: str) -> None:
     if backend == "cpu":
         path = path / f"cpu-{socket.gethostname()}"  # programs are for this processor
     jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _coordination() -> Any:

@@ -215,7 +215,7 @@ def evaluate_run(
     abstract: TrainState,
     step: EvalStep,
 ) -> int:
-    """Evaluate the newest checkpoint of a run, or pretrained weights, on all there is.
+    """Evaluate the newest checkpoint of a run, or first weights, on all there is.
 
     Nothing of the run changes, which may be going on: what comes out is printed, and
     added to `evaluations.jsonl` beside it.
@@ -230,10 +230,10 @@ def evaluate_run(
     found = None if folder is None else read_weights(folder, config, abstract)
     if found is None:
         require(
-            job.pretrained is not None,
-            "An evaluation needs a checkpoint: there is none in "
-            f"`{config.run_dir or 'no run directory'}`. Name the directory of a run "
-            "with `--config.run-dir`, or weights with `--config.init-from` (a GPT).",
+            job.pretrained is not None or folder is None,
+            f"An evaluation needs a checkpoint: there is none in `{folder}`. Name the "
+            "directory of a run with `--config.run-dir`, or weights with "
+            "`--config.init-from` (a GPT). Without either, fresh weights are evaluated.",
         )
         state = first_state(job, abstract)
         found = state.evaluated, state.table, 0

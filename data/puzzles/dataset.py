@@ -5,14 +5,19 @@ Everything that trains or evaluates reads its puzzles here. Below it lie the for
 training examples (`sampler.py`).
 """
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Integer
 
-from data.puzzles.metadata import Metadata
+from configs import UserError
+from data.folder import fingerprint
+from data.puzzles.metadata import Metadata, recorded_hash
+from data.puzzles.render import guess_kind, render_solution
 from data.puzzles.sampler import EpochSampler
 from data.puzzles.store import PuzzleStore
 
@@ -67,10 +72,10 @@ class PuzzleDataset:
             rows: the rows of each batch to load, in order; None loads all.
 
         Raises:
-            ValueError: if an argument is out of range or a dataset is not usable.
+            UserError: if an argument is out of range or a dataset is not usable.
         """
         if isinstance(paths, str) or not paths:
-            raise ValueError(
+            raise UserError(
                 f"`paths` must be a list of dataset directories: got {paths!r}. "
                 "Name at least one, in a list."
             )
@@ -80,7 +85,7 @@ class PuzzleDataset:
         self.batch_size = batch_size
         self._rows = np.arange(batch_size) if rows is None else rows.astype(int)
         if ((self._rows < 0) | (self._rows >= batch_size)).any():
-            raise ValueError(
+            raise UserError(
                 f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got "
                 f"{rows}. Pass this process's row numbers in the global batch."
             )
@@ -91,8 +96,25 @@ class PuzzleDataset:
             self._store.index, batch_size, epochs_per_block, seed=seed
         )
 
+    @cached_property
+    def content_hash(self) -> str:
+        """What the split holds, as a word that other data would change.
+
+        That which `dataset.json` records. Where it records none, as the official
+        builders do, a fingerprint of the files (see `fingerprint`), which notices
+        another build, but not every change of a byte. Of several datasets, a hash of
+        their hashes in order.
+        """
+        parts = [
+            recorded_hash(folder) or fingerprint(sorted(folder.glob("*.npy")))
+            for folder in self._store.folders
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def steps(self, epochs: int | float) -> int:
-        """Return the training steps that make up `epochs`.
+        """The training steps that make up `epochs`; 0 if they fill no batch.
 
         Source: `total_steps` of the official `pretrain.py`.
         """
@@ -100,34 +122,52 @@ class PuzzleDataset:
         return int(total / self.batch_size)
 
     def batch(self, step: int) -> Puzzle:
-        """Return this process's rows of training batch `step`, counted from 0.
+        """This process's rows of training batch `step`, counted from 0.
 
         A function of seed and step alone, whatever was asked for before. Threads may
         call it at the same time.
 
         Raises:
-            ValueError: if `step` is negative, or a block of epochs fills no batch.
+            UserError: if `step` is negative, the batch is larger than a block of
+                epochs, or a token of it is out of range.
         """
         _require_least("step", step, 0)
         examples, puzzles = self._sampler.examples(step)
         return self._load(examples[self._rows], puzzles[self._rows])
 
+    def draw(
+        self,
+        inputs: Integer[np.ndarray, " seq"],
+        prediction: Integer[np.ndarray, " seq"],
+        labels: Integer[np.ndarray, " seq"],
+    ) -> str:
+        """A puzzle and a prediction as text, drawn as this kind of puzzle is.
+
+        Args:
+            inputs: tokens of the puzzle.
+            prediction: tokens that a model gives.
+            labels: tokens of the solution; negative where no token is asked for.
+        """
+        metadata = self.metadata
+        kind = metadata.kind or guess_kind(metadata.seq_len, metadata.vocab_size)
+        return render_solution(inputs, prediction, labels, kind)
+
     def num_test_batches(self, limit: int | None = None) -> int:
-        """Return how many batches the first `limit` examples make (None: all)."""
+        """How many batches the first `limit` examples make (None: all)."""
         return -(-self._count(limit) // self.batch_size)
 
     def test_batch(self, index: int, limit: int | None = None) -> Puzzle:
-        """Return this process's rows of batch `index` of the examples in file order.
+        """This process's rows of batch `index` of the examples in file order.
 
         Rows past the last example are padding: the pad token, `IGNORE` and the blank
         identifier.
 
         Raises:
-            ValueError: if `index` or `limit` is out of range.
+            UserError: if `index`, `limit` or a token is out of range.
         """
         total = self.num_test_batches(limit)
         if not 0 <= index < total:
-            raise ValueError(
+            raise UserError(
                 f"`index` must lie in 0 .. {total - 1}: got {index}. "
                 "Ask for no more than `num_test_batches(limit)` batches."
             )
@@ -135,14 +175,17 @@ class PuzzleDataset:
         padding = examples >= self._count(limit)
         examples[padding] = 0
         starts = self._store.index.puzzles
-        puzzle = self._load(examples, starts.searchsorted(examples, side="right") - 1)
+        puzzles = examples
+        if starts is not None:
+            puzzles = starts.searchsorted(examples, side="right") - 1
+        puzzle = self._load(examples, puzzles)
         puzzle.inputs[padding] = self.metadata.pad_id
         puzzle.labels[padding] = IGNORE
         puzzle.puzzle_id[padding] = self.metadata.blank_identifier_id
         return puzzle
 
     def _count(self, limit: int | None) -> int:
-        """Return the number of examples to evaluate."""
+        """The number of examples to evaluate."""
         if limit is None:
             return self.num_examples
         _require_least("limit", limit, 1)
@@ -151,16 +194,16 @@ class PuzzleDataset:
     def _load(
         self, examples: Int[np.ndarray, " rows"], puzzles: Int[np.ndarray, " rows"]
     ) -> Puzzle:
-        """Return the examples with unscored labels as `IGNORE`."""
-        inputs, labels = self._store.gather(examples)
+        """The examples with unscored labels as `IGNORE`."""
+        inputs, labels, identifiers = self._store.gather(examples, puzzles)
         if self.metadata.ignore_label_id is not None:
             labels[labels == self.metadata.ignore_label_id] = IGNORE
-        return Puzzle(inputs, labels, self._store.identifiers[puzzles])
+        return Puzzle(inputs, labels, identifiers)
 
 
 def _require_least(name: str, value: int, least: int) -> None:
-    """Raise `ValueError` unless `value` is at least `least`."""
+    """Raise `UserError` unless `value` is at least `least`."""
     if value < least:
-        raise ValueError(
+        raise UserError(
             f"`{name}` must be at least {least}: got {value}. Pass {least} or more."
         )

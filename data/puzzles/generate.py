@@ -11,19 +11,27 @@ import numpy as np
 from jaxtyping import UInt8
 
 from configs import GeneratedSudoku
+from data.folder import check_vacant, require_memory
 from data.puzzles.board import BOXES, Box, augment
 from data.puzzles.solver import Search, carve
-from data.puzzles.writer import Boards, check_vacant, write_sudoku
+from data.puzzles.sudoku import check_memory, to_tokens
+from data.puzzles.writer import write_puzzles
 
 
-def build_generated(config: GeneratedSudoku, out: Path) -> None:
+def build(config: GeneratedSudoku, out: Path) -> None:
     """Build the dataset in `out`; only training puzzles get images.
 
     Raises:
-        ValueError: if `out` is not vacant.
+        UserError: if `out` is not vacant, or the puzzles do not fit into memory.
     """
     check_vacant(out)
     box = BOXES[config.size]
+    require_memory(
+        (config.train + config.test) * config.size**2 * 32,  # measured: 26 a cell
+        f"{config.train:,} and {config.test:,} puzzles to make",
+        "Use a smaller `--train` and `--test`.",
+    )
+    check_memory(config.train, config.augmentations, box)
     rng = random.Random(config.seed)
     train_grids, test_grids = _draw_grids(config, box, rng)
     train = _carve_all(train_grids, config.train, config, rng)
@@ -33,15 +41,16 @@ def build_generated(config: GeneratedSudoku, out: Path) -> None:
     )
     per_group = 1 + config.augmentations
     _undo_leaks(*images, test[1], per_group)
-    splits = {"train": Boards(*images, images=per_group), "test": Boards(*test)}
+    splits = {"train": to_tokens(*images, images=per_group), "test": to_tokens(*test)}
     source = f"generated {config.size}x{config.size}"
-    write_sudoku(splits, out, {"seed": config.seed, "source": source})
+    extra = {"seed": config.seed, "source": source}
+    write_puzzles(splits, out, kind="sudoku", vocab_size=box.size + 2, extra=extra)
 
 
 def _draw_grids(
     config: GeneratedSudoku, box: Box, rng: random.Random
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Return different solved grids for training and for testing.
+    """Different solved grids for training and for testing.
 
     One for each puzzle; but of size 4 there are 288 in all, which are shared out in
     proportion if more puzzles than that are wanted.
@@ -66,7 +75,7 @@ def _draw_grids(
 def _carve_all(
     grids: list[list[int]], count: int, config: GeneratedSudoku, rng: random.Random
 ) -> tuple[UInt8[np.ndarray, "puzzles seq"], UInt8[np.ndarray, "puzzles seq"]]:
-    """Return `count` puzzles and their solutions, taking the grids in turn."""
+    """`count` puzzles and their solutions, taking the grids in turn."""
     answers = [grids[i % len(grids)] for i in range(count)]
     blanks = round(config.blanks * config.size**2)
     box = BOXES[config.size]
@@ -88,5 +97,5 @@ def _undo_leaks(
 
 
 def _as_keys(boards: UInt8[np.ndarray, "boards seq"]) -> np.ndarray:
-    """Return each full board as one string of bytes, which NumPy can compare."""
+    """Each full board as one string of bytes, which NumPy can compare."""
     return np.ascontiguousarray(boards).view(f"S{boards.shape[1]}").reshape(-1)

@@ -5,9 +5,12 @@ that directories made by the official builders load here and the other way round
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+
+from configs import LARGEST, UserError
 
 FILE = "dataset.json"
 
@@ -51,20 +54,20 @@ class Metadata:
 
     @classmethod
     def read(cls, folder: str | Path) -> "Metadata":
-        """Return the metadata of the split in `folder`.
+        """The metadata of the split in `folder`.
 
         Raises:
-            ValueError: if the file is missing, is not JSON, or lacks or mistypes a key.
+            UserError: if the file is missing, is not JSON, or lacks or mistypes a key.
         """
         path = Path(folder) / FILE
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"A split must hold `{FILE}`: there is none in {folder}. "
                 "Check the path, or build the dataset with `python -m data.prepare`."
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _bad(path, f"it is not JSON ({error})") from None
         if not isinstance(values, dict):
             raise _bad(path, f"it is a {type(values).__name__}, not an object")
@@ -73,11 +76,24 @@ class Metadata:
             raise _bad(path, f"it lacks {', '.join(missing)}")
         for name in names:
             if not _is_valid(name, values[name]):
-                raise _bad(path, f"`{name}` is {values[name]!r}")
+                raise _bad(path, f"`{name}` is {values[name]!r:.60}")
+        for name, size in (
+            ("pad_id", "vocab_size"),
+            ("blank_identifier_id", "num_puzzle_identifiers"),
+        ):
+            if values[name] >= values[size]:
+                what = f"`{name}` is {values[name]}, with `{size}` {values[size]}"
+                raise _bad(path, what)
         known = {name: values.pop(name) for name in names}
         known["sets"] = tuple(known["sets"])
         known["mean_puzzle_examples"] = float(known["mean_puzzle_examples"])
         return cls(**known, extra=values)
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of puzzle, as `render.py` knows it; None if the file says none."""
+        kind = self.extra.get("kind")
+        return kind if isinstance(kind, str) else None
 
     def write(self, folder: Path) -> None:
         """Write `dataset.json` into `folder`, the extra keys after the official."""
@@ -85,6 +101,15 @@ class Metadata:
         values.update(values.pop("extra"))
         text = json.dumps(values, indent=2)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def recorded_hash(folder: Path) -> str | None:
+    """The content hash that the split in `folder` says it has."""
+    try:
+        digest = Metadata.read(folder).extra.get("content_hash")
+    except (UserError, OSError):
+        return None
+    return digest if isinstance(digest, str) else None
 
 
 SAME = (
@@ -98,14 +123,14 @@ SAME = (
 
 
 def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
-    """Return the metadata of several datasets read as one.
+    """The metadata of several datasets read as one.
 
     Args:
         parts: one or more metadata that agree on everything but their counts.
         names: what to call each of them in an error.
 
     Raises:
-        ValueError: if they do not agree.
+        UserError: if they do not agree.
 
     Source: official `puzzle_dataset.PuzzleDataset.__init__`, which also wants equal
     numbers of identifiers; here these may differ.
@@ -114,11 +139,13 @@ def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
     for part, name in zip(parts[1:], names[1:], strict=True):
         for key in SAME:
             if getattr(part, key) != getattr(first, key):
-                raise ValueError(
+                raise UserError(
                     f"Merged datasets must agree on `{key}`: got "
                     f"{getattr(first, key)} in {names[0]} and {getattr(part, key)} "
                     f"in {name}. Rebuild one of them, or train on one alone."
                 )
+    kinds = {part.kind for part in parts}
+    kind = first.kind if len(kinds) == 1 else None
     puzzles = sum(part.total_puzzles for part in parts)
     examples = sum(part.mean_puzzle_examples * part.total_puzzles for part in parts)
     return Metadata(
@@ -127,7 +154,7 @@ def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
         total_groups=sum(part.total_groups for part in parts),
         mean_puzzle_examples=examples / puzzles,
         total_puzzles=puzzles,
-        extra=first.extra if len(parts) == 1 else {},
+        extra=first.extra if len(parts) == 1 else {"kind": kind},
     )
 
 
@@ -135,20 +162,23 @@ def _is_valid(name: str, value: object) -> bool:
     """Whether `value` can stand under the key `name`."""
     if name == "sets":
         names = value if isinstance(value, list) else []
-        return bool(names) and all(isinstance(n, str) for n in names)
+        plain = all(isinstance(n, str) and re.fullmatch(r"\w[\w.-]*", n) for n in names)
+        return plain and 1 <= len(names) == len(set(names))
     if name == "ignore_label_id" and value is None:
         return True
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if name == "mean_puzzle_examples":
-        return value > 0
+        return 0 < value <= LARGEST
     lowest = 0 if name.endswith("_id") else 1
-    return isinstance(value, int) and (value >= lowest or name == "ignore_label_id")
+    if name == "ignore_label_id":
+        lowest = -LARGEST
+    return isinstance(value, int) and lowest <= value <= LARGEST
 
 
-def _bad(path: Path, what: str) -> ValueError:
-    """Return the error for a metadata file that can't be used."""
-    return ValueError(
+def _bad(path: Path, what: str) -> UserError:
+    """The error for a metadata file that can't be used."""
+    return UserError(
         f"Metadata must have the official keys and types: {path} is unusable, {what}. "
         "Repair the file or rebuild the dataset with `python -m data.prepare`."
     )

@@ -3,120 +3,175 @@
 A set is a list of groups; a group is a range of puzzles (images of one another) and a
 puzzle a range of examples. Ranges are given by their ends: `group_indices[g]` is the
 first puzzle of group g, `puzzle_indices[p]` the first example of puzzle p.
+
+Opening reads no tokens: they are checked where they are used, batch by batch.
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int, Int32, Int64, Integer
 
+from configs import UserError
 from data.puzzles.metadata import Metadata
 
-CHUNK = 1 << 22  # tokens looked at in one go: 4 MB of uint8, so it stays in the cache
+CHECKED = 1 << 24
+"""Entries of an index that are looked at on opening, in 0.1 s; of a larger one only
+those that are used."""
 
 
-class Arrays(NamedTuple):
-    """The arrays of one set; inputs and labels are mapped from disk, not loaded."""
+class PuzzleSet:
+    """One set of a split, mapped from disk.
 
-    inputs: Integer[np.ndarray, "examples seq"]
-    labels: Integer[np.ndarray, "examples seq"]
-    puzzle_identifiers: Integer[np.ndarray, " puzzles"]
-    puzzle_indices: Integer[np.ndarray, " puzzles+1"]
-    group_indices: Integer[np.ndarray, " groups+1"]
-
-
-def read_arrays(folder: Path, name: str, metadata: Metadata) -> Arrays:
-    """Return the set `name` of the split in `folder`, with every value checked.
-
-    Raises:
-        ValueError: if a file is missing or unreadable, or breaks the format.
+    Attributes:
+        groups: first puzzle of each group, and the number of puzzles.
+        puzzles: first example of each puzzle, and the number of examples; None if every
+            puzzle has one example.
+        num_puzzles: puzzles of all groups.
     """
-    arrays = Arrays(
-        *(_load(folder / f"{name}__{field}.npy") for field in Arrays._fields)
-    )
-    where = f"{folder}/{name}__"
-    for field in ("inputs", "labels"):
-        _check_shape(where + field, getattr(arrays, field), metadata.seq_len)
-    inputs, labels, identifiers, puzzles, groups = arrays
-    if len(inputs) != len(labels):
-        raise _broken(
-            where + "labels", f"{len(inputs)} rows, as inputs", f"{len(labels)}"
-        )
-    _check_indices(where + "puzzle_indices", puzzles, len(inputs), "examples")
-    _check_indices(where + "group_indices", groups, len(puzzles) - 1, "puzzles")
-    if identifiers.shape != (len(puzzles) - 1,):
-        wanted = f"the shape ({len(puzzles) - 1},), one for each puzzle"
-        raise _broken(where + "puzzle_identifiers", wanted, f"{identifiers.shape}")
-    ids = metadata.num_puzzle_identifiers
-    _check_values(where + "puzzle_identifiers", identifiers, ids, None)
-    _check_values(where + "inputs", inputs, metadata.vocab_size, None)
-    ignored = metadata.ignore_label_id
-    _check_values(where + "labels", labels, metadata.vocab_size, ignored)
-    return arrays
+
+    groups: Int64[np.ndarray, " group_ends"]
+    puzzles: Int64[np.ndarray, " puzzle_ends"] | None
+    num_puzzles: int
+
+    def __init__(self, folder: Path, name: str, metadata: Metadata):
+        """Open the set `name` of the split in `folder`.
+
+        Raises:
+            UserError: if a file is missing or unreadable, or breaks the format.
+        """
+        self._where = f"{folder}/{name}__"
+        self._metadata = metadata
+        self._inputs = self._open("inputs")
+        self._labels = self._open("labels")
+        for field, array in (("inputs", self._inputs), ("labels", self._labels)):
+            if array.ndim != 2 or array.shape[1] != metadata.seq_len or not len(array):
+                wanted = f"the shape (examples, {metadata.seq_len})"
+                raise _broken(self._where + field, wanted, f"{array.shape}")
+        if len(self._inputs) != len(self._labels):
+            wanted = f"{len(self)} rows, as inputs"
+            raise _broken(self._where + "labels", wanted, f"{len(self._labels)}")
+        puzzles = self._open_index("puzzle_indices", len(self), "examples")
+        self.num_puzzles = len(puzzles) - 1
+        groups = self._open_index("group_indices", self.num_puzzles, "puzzles")
+        self.groups = groups.astype(np.int64)
+        flat = self.num_puzzles == len(self)
+        self.puzzles = None if flat else puzzles.astype(np.int64)
+        self._identifiers = self._open("puzzle_identifiers")
+        if self._identifiers.shape != (self.num_puzzles,):
+            wanted = f"the shape ({self.num_puzzles},), one for each puzzle"
+            got = f"{self._identifiers.shape}"
+            raise _broken(self._where + "puzzle_identifiers", wanted, got)
+        if self.num_puzzles <= CHECKED:
+            self._check_identifiers(self._identifiers, np.arange(self.num_puzzles))
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self._inputs)
+
+    def take(
+        self, examples: Int[np.ndarray, " rows"]
+    ) -> tuple[Int32[np.ndarray, "rows seq"], Int32[np.ndarray, "rows seq"]]:
+        """Inputs and labels of these examples.
+
+        Raises:
+            UserError: if one of their tokens is outside the vocabulary.
+        """
+        inputs = self._inputs.take(examples, axis=0)
+        labels = self._labels.take(examples, axis=0)
+        size, ignored = self._metadata.vocab_size, self._metadata.ignore_label_id
+        _check(self._where + "inputs", inputs, examples, size, None)
+        _check(self._where + "labels", labels, examples, size, ignored)
+        return inputs.astype(np.int32), labels.astype(np.int32)
+
+    def identifiers(
+        self, puzzles: Int[np.ndarray, " rows"]
+    ) -> Int64[np.ndarray, " rows"]:
+        """The identifiers of these puzzles.
+
+        Raises:
+            UserError: if one is out of range.
+        """
+        found = self._identifiers.take(puzzles)
+        self._check_identifiers(found, puzzles)
+        return found.astype(np.int64)
+
+    def _check_identifiers(
+        self, found: Integer[np.ndarray, " rows"], puzzles: Int[np.ndarray, " rows"]
+    ) -> None:
+        """Raise `UserError` unless the identifiers of `puzzles` are in range."""
+        ids = self._metadata.num_puzzle_identifiers
+        _check(self._where + "puzzle_identifiers", found, puzzles, ids, None)
+
+    def _open(self, field: str) -> Integer[np.ndarray, "..."]:
+        """The array of a field, mapped from disk."""
+        path = Path(f"{self._where}{field}.npy")
+        if not path.is_file():
+            raise UserError(
+                f"A set must have five array files: {path} is missing. "
+                "Copy it there or rebuild the dataset with `python -m data.prepare`."
+            )
+        try:
+            # As a plain array: slices of a memmap are slow to make.
+            array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        except (ValueError, OSError, EOFError, OverflowError) as e:
+            raise _broken(f"{path}", "a readable .npy array", f"{e}") from None
+        if not np.issubdtype(array.dtype, np.integer):
+            raise _broken(f"{path}", "integers", f"{array.dtype}")
+        return array
+
+    def _open_index(
+        self, field: str, total: int, of: str
+    ) -> Integer[np.ndarray, " ends"]:
+        """An index that cuts `total` things into ranges, none of them empty."""
+        indices, where = self._open(field), self._where + field
+        if indices.ndim != 1 or len(indices) < 2:
+            raise _broken(where, "one dimension and two entries", f"{indices.shape}")
+        if indices[0] != 0:
+            raise _broken(where, "a first entry of 0", f"{indices[0]}")
+        if indices[-1] != total:
+            raise _broken(where, f"a last entry of {total}, all {of}", f"{indices[-1]}")
+        if len(indices) == total + 1 > CHECKED:
+            return indices  # each range must have one entry, and no other is used
+        if (falls := np.flatnonzero(indices[1:] <= indices[:-1])).size:
+            at = int(falls[0])
+            got = f"{indices[at]} and {indices[at + 1]} at {at} and {at + 1}"
+            wanted = f"increasing entries (no empty range of {of})"
+            raise _broken(where, wanted, got)
+        return indices
 
 
-def _load(path: Path) -> np.ndarray:
-    """Return the array in `path`: mapped if it holds tokens, else in memory."""
-    if not path.is_file():
-        raise ValueError(
-            f"A set must have five array files: {path} is missing. "
-            "Copy it there or rebuild the dataset with `python -m data.prepare`."
-        )
-    mapped = path.stem.endswith(("__inputs", "__labels"))
-    try:
-        array = np.asarray(np.load(path, mmap_mode="r" if mapped else None))
-    except (ValueError, OSError, EOFError) as error:
-        raise _broken(str(path), "a readable .npy array", str(error)) from None
-    if not np.issubdtype(array.dtype, np.integer):
-        raise _broken(str(path), "integers", str(array.dtype))
-    return array
-
-
-def _check_shape(where: str, array: Integer[np.ndarray, "..."], seq_len: int) -> None:
-    """Raise `ValueError` unless `array` has rows of `seq_len` tokens."""
-    if array.ndim != 2 or array.shape[1] != seq_len or not len(array):
-        raise _broken(where, f"the shape (examples, {seq_len})", f"{array.shape}")
-
-
-def _check_indices(
-    where: str, indices: Integer[np.ndarray, "..."], total: int, of: str
+def _check(
+    where: str,
+    rows: Integer[np.ndarray, "..."],
+    numbers: Int[np.ndarray, " rows"],
+    size: int,
+    ignored: int | None,
 ) -> None:
-    """Raise `ValueError` unless `indices` cut `total` things into non-empty ranges."""
-    if indices.ndim != 1 or len(indices) < 2:
-        raise _broken(where, "one dimension and two entries", f"{indices.shape}")
-    if indices[0] != 0:
-        raise _broken(where, "a first entry of 0", f"{indices[0]}")
-    if indices[-1] != total:
-        raise _broken(where, f"a last entry of {total}, all {of}", f"{indices[-1]}")
-    if (falls := np.flatnonzero(indices[1:] <= indices[:-1])).size:
-        at = int(falls[0])
-        got = f"{indices[at]} and {indices[at + 1]} at {at} and {at + 1}"
-        raise _broken(where, f"increasing entries (no empty range of {of})", got)
+    """Raise `UserError` unless all values are `ignored` or in 0 .. size - 1.
+
+    Args:
+        where: the array that they come from.
+        rows: the values.
+        numbers: the rows that they are in the array.
+        size: least value that is too large.
+        ignored: a value that may be any.
+    """
+    if not rows.size or (rows.min() >= 0 and rows.max() < size):
+        return
+    wrong = (rows < 0) | (rows >= size)
+    if ignored is not None:
+        wrong &= rows != ignored
+    if wrong.any():
+        row, *rest = (int(i) for i in np.argwhere(wrong)[0])
+        place = (int(numbers[row]), *rest)
+        wanted = f"values from 0 to {size - 1}"
+        raise _broken(where, wanted, f"{rows[(row, *rest)]} at {place}")
 
 
-def _check_values(
-    where: str, array: Integer[np.ndarray, "..."], size: int, ignored: int | None
-) -> None:
-    """Raise `ValueError` unless all values are `ignored` or in 0 .. size - 1."""
-    flat = array.reshape(-1)
-    for start in range(0, len(flat), CHUNK):
-        chunk = flat[start : start + CHUNK]
-        if chunk.min() >= 0 and chunk.max() < size:
-            continue
-        wrong = (chunk < 0) | (chunk >= size)
-        if ignored is not None:
-            wrong &= chunk != ignored
-        if wrong.any():
-            at = start + int(wrong.argmax())
-            index = tuple(int(i) for i in np.unravel_index(at, array.shape))
-            wanted = f"values from 0 to {size - 1}"
-            raise _broken(where, wanted, f"{flat[at]} at {index}")
-
-
-def _broken(where: str, wanted: str, got: str) -> ValueError:
-    """Return the error for an array that breaks the format."""
-    return ValueError(
+def _broken(where: str, wanted: str, got: str) -> UserError:
+    """The error for an array that breaks the format."""
+    return UserError(
         f"`{where.removesuffix('.npy')}.npy` must have {wanted}: got {got}. "
         "Rebuild the dataset with `python -m data.prepare`, or correct `dataset.json` "
         "where that is wrong."

@@ -1,82 +1,74 @@
-"""Boards as text, from the tokens of a dataset (1 is an empty cell, d + 1 digit d)."""
+"""Puzzles as text: each kind as its own file draws it, any other as numbers.
+
+A kind of puzzle is drawn by a function from the tokens of one example, and for each
+whether it is wrong, to lines of text.
+"""
 
 import math
+from collections.abc import Callable, Mapping
 from itertools import zip_longest
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
-from data.puzzles.board import BOXES, Box
+from data.puzzles import sudoku
+
+Render = Callable[[Integer[np.ndarray, " seq"], Bool[np.ndarray, " seq"]], list[str]]
 
 GAP = "    "
 
 
-def render(tokens: Integer[np.ndarray, " seq"], size: int | None = None) -> str:
-    """Return a board, one row a line, with lines between the boxes of a Sudoku.
+def numbers(
+    tokens: Integer[np.ndarray, " seq"], wrong: Bool[np.ndarray, " seq"]
+) -> list[str]:
+    """Lines of bare numbers, in a square if they make one; `!` after a wrong one."""
+    size = math.isqrt(len(tokens))
+    if size * size != len(tokens):
+        size = len(tokens)
+    width = max((len(str(token)) for token in tokens), default=1)
+    cells = [
+        f"{token:>{width}}{'!' if bad else ' '}"
+        for token, bad in zip(tokens.tolist(), wrong, strict=True)
+    ]
+    rows = (cells[i : i + size] for i in range(0, len(cells), size))
+    return ["".join(row).rstrip() for row in rows]
+
+
+KINDS: Mapping[str, Render] = {"sudoku": sudoku.render, "numbers": numbers}
+"""How the kinds that `dataset.json` may name are drawn."""
+
+
+def guess_kind(seq_len: int, vocab_size: int | None = None) -> str:
+    """The kind of a dataset that records none, as those of the official builders.
 
     Args:
-        tokens: of one example. If they are no Sudoku of size 4, 6 or 9, they come as
-            bare numbers, in a square if their count allows it.
-        size: cells of a row; None takes the square root of the number of tokens.
+        seq_len: tokens of an example.
+        vocab_size: of the dataset, if it is known.
     """
-    return "\n".join(_lines(tokens, np.zeros(len(tokens), bool), size))
+    fits = (box for box in sudoku.BOXES.values() if box.size**2 == seq_len)
+    if any(vocab_size in (None, box.size + 2) for box in fits):
+        return "sudoku"
+    return "numbers"
 
 
 def render_solution(
     inputs: Integer[np.ndarray, " seq"],
     prediction: Integer[np.ndarray, " seq"],
     labels: Integer[np.ndarray, " seq"],
+    kind: str | None = None,
 ) -> str:
-    """Return puzzle and prediction side by side, with `!` after each wrong cell.
+    """Puzzle and prediction side by side, with `!` after each wrong cell.
 
     Args:
         inputs: tokens of the puzzle.
         prediction: tokens that a model gives.
         labels: tokens of the solution; negative where no token is asked for.
+        kind: of puzzle; None guesses. One that is not known is drawn as numbers.
     """
+    render = KINDS.get(kind or guess_kind(len(inputs)), numbers)
     wrong = (labels >= 0) & (prediction != labels)
-    left = ["puzzle", *_lines(inputs, np.zeros_like(wrong), None)]
-    right = [f"prediction ({wrong.sum()} wrong)", *_lines(prediction, wrong, None)]
+    left = ["puzzle", *render(inputs, np.zeros_like(wrong))]
+    right = [f"prediction ({wrong.sum()} wrong)", *render(prediction, wrong)]
     width = max(map(len, left))
     pairs = zip_longest(left, right, fillvalue="")
     return "\n".join(f"{a:<{width}}{GAP}{b}".rstrip() for a, b in pairs)
-
-
-def _lines(tokens: np.ndarray, wrong: np.ndarray, size: int | None) -> list[str]:
-    """Return the lines of a board."""
-    size = size or math.isqrt(len(tokens))
-    if size * size != len(tokens):
-        size = len(tokens)
-    box = BOXES.get(size) if size * size == len(tokens) else None
-    texts = [_cell(int(token), box) for token in tokens]
-    width = max(map(len, texts), default=1)
-    cells = [
-        f"{text:>{width}}{'!' if bad else ' '}"
-        for text, bad in zip(texts, wrong, strict=True)
-    ]
-    rows = [cells[i : i + size] for i in range(0, len(cells), size)]
-    if box is None:
-        return ["".join(row).rstrip() for row in rows]
-    return _boxed(rows, box)
-
-
-def _cell(token: int, box: Box | None) -> str:
-    """Return the text of a cell."""
-    if box is None:
-        return str(token)
-    if 1 <= token <= box.size + 1:
-        return "." if token == 1 else str(token - 1)
-    return "?"
-
-
-def _boxed(rows: list[list[str]], box: Box) -> list[str]:
-    """Return rows of cells with lines between boxes."""
-    stacks = range(0, box.size, box.columns)
-    lines = [
-        "| ".join("".join(row[start : start + box.columns]) for start in stacks)
-        for row in rows
-    ]
-    rule = "+-".join("-" * 2 * box.columns for _ in stacks)
-    for row in range(box.size - box.rows, 0, -box.rows):
-        lines.insert(row, rule)
-    return [line.rstrip() for line in lines]

@@ -1,25 +1,38 @@
-"""Sudoku-Extreme: from lists of puzzles in CSV form to a dataset.
+"""Sudoku: from lists of puzzles in CSV form to a dataset, and boards as text.
+
+A board in a dataset is tokens: 1 is an empty cell, d + 1 digit d (0 is padding).
 
 Source: official `dataset/build_sudoku_dataset.py`. Unlike there, the subsample and the
 images come from a seed, and rows are checked.
 """
 
+import csv
+import gzip
+import math
 import shlex
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Int64, Integer, UInt8
 
-from configs import SudokuExtreme
-from data.puzzles.board import augment
-from data.puzzles.sudoku_csv import BOX, read_csv
-from data.puzzles.writer import Boards, check_vacant, write_sudoku
+from configs import SudokuExtreme, UserError
+from data.folder import check_vacant, require_memory
+from data.puzzles.board import BOXES, Box, augment, is_solved
+from data.puzzles.writer import Examples, write_puzzles
+
+HEADER = ["source", "question", "answer", "rating"]
+BOX = BOXES[9]
+CELLS = BOX.size**2
 
 
 def build(config: SudokuExtreme, out: Path) -> None:
     """Build the dataset in `out`; only training puzzles get images.
 
     Raises:
-        ValueError: if `out` is not vacant, or the CSV files are bad or not to be had.
+        UserError: if `out` is not vacant, the CSV files are bad or unavailable, or the
+            images do not fit into memory.
     """
     check_vacant(out)
     train = _read_split(config, "train", out)
@@ -29,21 +42,72 @@ def build(config: SudokuExtreme, out: Path) -> None:
         rng = np.random.default_rng((config.seed, 0))
         chosen = rng.choice(total, size=config.subsample, replace=False)
         train = (train[0][chosen], train[1][chosen])
+    check_memory(len(train[0]), config.augmentations, BOX)
     rng = np.random.default_rng((config.seed, 1))
     images = augment(*train, config.augmentations, BOX, rng)
     splits = {
-        "train": Boards(*images, images=1 + config.augmentations),
-        "test": Boards(*test),
+        "train": to_tokens(*images, images=1 + config.augmentations),
+        "test": to_tokens(*test),
     }
     files = [Path(name).name for name in (*config.train_csv, *config.test_csv)]
-    source = ", ".join(files) or config.source
-    write_sudoku(splits, out, {"seed": config.seed, "source": source})
+    extra = {"seed": config.seed, "source": ", ".join(files) or config.source}
+    write_puzzles(splits, out, kind="sudoku", vocab_size=BOX.size + 2, extra=extra)
+
+
+def to_tokens(
+    questions: UInt8[np.ndarray, "boards seq"],
+    answers: UInt8[np.ndarray, "boards seq"],
+    images: int = 1,
+) -> Examples:
+    """Boards of digits, 0 for an empty cell, as a dataset holds them."""
+    return Examples(questions + np.uint8(1), answers + np.uint8(1), images)
+
+
+def check_memory(puzzles: int, augmentations: int, box: Box) -> None:
+    """Raise `UserError` unless the images of so many puzzles fit into memory."""
+    require_memory(
+        puzzles * (1 + augmentations) * box.size**2 * 8,  # measured: 7.4 bytes a cell
+        f"{puzzles:,} puzzles with {augmentations:,} images each",
+        "Use fewer `--augmentations` or puzzles.",
+    )
+
+
+def is_solution(
+    inputs: Integer[np.ndarray, "boards seq"],
+    answers: Integer[np.ndarray, "boards seq"],
+) -> Bool[np.ndarray, " boards"]:
+    """Whether answers, any tokens, solve puzzles by the rules, whatever the labels."""
+    box = BOXES[math.isqrt(inputs.shape[1])]
+    kept = ((inputs == 1) | (inputs == answers)).all(axis=1)
+    in_range = (answers > 1) & (answers <= box.size + 1)
+    digits = np.where(in_range, answers - 1, 0).astype(np.uint8)
+    return kept & is_solved(digits, box)
+
+
+def render(
+    tokens: Integer[np.ndarray, " seq"], wrong: Bool[np.ndarray, " seq"]
+) -> list[str]:
+    """The lines of a board, with `!` after each wrong cell and lines between boxes."""
+    box = BOXES[math.isqrt(len(tokens))]
+    signs = ["?", ".", *map(str, range(1, box.size + 1))]
+    cells = [
+        f"{signs[token] if 0 <= token < len(signs) else '?'}{'!' if bad else ' '}"
+        for token, bad in zip(tokens.tolist(), wrong, strict=True)
+    ]
+    lines = []
+    for row in range(box.size):
+        if row and row % box.rows == 0:
+            lines.append("+-".join("-" * 2 * box.columns for _ in range(box.rows)))
+        starts = range(row * box.size, (row + 1) * box.size, box.columns)
+        stacks = ("".join(cells[i : i + box.columns]) for i in starts)
+        lines.append("| ".join(stacks).rstrip())
+    return lines
 
 
 def _read_split(
     config: SudokuExtreme, split: str, out: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return questions and answers of all files of a split, in order."""
+    """Questions and answers of all files of a split, in order."""
     local = config.train_csv if split == "train" else config.test_csv
     paths = [Path(name) for name in local] or [_locate(config, split, out)]
     tables = [read_csv(path, config.min_difficulty) for path in paths]
@@ -51,7 +115,7 @@ def _read_split(
         np.concatenate(boards) for boards in zip(*tables, strict=True)
     )
     if not len(questions):
-        raise ValueError(
+        raise UserError(
             f"A split must have a puzzle: {', '.join(map(str, paths))} have none rated "
             f"{config.min_difficulty} or more. Lower `--min-difficulty`."
         )
@@ -59,13 +123,13 @@ def _read_split(
 
 
 def _locate(config: SudokuExtreme, split: str, out: Path) -> Path:
-    """Return the CSV file of a split in the source folder, or from the hub."""
+    """The CSV file of a split in the source folder, or from the hub."""
     folder = Path(config.source)
     if folder.is_dir():
         for name in (f"{split}.csv", f"{split}.csv.gz"):
             if (folder / name).is_file():
                 return folder / name
-        raise ValueError(
+        raise UserError(
             f"A source folder must hold `{split}.csv` or `{split}.csv.gz`: {folder} "
             "has neither. Add the file, or name it with `--train-csv` and `--test-csv`."
         )
@@ -75,7 +139,7 @@ def _locate(config: SudokuExtreme, split: str, out: Path) -> Path:
         file = f"{split}.csv"
         return Path(hf_hub_download(config.source, file, repo_type="dataset"))
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             f"`{split}.csv` must come from the Hugging Face dataset {config.source!r}: "
             f"it could not be downloaded ({type(error).__name__}: {error}). With the "
             f"CSV files at hand, run\n  {_local_command(config, out)}"
@@ -83,7 +147,7 @@ def _locate(config: SudokuExtreme, split: str, out: Path) -> Path:
 
 
 def _local_command(config: SudokuExtreme, out: Path) -> str:
-    """Return the command that builds the same dataset from local files."""
+    """The command that builds the same dataset from local files."""
     words = ["python", "-m", "data.prepare", "sudoku", "--out", str(out)]
     words += ["--train-csv", "train.csv", "--test-csv", "test.csv"]
     default = SudokuExtreme()
@@ -92,3 +156,97 @@ def _local_command(config: SudokuExtreme, out: Path) -> str:
         if value != getattr(default, name):
             words += ["--" + name.replace("_", "-"), str(value)]
     return shlex.join(words)
+
+
+def read_csv(
+    path: str | Path, min_difficulty: int | None = None
+) -> tuple[UInt8[np.ndarray, "puzzles 81"], UInt8[np.ndarray, "puzzles 81"]]:
+    """Questions and answers of the rows rated `min_difficulty` or more.
+
+    Args:
+        path: a `.csv` or `.csv.gz` file with the columns `source,question,answer,
+            rating`. Empty cells are `.` or `0`.
+        min_difficulty: least rating to keep; None keeps all.
+
+    Raises:
+        UserError: if the file is missing or a row, even one not kept, is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"A CSV file must exist: there is no {path}. Check the path.")
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+            questions, answers, ratings, lines = _read_rows(file, path)
+    except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"A puzzle list must be a readable CSV file: {path} is not ({error}). "
+            "Download it again."
+        ) from None
+    boards = _digits(questions), _digits(answers)
+    _check_boards(*boards, path, lines)
+    keep = slice(None) if min_difficulty is None else ratings >= min_difficulty
+    return boards[0][keep], boards[1][keep]
+
+
+def _read_rows(
+    file: Iterable[str], path: Path
+) -> tuple[list[str], list[str], Int64[np.ndarray, " rows"], list[int]]:
+    """Questions, answers, ratings and the line number of every row."""
+    reader = csv.reader(file)
+    if (header := next(reader, [])) != HEADER:
+        raise _bad_row(path, 1, f"the header {','.join(HEADER)}", ",".join(header))
+    questions, answers, ratings, lines = [], [], [], []
+    for row in reader:
+        line = reader.line_num
+        if len(row) != len(HEADER):
+            raise _bad_row(path, line, f"{len(HEADER)} columns", len(row))
+        _, question, answer, rating = row
+        for name, cells in (("question", question), ("answer", answer)):
+            if len(cells) != CELLS:
+                raise _bad_row(path, line, f"a {name} of {CELLS} cells", len(cells))
+        try:
+            ratings.append(np.int64(rating))
+        except (ValueError, OverflowError):
+            wanted = "an integer rating of 64 bits"
+            raise _bad_row(path, line, wanted, f"{rating!r:.40}") from None
+        questions.append(question)
+        answers.append(answer)
+        lines.append(line)
+    return questions, answers, np.array(ratings, dtype=np.int64), lines
+
+
+def _digits(boards: Sequence[str]) -> UInt8[np.ndarray, "puzzles 81"]:
+    """Boards as digits, 0 for `.`, and above 9 for what is neither."""
+    text = "".join(boards).replace(".", "0").encode("ascii", errors="replace")
+    return np.frombuffer(text, np.uint8).reshape(-1, CELLS) - np.uint8(ord("0"))
+
+
+def _check_boards(
+    questions: UInt8[np.ndarray, "puzzles 81"],
+    answers: UInt8[np.ndarray, "puzzles 81"],
+    path: Path,
+    lines: Sequence[int],
+) -> None:
+    """Raise `UserError` unless the answers solve the questions."""
+    given = questions != 0
+    faults = {
+        "a question of digits and dots": (questions > 9).any(axis=1),
+        "an answer of digits 1 to 9": ((answers < 1) | (answers > 9)).any(axis=1),
+        "an answer that keeps the givens": (given & (questions != answers)).any(axis=1),
+        "an answer with every digit once in each row, column and box": ~is_solved(
+            np.minimum(answers, 10), BOX
+        ),
+    }
+    for wanted, wrong in faults.items():
+        if wrong.any():
+            line = lines[int(wrong.argmax())]
+            raise _bad_row(path, line, wanted, "other cells")
+
+
+def _bad_row(path: Path, line: int, wanted: str, got: object) -> UserError:
+    """The error for a row that breaks the format."""
+    return UserError(
+        f"{path}, line {line}: a row must have {wanted}: got {got}. "
+        "Correct or remove the line, or download the file again."
+    )

@@ -1,98 +1,94 @@
-"""Writing a Sudoku dataset in the official format, whole or not at all."""
+"""Writing a dataset of puzzles in the official format, whole or not at all."""
 
 import hashlib
 import json
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from configs import LARGEST
+from data.folder import new_folder
 from data.puzzles.metadata import Metadata
 
 
-class Boards(NamedTuple):
-    """The boards of a split: digits row by row, 0 for an empty cell."""
+class Examples(NamedTuple):
+    """The tokens of a split, one example a puzzle."""
 
-    questions: UInt8[np.ndarray, "boards seq"]
-    answers: UInt8[np.ndarray, "boards seq"]
+    inputs: UInt8[np.ndarray, "examples seq"]
+    labels: UInt8[np.ndarray, "examples seq"]
     images: int = 1
-    """Boards of a group: a puzzle and its images stand together."""
+    """Puzzles of a group: one and its images stand together."""
 
 
-def check_vacant(out: Path) -> None:
-    """Raise `ValueError` if `out` is a file or a folder with something in it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
-            f"The output must be a new or empty folder: {out} exists and is not. "
-            "Remove it or choose another `--out`."
-        )
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder to write into, which becomes `out` if no error stops the writing.
-
-    Raises:
-        ValueError: if `out` is not vacant.
-    """
-    check_vacant(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.parent / f".{out.name}.{uuid.uuid4().hex[:8]}"
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        check_vacant(out)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def write_sudoku(
-    splits: Mapping[str, Boards], out: Path, extra: Mapping[str, object]
+def write_puzzles(
+    splits: Mapping[str, Examples],
+    out: Path,
+    *,
+    kind: str,
+    vocab_size: int,
+    extra: Mapping[str, object],
 ) -> None:
-    """Write a dataset of boards to `out`, which appears only when complete.
+    """Write a dataset of puzzles to `out`, which appears only when complete.
+
+    Token 0 pads and is not scored, and no puzzle has an identifier of its own.
 
     Args:
-        splits: boards by the name of the split.
+        splits: examples of `train` and `test`.
         out: the folder to make.
+        kind: of puzzle, as `render.py` knows it; stands in `dataset.json`.
+        vocab_size: tokens are 0 .. vocab_size - 1.
         extra: further keys for `dataset.json`, next to `content_hash`.
 
     Raises:
-        ValueError: if `out` is not vacant.
+        UserError: if `out` is not vacant.
     """
+    _warn_of_shared(splits["train"].inputs, splits["test"].inputs)
     with new_folder(out) as folder:
-        for name, boards in splits.items():
-            _write_split(boards, folder / name, extra)
+        for name, examples in splits.items():
+            about = {"kind": kind, **extra}
+            _write_split(examples, folder / name, vocab_size, about)
         text = json.dumps(["<blank>"])
         (folder / "identifiers.json").write_text(text, encoding="utf-8")
 
 
-def _write_split(boards: Boards, folder: Path, extra: Mapping[str, object]) -> None:
+def _warn_of_shared(
+    train: UInt8[np.ndarray, "trains seq"], test: UInt8[np.ndarray, "tests seq"]
+) -> None:
+    """Warn if training puzzles are test puzzles."""
+    known = {puzzle.tobytes() for puzzle in test}
+    if shared := sum(puzzle.tobytes() in known for puzzle in train):
+        warnings.warn(
+            f"{shared:,} of {len(train):,} training examples are test puzzles as well.",
+            stacklevel=4,
+        )
+
+
+def _write_split(
+    examples: Examples, folder: Path, vocab_size: int, extra: Mapping[str, object]
+) -> None:
     """Write the five arrays and `dataset.json` of one split."""
     folder.mkdir(parents=True)
-    count, seq = boards.questions.shape
+    count, seq = examples.inputs.shape
+    index = np.int32 if count < LARGEST else np.int64
     arrays = {
-        "inputs": boards.questions + np.uint8(1),
-        "labels": boards.answers + np.uint8(1),
+        "inputs": examples.inputs,
+        "labels": examples.labels,
         "puzzle_identifiers": np.zeros(count, np.int32),
-        "puzzle_indices": np.arange(count + 1, dtype=np.int32),
-        "group_indices": np.arange(0, count + 1, boards.images, dtype=np.int32),
+        "puzzle_indices": np.arange(count + 1, dtype=index),
+        "group_indices": np.arange(0, count + 1, examples.images, dtype=index),
     }
     for name, array in arrays.items():
         np.save(folder / f"all__{name}.npy", array)
-    groups = count // boards.images
+    groups = count // examples.images
     Metadata(
         pad_id=0,
         ignore_label_id=0,
         blank_identifier_id=0,
-        vocab_size=int(seq**0.5) + 2,
+        vocab_size=vocab_size,
         seq_len=seq,
         num_puzzle_identifiers=1,
         total_groups=groups,
@@ -104,7 +100,7 @@ def _write_split(boards: Boards, folder: Path, extra: Mapping[str, object]) -> N
 
 
 def _content_hash(arrays: Mapping[str, np.ndarray]) -> str:
-    """Return the SHA-256 of names, types, shapes and values, in hexadecimal."""
+    """The SHA-256 of names, types, shapes and values, in hexadecimal."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())

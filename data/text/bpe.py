@@ -13,7 +13,7 @@ from pathlib import Path
 import tiktoken
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from configs import require
+from configs import UserError, require
 
 END = "<|endoftext|>"
 """Text of the token between documents; always the last one of the vocabulary."""
@@ -38,7 +38,7 @@ def load_bpe(folder: str = "") -> tiktoken.Encoding:
             Empty: that of the environment variable `GPT2_BPE_DIR`, or else a download.
 
     Raises:
-        ValueError: if the files are missing or wrong, or cannot be downloaded.
+        UserError: if the files are missing or wrong, or cannot be downloaded.
     """
     folder = folder or os.environ.get(FOLDER_VARIABLE, "")
     return _from_folder(Path(folder)) if folder else _download()
@@ -50,7 +50,7 @@ def _download() -> tiktoken.Encoding:
     try:
         return tiktoken.get_encoding("gpt2")
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             "GPT-2's byte pairs must be at hand or be downloaded: the download failed "
             f"({type(error).__name__}: {error}). Put `encoder.json` and `vocab.bpe` "
             f"into a folder and name it with `--bpe-dir` or {FOLDER_VARIABLE}."
@@ -65,7 +65,7 @@ def _from_folder(folder: Path) -> tiktoken.Encoding:
             names = _read(folder / encoder, folder / merges)
             break
     else:
-        raise ValueError(
+        raise UserError(
             "A folder of byte pairs must hold `encoder.json` and `vocab.bpe`: "
             f"{folder} does not. Correct `--bpe-dir` (or {FOLDER_VARIABLE})."
         )
@@ -83,8 +83,8 @@ def _read(encoder: Path, merges: Path) -> Sequence[str]:
     try:
         numbers = json.loads(encoder.read_text(encoding="utf-8"))
         lines = merges.read_text(encoding="utf-8").split("\n")
-    except ValueError as error:
-        raise ValueError(
+    except (ValueError, RecursionError) as error:
+        raise UserError(
             f"GPT-2's files must be JSON and UTF-8 text: those in {encoder.parent} are "
             f"not ({error}). Download them again."
         ) from None

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs import Shakespeare, TextFiles, require
-from data.folder import parallel_map
-from data.puzzles.writer import check_vacant
+from configs import Shakespeare, TextFiles, UserError, require
+from data.folder import check_vacant, parallel_map
 from data.text.reading import Survey, between, cut, read_text, survey
 from data.text.tokenizer import GPT2, LARGEST, Characters, Tokenizer
 from data.text.writer import write_tokens
@@ -43,7 +42,7 @@ def build_shakespeare(config: Shakespeare, out: Path) -> None:
     A file of one's own is taken as it is, with a note if it is another text.
 
     Raises:
-        ValueError: if `out` is not vacant, or the text or the tokens are not to be had.
+        UserError: if `out` is not vacant, or the text or the tokens are not to be had.
     """
     check_vacant(out)
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +59,7 @@ def build_text(config: TextFiles, out: Path) -> None:
     """Build a dataset of text files in `out`.
 
     Raises:
-        ValueError: if `out` is not vacant, or the text or the tokens are not usable.
+        UserError: if `out` is not vacant, or the text or the tokens are not usable.
     """
     check_vacant(out)
     text = survey(read_text(config.input))
@@ -129,7 +128,7 @@ def _download(folder: Path) -> Path:
         with urllib.request.urlopen(SHAKESPEARE_URL, timeout=60) as response:
             data = response.read()
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"Tiny Shakespeare must come from {SHAKESPEARE_URL}: it could not be "
             f"downloaded ({error}). With a copy at hand, name it with `--input FILE`."
         ) from error

@@ -5,13 +5,16 @@ begin anywhere, and tokens have no epochs. Each batch has its own random numbers
 (seed, split, step), so that a run continues exactly and every process draws the same.
 """
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int64, Integer, UInt16
 
-from configs import require
+from configs import UserError, require
+from data.folder import fingerprint
+from data.text.reading import read_about
 from data.text.tokenizer import Tokenizer
 
 __all__ = ["IGNORE", "TokenDataset", "Tokens"]
@@ -20,8 +23,6 @@ IGNORE = -1
 """Target of a position that is not scored, as in nanoGPT; files of tokens have none."""
 
 SPLITS = ("train", "val")
-CHECKED = 1 << 26  # files up to 128 MB are checked on opening, which takes 0.1 s
-CHUNK = 1 << 22
 
 
 class Tokens(NamedTuple):
@@ -55,7 +56,7 @@ class TokenDataset:
         seed: int = 0,
         rows: Integer[np.ndarray, " rows"] | None = None,
     ):
-        """Open and check the split.
+        """Open the split; its tokens are read, and checked, batch by batch.
 
         Args:
             path: folder of the dataset.
@@ -66,7 +67,7 @@ class TokenDataset:
             rows: the rows of each batch to load, in order; None loads all.
 
         Raises:
-            ValueError: if an argument is out of range or the dataset is not usable.
+            UserError: if an argument is out of range or the dataset is not usable.
         """
         _check_arguments(split, block_size, batch_size, seed)
         self.tokenizer = Tokenizer.read(path)
@@ -82,19 +83,31 @@ class TokenDataset:
         self._file = Path(path) / f"{split}.bin"
         data = _open(self._file, block_size)
         self.num_tokens = len(data)
-        if self.num_tokens <= CHECKED:
-            for start in range(0, self.num_tokens, CHUNK):
-                self._check(data[start : start + CHUNK], start)
         self._windows = np.lib.stride_tricks.sliding_window_view(data, block_size + 1)
 
+    @cached_property
+    def content_hash(self) -> str:
+        """What the folder holds, both splits, as a word that other data would change.
+
+        That which `dataset.json` records; without it, as in nanoGPT's folders, a
+        fingerprint of the files (see `fingerprint`).
+        """
+        folder = self._file.parent
+        recorded = (read_about(folder) or {}).get("content_hash")
+        if isinstance(recorded, str):
+            return recorded
+        names = [f"{split}.bin" for split in SPLITS] + ["meta.pkl", "tokenizer.json"]
+        files = [folder / name for name in names if (folder / name).is_file()]
+        return fingerprint(files)
+
     def batch(self, step: int) -> Tokens:
-        """Return this process's rows of batch `step`, counted from 0.
+        """This process's rows of batch `step`, counted from 0.
 
         A function of seed, split and step alone, whatever was asked for before. Threads
         may call it at the same time.
 
         Raises:
-            ValueError: if `step` is negative or the file has a token too large.
+            UserError: if `step` is negative or the file has a token too large.
 
         Source: nanoGPT `train.get_batch`, which draws from the same range.
         """
@@ -107,7 +120,7 @@ class TokenDataset:
         return Tokens(windows[:, :-1], windows[:, 1:])
 
     def _starts(self, step: int) -> Int64[np.ndarray, " batch"]:
-        """Return where the sequences of the global batch begin."""
+        """Where the sequences of the global batch begin."""
         require(step >= 0, f"`step` must be at least 0: got {step}. Count from 0.")
         # The highest word of the counter, which no draw ever reaches, parts the steps.
         counter = np.array([0, 0, 0, step], np.uint64)
@@ -115,11 +128,11 @@ class TokenDataset:
         return rng.integers(self.num_tokens - self.block_size, size=self.batch_size)
 
     def _check(self, tokens: UInt16[np.ndarray, " tokens"], start: int) -> None:
-        """Raise `ValueError` unless the tokens from `start` are in the vocabulary."""
+        """Raise `UserError` unless the tokens from `start` are in the vocabulary."""
         wrong = tokens >= self.vocab_size
         if wrong.any():
             at = int(wrong.argmax())
-            raise ValueError(
+            raise UserError(
                 f"Tokens must lie in 0 .. {self.vocab_size - 1}: {self._file} has "
                 f"{tokens[at]} at position {start + at}. Put the tokenizer's file that "
                 "belongs to it into the folder, or build the dataset again."
@@ -127,7 +140,7 @@ class TokenDataset:
 
 
 def _check_arguments(split: str, block_size: int, batch_size: int, seed: int) -> None:
-    """Raise `ValueError` unless the arguments are in range."""
+    """Raise `UserError` unless the arguments are in range."""
     require(
         split in SPLITS,
         f"`split` must be one of {', '.join(SPLITS)}: got {split!r}. Name one of them.",
@@ -143,7 +156,7 @@ def _check_arguments(split: str, block_size: int, batch_size: int, seed: int) ->
 
 
 def _open(path: Path, block_size: int) -> UInt16[np.ndarray, " tokens"]:
-    """Return the tokens of a file, mapped from disk."""
+    """The tokens of a file, mapped from disk."""
     require(
         path.is_file(),
         f"A dataset of text must have `train.bin` and `val.bin`: there is no {path}. "

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs import OpenWebText, require
-from data.folder import parallel_map
-from data.puzzles.writer import check_vacant
+from configs import OpenWebText, UserError, require
+from data.folder import check_vacant, parallel_map
 from data.text.tokenizer import GPT2
 from data.text.writer import write_tokens
 
@@ -33,7 +32,7 @@ def build_openwebtext(config: OpenWebText, out: Path) -> None:
     """Build OpenWebText, or a dataset like it, in `out`.
 
     Raises:
-        ValueError: if `out` is not vacant, or the text or the tokens are not to be had.
+        UserError: if `out` is not vacant, or the text or the tokens are not to be had.
     """
     check_vacant(out)
     tokenizer = GPT2.load(config.bpe_dir)  # before hours of downloading
@@ -46,7 +45,7 @@ def write_documents(
     """Encode documents and write them to `out`.
 
     Raises:
-        ValueError: if `out` is not vacant or a split is empty.
+        UserError: if `out` is not vacant or a split is empty.
     """
     tokens = {
         name: _encode(name, documents, tokenizer, config.processes)
@@ -85,14 +84,14 @@ def _load(config: OpenWebText) -> dict[str, Documents]:
         # A folder `datasets` where we run is a package of that name, but an empty one.
         from datasets import load_dataset  # pyright: ignore
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             "OpenWebText must be read by the package `datasets`: it is missing "
             f"({error}). Install it with `pip install -e '.[openwebtext]'`."
         ) from error
     try:
         whole = load_dataset(config.source, split="train", num_proc=config.processes)
     except Exception as error:
-        raise ValueError(
+        raise UserError(
             "`--source` must be a dataset that the package `datasets` can load: "
             f"{config.source} is not ({type(error).__name__}: {error}). Name a local "
             "folder of its Parquet files, or another copy on the hub."

@@ -14,9 +14,9 @@ import numpy as np
 import tiktoken
 from jaxtyping import Int32, Integer
 
-from configs import require
+from configs import UserError, require
 from data.text.bpe import load_bpe
-from data.text.nanogpt_meta import read_characters
+from data.text.reading import read_about, read_characters
 
 FILE = "tokenizer.json"
 NANOGPT_FILE = "meta.pkl"
@@ -45,7 +45,7 @@ class Tokenizer(ABC):
             bpe_dir: folder of GPT-2's byte pairs; not read before text is.
 
         Raises:
-            ValueError: if the folder is missing or its description is wrong.
+            UserError: if the folder is missing or its description is wrong.
         """
         folder = Path(folder)
         require(
@@ -55,6 +55,15 @@ class Tokenizer(ABC):
         )
         if (folder / FILE).is_file():
             return _parse(folder / FILE, bpe_dir)
+        match read_about(folder):
+            case {"kind": "gpt2", "vocab_size": int(size)} if 1 <= size <= LARGEST:
+                return GPT2(bpe_dir, size)
+            case {"kind": "char"}:
+                raise UserError(
+                    f"A dataset of characters must have its `{FILE}`: {folder} has "
+                    "none, though its `dataset.json` says `char`. Copy it there, or "
+                    "build the dataset again with `python -m data.prepare`."
+                )
         if (folder / NANOGPT_FILE).is_file():
             return Characters(read_characters(folder / NANOGPT_FILE))
         return GPT2(bpe_dir)
@@ -68,7 +77,7 @@ class Tokenizer(ABC):
         """Return the text of `tokens`, with U+FFFD for bytes that are no UTF-8.
 
         Raises:
-            ValueError: if a token is outside the vocabulary.
+            UserError: if a token is outside the vocabulary.
         """
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
@@ -77,7 +86,7 @@ class Tokenizer(ABC):
         """Return the tokens of `text`.
 
         Raises:
-            ValueError: if the vocabulary lacks a character of it.
+            UserError: if the vocabulary lacks a character of it.
         """
 
     @abstractmethod
@@ -85,7 +94,7 @@ class Tokenizer(ABC):
         """Return the UTF-8 of `tokens`; a token may be a part of a character.
 
         Raises:
-            ValueError: if a token is outside the vocabulary.
+            UserError: if a token is outside the vocabulary.
         """
 
     @abstractmethod
@@ -111,7 +120,7 @@ class Characters(Tokenizer):
         """Make the tokenizer of these characters.
 
         Raises:
-            ValueError: if there is none, or more than uint16 counts, or one twice.
+            UserError: if there is none, or more than uint16 counts, or one twice.
         """
         require(
             1 <= len(characters) == len(set(characters)) <= LARGEST,
@@ -132,7 +141,7 @@ class Characters(Tokenizer):
         unknown = (tokens < 0) | (points >= len(self._numbers))
         if unknown.any():
             at = int(unknown.argmax())
-            raise ValueError(
+            raise UserError(
                 f"Text must have only the {self.vocab_size} characters of the "
                 f"vocabulary: got {text[at]!r} at position {at}. Leave it out, or "
                 "build the dataset with GPT-2's tokens."
@@ -167,7 +176,7 @@ class GPT2(Tokenizer):
         """Return the tokenizer of the files in `bpe_dir`, of whatever size.
 
         Raises:
-            ValueError: if the files are not to be had, or have too many tokens.
+            UserError: if the files are not to be had, or have too many tokens.
         """
         size = load_bpe(bpe_dir).n_vocab
         require(
@@ -221,9 +230,9 @@ def _parse(path: Path, bpe_dir: str) -> Tokenizer:
                 return GPT2(bpe_dir, size)
             case other:
                 what = f"it says {str(other)[:60]}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         what = str(error)
-    raise ValueError(
+    raise UserError(
         f"`{FILE}` must name a kind, `char` with `characters` or `gpt2` with "
         f"`vocab_size`: {path} is unusable ({what}). Repair the file, or build the "
         "dataset with `python -m data.prepare`."

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from configs import require
-from data.puzzles.writer import new_folder
+from data.folder import new_folder
+from data.text.reading import ABOUT
 from data.text.tokenizer import Tokenizer
-
-FILE = "dataset.json"
 
 
 def write_tokens(
@@ -29,7 +28,7 @@ def write_tokens(
         source: where the text comes from.
 
     Raises:
-        ValueError: if `out` is not vacant or a split has no tokens.
+        UserError: if `out` is not vacant or a split has no tokens.
     """
     with new_folder(out) as folder:
         tokenizer.write(folder)
@@ -45,18 +44,13 @@ def write_tokens(
         digest.update(json.dumps(tokenizer.describe()).encode())
         about["content_hash"] = digest.hexdigest()
         text = json.dumps(about, indent=2)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def read_about(folder: Path) -> dict[str, object]:
-    """Return the `dataset.json` that `write_tokens` wrote."""
-    return json.loads((folder / FILE).read_text(encoding="utf-8"))
+        (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
 
 
 def _write_split(
     path: Path, pieces: Iterable[np.ndarray], update: Callable[[bytes], None]
 ) -> int:
-    """Write tokens as uint16, also to `update`, and return their number."""
+    """Write tokens as uint16, also to `update`, and give their number."""
     count = 0
     with path.open("wb") as file:
         for piece in pieces:

@@ -29,7 +29,8 @@ def test_sudoku_from_the_command_line(tmp_path, csv, capsys):
     out = tmp_path / "out"
     files = ["--train-csv", csv, csv, "--test-csv", csv]
     options = ["--subsample", "None", "--augmentations", "2", "--seed", "3"]
-    main(["sudoku", "--out", str(out), *files, *options])
+    with pytest.warns(UserWarning, match="2 of 6 training examples are test puzzles"):
+        main(["sudoku", "--out", str(out), *files, *options])
     metadata = Metadata.read(out / "train")
     assert metadata.total_groups == 2
     assert metadata.extra["seed"] == 3
@@ -90,7 +91,8 @@ def test_a_system_error_is_a_message(tmp_path, capsys):
 
 def test_prepare_goes_by_the_type(tmp_path, csv, capsys):
     extreme = SudokuExtreme(train_csv=(csv,), test_csv=(csv,), augmentations=0)
-    prepare(extreme, tmp_path / "extreme")
+    with pytest.warns(UserWarning, match="test puzzles as well"):
+        prepare(extreme, tmp_path / "extreme")
     prepare(GeneratedSudoku(train=2, test=1), tmp_path / "generated")
     assert Metadata.read(tmp_path / "extreme" / "train").seq_len == 81
     assert Metadata.read(tmp_path / "generated" / "train").seq_len == 36

@@ -126,6 +126,7 @@ from train import checkpoint, trm
 save = checkpoint.Checkpoints.save
 def save_with_little_room(self, state):
     if int(state.step) >= 8:
+        self.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     save(self, state)
 checkpoint.Checkpoints.save = save_with_little_room
@@ -238,3 +239,14 @@ def test_nothing_to_evaluate(dataset: Path, tmp_path: Path) -> None:
     assert "An evaluation needs a checkpoint" in err
     assert not (tmp_path / "no-such-run").exists()
     assert os.listdir(tmp_path) == []
+
+
+def test_equally_good_counts_as_better(dataset: Path, tmp_path: Path) -> None:
+    """Where no puzzle is ever solved, the newest is the best; the last is there."""
+    folder = tmp_path / "run"
+    more = {"run.save": "best", "run.keep-last": 1, "optim.lr": "1e-9"}
+    finish(start(dataset, folder, **more))
+    evaluated = [line for line in metrics(folder) if line["split"] == "eval"]
+    assert {line["score"] for line in evaluated} == {0.0}
+    kept = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert kept == {"72", "96"}, "96 was saved before its score was known"

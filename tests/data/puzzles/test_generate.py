@@ -1,13 +1,11 @@
-import random
-
 import numpy as np
 import pytest
 
-from configs import GeneratedSudoku
+from configs import GeneratedSudoku, UserError
 from data.puzzles.board import BOXES, is_solved
 from data.puzzles.dataset import Metadata
-from data.puzzles.generate import build_generated
-from data.puzzles.solver import Search, carve, count_solutions
+from data.puzzles.generate import build
+from data.puzzles.solver import count_solutions
 
 
 def load(out, split, name):
@@ -21,7 +19,7 @@ def boards(out, split):
 
 @pytest.mark.parametrize("size", [4, 6, 9])
 def test_puzzles_have_one_solution_and_splits_share_no_grid(tmp_path, size):
-    build_generated(GeneratedSudoku(size=size, train=30, test=20), tmp_path / "out")
+    build(GeneratedSudoku(size=size, train=30, test=20), tmp_path / "out")
     grids = []
     for split, count in (("train", 30), ("test", 20)):
         questions, answers = boards(tmp_path / "out", split)
@@ -39,7 +37,7 @@ def test_puzzles_have_one_solution_and_splits_share_no_grid(tmp_path, size):
 
 def test_the_few_grids_of_4x4_are_shared_out(tmp_path):
     config = GeneratedSudoku(size=4, train=600, test=200, augmentations=4)
-    build_generated(config, tmp_path / "out")
+    build(config, tmp_path / "out")
     train, test = (
         {grid.tobytes() for grid in boards(tmp_path / "out", split)[1]}
         for split in ("train", "test")
@@ -54,7 +52,7 @@ def test_the_few_grids_of_4x4_are_shared_out(tmp_path):
 
 def test_metadata_fits_the_size(tmp_path):
     config = GeneratedSudoku(size=6, train=5, test=3, augmentations=2, seed=8)
-    build_generated(config, tmp_path / "out")
+    build(config, tmp_path / "out")
     metadata = Metadata.read(tmp_path / "out" / "train")
     assert (metadata.vocab_size, metadata.seq_len) == (8, 36)
     assert metadata.total_groups == 5
@@ -67,7 +65,7 @@ def test_the_seed_decides(tmp_path):
     found = []
     for i, seed in enumerate((0, 0, 1)):
         out = tmp_path / str(i)
-        build_generated(GeneratedSudoku(train=9, test=9, seed=seed), out)
+        build(GeneratedSudoku(train=9, test=9, seed=seed), out)
         metadata = [Metadata.read(out / split) for split in ("train", "test")]
         found.append([m.extra["content_hash"] for m in metadata])
     assert found[0] == found[1]
@@ -77,40 +75,5 @@ def test_the_seed_decides(tmp_path):
 
 def test_a_folder_in_use_is_not_touched(tmp_path):
     (tmp_path / "mine").touch()
-    with pytest.raises(ValueError, match="new or empty folder"):
-        build_generated(GeneratedSudoku(train=1, test=1), tmp_path)
-
-
-# -- solver ----------------------------------------------------------------------------
-
-
-def test_all_grids_of_4x4_are_found_once():
-    grids = {tuple(grid) for grid in Search([0] * 16, BOXES[4]).solutions()}
-    assert len(grids) == 288
-    assert is_solved(np.array(list(grids), np.uint8), BOXES[4]).all()
-    assert sum(1 for _ in Search([0] * 16, BOXES[4]).solutions()) == 288
-
-
-def test_random_order_finds_the_same_solutions():
-    start = [1, 2, 3, 4] + [0] * 12
-    plain = {tuple(grid) for grid in Search(start, BOXES[4]).solutions()}
-    drawn = Search(start, BOXES[4]).solutions(random.Random(0))
-    assert {tuple(grid) for grid in drawn} == plain
-    assert len(plain) == 12
-
-
-def test_counting_stops_at_the_limit():
-    assert count_solutions([0] * 81, BOXES[9]) == 2
-    assert count_solutions([0] * 16, BOXES[4], limit=500) == 288
-    dead_end = [1, 2, 3, 0] + [0] * 3 + [4] + [0] * 8  # 4 sees the last cell of row 1
-    assert count_solutions(dead_end, BOXES[4]) == 0
-
-
-def test_a_carved_puzzle_can_lose_no_further_given():
-    answer = next(Search([0] * 36, BOXES[6]).solutions(random.Random(1)))
-    question = carve(answer, BOXES[6], 36, random.Random(2))
-    assert count_solutions(question, BOXES[6]) == 1
-    for cell in np.flatnonzero(question):
-        fewer = list(question)
-        fewer[cell] = 0
-        assert count_solutions(fewer, BOXES[6]) == 2
+    with pytest.raises(UserError, match="new or empty folder"):
+        build(GeneratedSudoku(train=1, test=1), tmp_path)

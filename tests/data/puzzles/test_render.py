@@ -1,6 +1,12 @@
 import numpy as np
 
-from data.puzzles.render import render, render_solution
+from data.puzzles import sudoku
+from data.puzzles.render import guess_kind, numbers, render_solution
+
+
+def render(tokens):
+    return "\n".join(sudoku.render(tokens, np.zeros(len(tokens), bool)))
+
 
 SOLVED = np.array([int(d) + 1 for d in "1234341221434321"])
 
@@ -35,9 +41,21 @@ def test_tokens_that_are_no_digit_show():
 
 
 def test_other_lengths_are_plain_numbers():
-    assert render(np.arange(25)).splitlines()[1] == " 5  6  7  8  9"
-    assert render(np.arange(5)) == "0 1 2 3 4"
-    assert render(np.arange(6), size=3) == "0 1 2 3 4 5"
+    right = np.zeros(25, bool)
+    assert numbers(np.arange(25), right)[1] == " 5  6  7  8  9"
+    assert numbers(np.arange(5), right[:5]) == ["0 1 2 3 4"]
+    assert numbers(np.arange(2), np.array([False, True])) == ["0 1!"]
+
+
+def test_a_kind_is_guessed_once_from_length_and_vocabulary():
+    found = [guess_kind(81, 11), guess_kind(16, 6), guess_kind(36), guess_kind(900)]
+    assert found == ["sudoku", "sudoku", "sudoku", "numbers"]
+    assert guess_kind(81, 12) == "numbers"
+
+
+def test_a_kind_that_is_not_known_is_drawn_as_numbers():
+    text = render_solution(SOLVED, SOLVED, SOLVED, "chess")
+    assert text.splitlines()[1] == "2 3 4 5    2 3 4 5"
 
 
 def test_wrong_cells_are_marked():

@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from configs import SudokuExtreme
-from data.puzzles.board import BOXES, augment, draw_symmetries, is_solved
+from configs import SudokuExtreme, UserError
+from data.puzzles.board import BOXES, is_solved
 from data.puzzles.dataset import Metadata, PuzzleDataset
-from data.puzzles.sudoku import build, read_csv
+from data.puzzles.sudoku import build, is_solution, read_csv
 
 HEADER = "source,question,answer,rating"
 QUESTION = (
@@ -67,7 +67,7 @@ def test_gzip_and_difficulty(tmp_path):
     assert len(read_csv(path, 5)[0]) == 4
     assert len(read_csv(path, 9)[0]) == 0
     path.write_bytes(b"no gzip")
-    with pytest.raises(ValueError, match="readable CSV"):
+    with pytest.raises(UserError, match="readable CSV"):
         read_csv(path)
 
 
@@ -79,7 +79,9 @@ def test_gzip_and_difficulty(tmp_path):
         ("", "4 columns: got 0"),
         (row(QUESTION[:-1]), "question of 81 cells: got 80"),
         (row(answer=ANSWER + "1"), "answer of 81 cells: got 82"),
-        (row(rating="hard"), "integer rating: got 'hard'"),
+        (row(rating=10**30), "integer rating of 64 bits: got '1000"),
+        (row(rating="9" * 5000), "integer rating of 64 bits: got '9999"),
+        (row(rating="hard"), "integer rating of 64 bits: got 'hard'"),
         (row(QUESTION.replace(".", "x", 1)), "question of digits and dots"),
         (row(QUESTION.replace(".", "é", 1)), "question of digits and dots"),
         (row(answer=ANSWER.replace("1", "0", 1)), "answer of digits 1 to 9"),
@@ -91,79 +93,25 @@ def test_gzip_and_difficulty(tmp_path):
 def test_a_bad_row_is_named(tmp_path, line, message):
     path = tmp_path / "bad.csv"
     path.write_text("\n".join([HEADER, row(), row(), line, row()]), encoding="utf-8")
-    with pytest.raises(ValueError, match=rf"bad\.csv, line 4: .*{message}"):
+    with pytest.raises(UserError, match=rf"bad\.csv, line 4: .*{message}"):
         read_csv(path)
 
 
 def test_bad_rows_count_even_if_too_easy(tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text("\n".join([HEADER, row(answer="1" * 81, rating=0), row()]))
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(UserError, match="line 2"):
         read_csv(path, 5)
 
 
 def test_header_and_file_must_be_there(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no .*none\.csv"):
+    with pytest.raises(UserError, match=r"there is no .*none\.csv"):
         read_csv(tmp_path / "none.csv")
     path = tmp_path / "a.csv"
     for text in ("", row(), "question,answer"):
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"a\.csv, line 1: .*header"):
+        with pytest.raises(UserError, match=r"a\.csv, line 1: .*header"):
             read_csv(path)
-
-
-# -- symmetries ------------------------------------------------------------------------
-
-SOLVED = {
-    4: "1234341221434321",
-    6: "123456456123231564564231312645645312",
-    9: ANSWER,
-}
-
-
-def board(size):
-    return np.array([list(map(int, SOLVED[size]))], dtype=np.uint8)
-
-
-@pytest.mark.parametrize("size", [4, 6, 9])
-def test_images_are_solved_and_keep_the_givens(size):
-    rng = np.random.default_rng(0)
-    answers = np.repeat(board(size), 3, axis=0)
-    questions = np.where(rng.random(answers.shape) < 0.5, answers, 0).astype(np.uint8)
-    many, solved = augment(questions, answers, 200, BOXES[size], rng)
-    assert many.shape == solved.shape == (3 * 201, size * size)
-    assert is_solved(solved, BOXES[size]).all()
-    np.testing.assert_array_equal(many[::201], questions)
-    np.testing.assert_array_equal(solved[::201], answers)
-    assert ((many == 0) | (many == solved)).all()
-    givens = (many != 0).sum(axis=1).reshape(3, 201)
-    assert (givens == givens[:, :1]).all()
-    assert len(np.unique(many, axis=0)) > (100 if size == 4 else 590)
-
-
-def test_every_symmetry_of_4x4_is_drawn():
-    # 4! digits, (2! 2!^2)^2 orders of rows and columns, 2 axes: 3,072; this board has
-    # one image for each, as its cells can be told apart by their digits' places.
-    rng = np.random.default_rng(0)
-    lines = draw_symmetries(rng, 2000, BOXES[4])
-    rows = {tuple(r) for r in lines.lines[0]}
-    assert rows == {(a, b, c, d) for a, b, c, d in rows if {a, b} in ({0, 1}, {2, 3})}
-    assert len(rows) == 8
-    assert len({tuple(d) for d in lines.digits}) == 24
-    assert 900 < lines.transposed.sum() < 1100
-
-
-def test_boxes_that_are_not_square_are_not_transposed():
-    assert not draw_symmetries(np.random.default_rng(0), 99, BOXES[6]).transposed.any()
-
-
-def test_is_solved_sees_each_kind_of_fault():
-    latin = np.array([[(r + c) % 9 + 1 for r in range(9) for c in range(9)]], np.uint8)
-    assert not is_solved(latin, BOXES[9]).any()  # rows and columns right, boxes wrong
-    swapped = board(9)
-    swapped[0, [0, 1]] = swapped[0, [1, 0]]
-    assert not is_solved(swapped, BOXES[9]).any()
-    assert is_solved(board(9), BOXES[9]).all()
 
 
 # -- building --------------------------------------------------------------------------
@@ -234,15 +182,22 @@ def test_the_subsample_is_drawn_by_seed(files):
 def test_difficulty_holds_for_both_splits(files):
     build(config(files, min_difficulty=5), files / "out")
     assert Metadata.read(files / "out" / "train").total_groups == 1
-    with pytest.raises(ValueError, match="none rated 6 or more"):
+    with pytest.raises(UserError, match="none rated 6 or more"):
         build(config(files, min_difficulty=6), files / "other")
     assert not (files / "other").exists()
+
+
+def test_more_images_than_memory_are_refused(files):
+    with pytest.raises(UserError, match=r"6 puzzles with 2,000,000,000 images.*bytes"):
+        build(config(files, augmentations=2 * 10**9), files / "out")
+    assert not (files / "out").exists()
 
 
 def test_several_files_are_joined(files):
     names = (str(files / "train.csv"), str(files / "test.csv"))
     both = SudokuExtreme(train_csv=names, test_csv=names[1:], augmentations=0)
-    build(both, files / "out")
+    with pytest.warns(UserWarning, match="2 of 8 training examples are test puzzles"):
+        build(both, files / "out")
     assert Metadata.read(files / "out" / "train").total_groups == 8
 
 
@@ -255,7 +210,7 @@ def test_a_local_folder_is_a_source(files):
     build(SudokuExtreme(source=str(files), augmentations=0), files / "zipped")
     assert hashes(files / "out") == hashes(files / "zipped")
     (files / "test.csv").unlink()
-    with pytest.raises(ValueError, match=r"`test\.csv` or `test\.csv\.gz`"):
+    with pytest.raises(UserError, match=r"`test\.csv` or `test\.csv\.gz`"):
         build(SudokuExtreme(source=str(files)), files / "none")
 
 
@@ -263,7 +218,7 @@ def test_a_folder_in_use_is_not_touched(files):
     out = files / "out"
     out.mkdir()
     (out / "mine").touch()
-    with pytest.raises(ValueError, match="new or empty folder"):
+    with pytest.raises(UserError, match="new or empty folder"):
         build(config(files), out)
     assert [file.name for file in out.iterdir()] == ["mine"]
     (out / "mine").unlink()
@@ -309,7 +264,7 @@ def test_without_the_hub_the_local_command_is_given(tmp_path, monkeypatch):
 
     fake_hub(monkeypatch, download)
     wanted = SudokuExtreme(augmentations=7, min_difficulty=3)
-    with pytest.raises(ValueError, match="ConnectionError: no route") as error:
+    with pytest.raises(UserError, match="ConnectionError: no route") as error:
         build(wanted, tmp_path / "out")
     command = (
         f"python -m data.prepare sudoku --out {tmp_path / 'out'} --train-csv train.csv "
@@ -317,3 +272,29 @@ def test_without_the_hub_the_local_command_is_given(tmp_path, monkeypatch):
     )
     assert str(error.value).endswith(command)
     assert not list(tmp_path.iterdir())
+
+
+# -- rules and drawing -----------------------------------------------------------------
+
+
+def test_the_rules_decide_what_a_solution_is():
+    tokens = lambda text: np.array([[int(c) + 1 for c in text.replace(".", "0")]])
+    question, answer = tokens(QUESTION), tokens(ANSWER)
+    assert is_solution(question, answer).tolist() == [True]
+    assert not is_solution(question, question).any()
+    renamed = np.where(answer == 2, 3, np.where(answer == 3, 2, answer))
+    assert not is_solution(question, renamed).any()  # a grid, but of other givens
+    assert is_solution(np.ones_like(question), renamed).all()
+    for token in (-5, 0, 1, 11, 300):
+        wrong = np.where(np.arange(81) == 80, token, answer)
+        assert not is_solution(np.ones_like(question), wrong).any()
+
+
+def test_what_is_built_is_drawn_as_boards(files):
+    build(config(files), files / "out")
+    dataset = PuzzleDataset([files / "out"], "test", batch_size=2)
+    inputs, labels, _ = (field[0] for field in dataset.test_batch(0))
+    lines = dataset.draw(inputs, labels, labels).splitlines()
+    assert len(lines) == 12
+    assert lines[1].count("|") == 4
+    assert dataset.metadata.kind == "sudoku"

@@ -14,7 +14,7 @@ import pytest
 
 import data.text.build
 import data.text.reading
-from configs import OpenWebText, Shakespeare, TextFiles
+from configs import OpenWebText, Shakespeare, TextFiles, UserError
 from data.build import prepare
 from data.prepare import main
 from data.text import openwebtext
@@ -175,7 +175,7 @@ def test_a_file_that_is_no_utf8_is_named(tmp_path, monkeypatch, chunk, content, 
     monkeypatch.setattr(data.text.reading, "CHUNK", chunk)
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"bad\.txt is not, at byte {byte} "):
+    with pytest.raises(UserError, match=rf"bad\.txt is not, at byte {byte} "):
         list(read_text([path]))
 
 
@@ -183,7 +183,7 @@ def test_a_damaged_gzip_is_named(tmp_path):
     whole = gzip.compress(TEXT.encode())
     for content in (b"plain text", whole[:-9], whole[:20] + b"\xff" * 20):
         (tmp_path / "bad.gz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.gz is damaged"):
+        with pytest.raises(UserError, match=r"bad\.gz is damaged"):
             list(read_text([tmp_path / "bad.gz"]))
 
 
@@ -195,7 +195,7 @@ def test_a_damaged_gzip_is_named(tmp_path):
 def test_too_little_text_is_refused(tmp_path, bpe_dir, kind, text):
     path = write(tmp_path / "a.txt", text)
     config = TextFiles(input=(path,), tokens=kind, bpe_dir=bpe_dir)
-    with pytest.raises(ValueError, match="must have text"):
+    with pytest.raises(UserError, match="must have text"):
         build_text(config, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
@@ -203,24 +203,24 @@ def test_too_little_text_is_refused(tmp_path, bpe_dir, kind, text):
 def test_an_empty_file_to_validate_on_is_refused(tmp_path, bpe_dir):
     files = {"input": (write(tmp_path / "a.txt"),)}
     files["val_input"] = (write(tmp_path / "b.txt", ""),)
-    with pytest.raises(ValueError, match="val has none"):
+    with pytest.raises(UserError, match="val has none"):
         build_text(TextFiles(**files, bpe_dir=bpe_dir), tmp_path / "out")
 
 
 def test_too_many_characters_are_refused(tmp_path):
     text = "".join(map(chr, range(0x10000, 0x20001)))
     config = TextFiles(input=(write(tmp_path / "a.txt", text),), tokens="char")
-    with pytest.raises(ValueError, match="got 65,537"):
+    with pytest.raises(UserError, match="got 65,537"):
         build_text(config, tmp_path / "out")
 
 
 def test_nothing_is_left_of_a_failure(tmp_path, bpe_dir, monkeypatch):
     def fail(self, text):
-        raise ValueError("stop")
+        raise UserError("stop")
 
     monkeypatch.setattr(GPT2, "encode", fail)
     config = TextFiles(input=(write(tmp_path / "a.txt"),), bpe_dir=bpe_dir)
-    with pytest.raises(ValueError, match="stop"):
+    with pytest.raises(UserError, match="stop"):
         build_text(config, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
@@ -281,13 +281,13 @@ def test_shakespeare_is_downloaded(tmp_path, monkeypatch):
 
 def test_another_text_than_shakespeare_is_refused(tmp_path, monkeypatch):
     serve(monkeypatch, TEXT.encode())
-    with pytest.raises(ValueError, match=r"sha256.*--input"):
+    with pytest.raises(UserError, match=r"sha256.*--input"):
         prepare(Shakespeare(), tmp_path / "out")
 
 
 def test_no_network_says_what_to_do(tmp_path, monkeypatch):
     serve(monkeypatch, urllib.error.URLError("no route"))
-    with pytest.raises(ValueError, match=r"no route.*--input FILE"):
+    with pytest.raises(UserError, match=r"no route.*--input FILE"):
         prepare(Shakespeare(), tmp_path / "out")
 
 
@@ -317,7 +317,7 @@ def test_documents_end_with_an_end(tmp_path, bpe_dir, processes):
 
 def test_a_missing_package_names_the_extra(tmp_path, bpe_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"\[openwebtext\]"):
+    with pytest.raises(UserError, match=r"\[openwebtext\]"):
         prepare(OpenWebText(bpe_dir=bpe_dir), tmp_path / "out")
 
 
@@ -360,10 +360,10 @@ def test_a_dataset_that_does_not_load_is_refused(tmp_path, bpe_dir, monkeypatch)
         raise RuntimeError("scripts are no longer supported")
 
     install(monkeypatch, fail)
-    with pytest.raises(ValueError, match=r"no longer supported.*local folder"):
+    with pytest.raises(UserError, match=r"no longer supported.*local folder"):
         prepare(OpenWebText(bpe_dir=bpe_dir), tmp_path / "out")
     install(monkeypatch, lambda source, **options: FakeDataset(["a"], "content"))
-    with pytest.raises(ValueError, match=r"`text`.* has content"):
+    with pytest.raises(UserError, match=r"`text`.* has content"):
         prepare(OpenWebText(bpe_dir=bpe_dir), tmp_path / "out")
 
 

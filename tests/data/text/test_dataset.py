@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-import data.text.dataset
+from configs import UserError
 from data.text.dataset import TokenDataset
 from data.text.tokenizer import Characters
 
@@ -159,45 +159,60 @@ def test_nanogpts_byte_pairs_load(folder):
     ],
 )
 def test_arguments_out_of_range_are_refused(folder, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         load(folder, **settings)
 
 
 def test_a_negative_step_is_refused(folder):
-    with pytest.raises(ValueError, match="`step`"):
+    with pytest.raises(UserError, match="`step`"):
         load(folder).batch(-1)
 
 
 def test_missing_files_are_refused(folder):
-    with pytest.raises(ValueError, match="existing folder"):
+    with pytest.raises(UserError, match="existing folder"):
         load(folder / "none")
     (folder / "val.bin").unlink()
-    with pytest.raises(ValueError, match=r"there is no .*val\.bin"):
+    with pytest.raises(UserError, match=r"there is no .*val\.bin"):
         load(folder, "val")
 
 
 def test_half_a_token_is_refused(folder):
     with (folder / "train.bin").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ValueError, match=r"2,001, an odd"):
+    with pytest.raises(UserError, match=r"2,001, an odd"):
         load(folder)
 
 
 def test_an_empty_file_is_refused(folder):
     (folder / "train.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match="more tokens"):
+    with pytest.raises(UserError, match="more tokens"):
         load(folder)
 
 
-@pytest.mark.parametrize("checked_on_opening", [True, False])
-def test_a_token_outside_the_vocabulary_is_named(
-    folder, monkeypatch, checked_on_opening
-):
+def test_a_token_outside_the_vocabulary_is_named(folder):
     tokens = np.zeros(30)
     tokens[17] = 10
     write(folder, "train", tokens)
-    monkeypatch.setattr(data.text.dataset, "CHUNK", 4)
-    if not checked_on_opening:
-        monkeypatch.setattr(data.text.dataset, "CHECKED", 29)
-    with pytest.raises(ValueError, match=r"train\.bin has 10 at position 17"):
+    with pytest.raises(UserError, match=r"train\.bin has 10 at position 17"):
         load(folder, batch_size=64).batch(0)
+
+
+def test_opening_reads_no_tokens(folder):
+    tokens = np.zeros(1 << 20)
+    tokens[-1] = 10
+    write(folder, "train", tokens)
+    dataset = load(folder)
+    assert (dataset.batch(0).inputs == 0).all()
+
+
+# -- identity --------------------------------------------------------------------------
+
+
+def test_a_content_hash_is_recorded_or_sampled(folder):
+    first = load(folder).content_hash
+    assert first.startswith("sampled-")
+    assert load(folder, "val", seed=3).content_hash == first
+    write(folder, "val", np.arange(60) * 7 % 10)
+    assert load(folder).content_hash != first
+    (folder / "dataset.json").write_text('{"kind": "char", "content_hash": "abc"}')
+    assert load(folder).content_hash == "abc"

@@ -9,6 +9,7 @@ import pytest
 import tiktoken
 
 import data.text.bpe
+from configs import UserError
 from data.text.bpe import FOLDER_VARIABLE, load_bpe
 from data.text.tokenizer import GPT2, Characters, Tokenizer
 
@@ -35,27 +36,27 @@ def test_characters_are_numbered_in_order():
 
 @pytest.mark.parametrize("text", ["ac", "a\U0010ffff", "a\udc80"])
 def test_a_character_outside_the_vocabulary_is_named(text):
-    with pytest.raises(ValueError, match="position 1") as error:
+    with pytest.raises(UserError, match="position 1") as error:
         Characters("ab").encode(text)
     assert repr(text[1]) in str(error.value)
 
 
 @pytest.mark.parametrize("token", [-1, 2])
 def test_a_token_outside_the_vocabulary_is_named(token):
-    with pytest.raises(ValueError, match=f"got {token}"):
+    with pytest.raises(UserError, match=f"got {token}"):
         Characters("ab").decode([0, token])
 
 
 @pytest.mark.parametrize("characters", ["", "aba"])
 def test_a_vocabulary_has_different_characters(characters):
-    with pytest.raises(ValueError, match="different characters"):
+    with pytest.raises(UserError, match="different characters"):
         Characters(characters)
 
 
 def test_uint16_limits_the_vocabulary():
     kinds = [chr(i) for i in range(0x10000, 0x20001)]
     assert Characters("".join(kinds[1:])).vocab_size == 65536
-    with pytest.raises(ValueError, match="different characters"):
+    with pytest.raises(UserError, match="different characters"):
         Characters("".join(kinds))
 
 
@@ -100,7 +101,7 @@ def test_no_network_says_what_to_do(monkeypatch):
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     monkeypatch.setattr(tiktoken, "get_encoding", fail)
     data.text.bpe._download.cache_clear()
-    with pytest.raises(ValueError, match=r"no route.*--bpe-dir"):
+    with pytest.raises(UserError, match=r"no route.*--bpe-dir"):
         GPT2().encode("a")
 
 
@@ -109,6 +110,7 @@ def test_no_network_says_what_to_do(monkeypatch):
     [
         ("encoder.json", None, "must hold"),
         ("encoder.json", "{", "JSON"),
+        ("encoder.json", "[" * 100_000, "JSON"),
         ("encoder.json", "{}", "Download both again"),
         ("vocab.bpe", "#version: 0.2\nt h\n", "Download both again"),
         ("vocab.bpe", "t h\n日 本\n", "Download both again"),
@@ -121,14 +123,14 @@ def test_bad_byte_pairs_are_refused(bpe_dir, folder, file, content, message):
         (folder / file).unlink()
     else:
         (folder / file).write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         GPT2.load(str(folder))
 
 
 def test_other_byte_pairs_than_the_datasets_are_refused(bpe_dir):
-    with pytest.raises(ValueError, match=r"50,257 tokens: got 264"):
+    with pytest.raises(UserError, match=r"50,257 tokens: got 264"):
         GPT2(bpe_dir).encode("a")
-    with pytest.raises(ValueError, match="got 264"):
+    with pytest.raises(UserError, match="got 264"):
         GPT2.load(bpe_dir).decode([264])
 
 
@@ -168,17 +170,34 @@ def test_a_folder_without_description_is_gpt2s(folder):
         '{"kind": "char"}',
         '{"kind": "char", "characters": "aa"}',
         '{"kind": "gpt2", "vocab_size": 0}',
+        "[" * 100_000,
     ],
 )
 def test_a_bad_description_is_refused(folder, content):
     (folder / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match="must name a kind"):
+    with pytest.raises(UserError, match="must name a kind"):
         Tokenizer.read(folder)
 
 
 def test_a_missing_folder_is_refused(folder):
-    with pytest.raises(ValueError, match="existing folder"):
+    with pytest.raises(UserError, match="existing folder"):
         Tokenizer.read(folder / "none")
+
+
+def test_a_lost_description_does_not_turn_characters_into_gpt2s(folder):
+    """Today's code read a dataset of 65 characters as 50,257 byte pairs."""
+    (folder / "dataset.json").write_text('{"kind": "char", "vocab_size": 65}')
+    with pytest.raises(UserError, match=r"must have its `tokenizer\.json`"):
+        Tokenizer.read(folder)
+    (folder / "dataset.json").write_text('{"kind": "gpt2", "vocab_size": 264}')
+    assert Tokenizer.read(folder).vocab_size == 264
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "[" * 100_000])
+def test_a_damaged_dataset_json_is_refused(folder, text):
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=r"`dataset\.json` must be a JSON object"):
+        Tokenizer.read(folder)
 
 
 # -- nanoGPT's meta.pkl ----------------------------------------------------------------
@@ -209,7 +228,7 @@ class Attack:
 
 def test_a_pickle_that_calls_is_refused(folder, tmp_path):
     write_meta(folder, {"vocab_size": 1, "stoi": {"a": 0}, "x": Attack(tmp_path / "x")})
-    with pytest.raises(ValueError, match="mkdir"):
+    with pytest.raises(UserError, match="mkdir"):
         Tokenizer.read(folder)
     assert not (tmp_path / "x").exists()
 
@@ -227,11 +246,11 @@ def test_a_pickle_that_calls_is_refused(folder, tmp_path):
 )
 def test_a_pickle_without_a_vocabulary_is_refused(folder, meta):
     write_meta(folder, meta)
-    with pytest.raises(ValueError, match=r"meta\.pkl` must be"):
+    with pytest.raises(UserError, match=r"meta\.pkl` must be"):
         Tokenizer.read(folder)
 
 
 def test_a_broken_pickle_is_refused(folder):
     (folder / "meta.pkl").write_bytes(b"\x80\x04}")
-    with pytest.raises(ValueError, match=r"meta\.pkl` must be"):
+    with pytest.raises(UserError, match=r"meta\.pkl` must be"):
         Tokenizer.read(folder)
