@@ -18,7 +18,6 @@ if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
 import codecs
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,9 +41,9 @@ from configs import (
     require_positive,
     require_seed,
 )
+from data.folder import require_memory
 from data.text.tokenizer import GPT2, Tokenizer
 from gpt.decode import Decoder, generate, row_keys
-from gpt.model import GPT
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
 from train.devices import start
@@ -130,8 +129,8 @@ class Settings:
         )
 
 
-def load(settings: Settings) -> tuple[GPT, Tokenizer]:
-    """The model in float32, and its tokenizer.
+def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
+    """The model in the compute type, and its tokenizer.
 
     Raises:
         UserError: if they cannot be read or do not go together.
@@ -162,7 +161,10 @@ def load(settings: Settings) -> tuple[GPT, Tokenizer]:
         f"The model must know all {tokenizer.vocab_size:,} tokens of the tokenizer: it "
         f"has {rows:,}. Name the dataset that it was trained on with `--data`.",
     )
-    return model, tokenizer
+    precision = settings.precision
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return Decoder(jax.tree.map(lambda a: a.astype(precision), model)), tokenizer
 
 
 def read_prompt(prompt: str) -> str:
@@ -193,11 +195,11 @@ def read_texts(
     written: list[bytes] = []
     for chunk in chain(chunks, (None,)):
         if chunk is not None:
-            new = [tokenizer.decode_bytes(tokens) for tokens in chunk]
-            written = [
-                a + b for a, b in zip(written or [b""] * len(new), new, strict=True)
-            ]
-        texts = [codecs.utf_8_decode(a, "replace", chunk is None)[0] for a in written]
+            before = written or [b""] * len(chunk)
+            pairs = zip(before, chunk, strict=True)
+            written = [text + tokenizer.decode_bytes(tokens) for text, tokens in pairs]
+        decode = lambda text, last: codecs.utf_8_decode(text, "replace", last)[0]
+        texts = [decode(text, chunk is None) for text in written]
         if stop:
             texts = ["".join(text.partition(stop)[:2]) for text in texts]
         yield texts
@@ -212,7 +214,7 @@ def write(settings: Settings, sampling: Sampling) -> None:
         UserError: if model, prompt, memory or output are not as they must be.
     """
     show("")  # before anything is read
-    model, tokenizer = load(settings)
+    decoder, tokenizer = load(settings)
     opening, stop = read_prompt(settings.prompt), tokenizer.encode(settings.stop)
     prompt = tokenizer.encode(opening)
     require(
@@ -220,13 +222,13 @@ def write(settings: Settings, sampling: Sampling) -> None:
         "The prompt must have at least one token: it is empty. Give some text, or "
         "leave out `--prompt` to begin with a newline.",
     )
-    precision = settings.precision
-    if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    decoder = Decoder(jax.tree.map(lambda a: a.astype(precision), model))
     count = settings.num_samples
     batch = min(settings.batch or count, count)
-    require_memory(decoder, batch)
+    require_memory(
+        2 * batch * len(decoder.blocks) * decoder.positions.nbytes,
+        f"Keys and values of {batch:,} samples",
+        "Write fewer at once with `--batch`.",
+    )
     for first in range(0, count, batch):
         # A last batch of fewer samples would be compiled again.
         rows = np.arange(first, first + batch)
@@ -263,21 +265,6 @@ def show(text: str) -> None:
         lost is None,
         f"Samples must go somewhere: standard output cannot be written to ({lost}). "
         "Send it to a file that has room.",
-    )
-
-
-def require_memory(decoder: Decoder, batch: int) -> None:
-    """Raise `UserError` unless the keys and values of a batch can fit in memory."""
-    cache = jax.eval_shape(lambda: decoder.empty(batch))
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    stats = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
-    have = stats.get("bytes_limit", machine)
-    require(
-        needed < have,
-        f"The samples written at once must fit in memory: the keys and values of "
-        f"{batch:,} take {needed:,} bytes of {have:,}. Use `--batch "
-        f"{max(1, batch * have // needed // 2)}`.",
     )
 
 

@@ -181,7 +181,8 @@ def _out_of_memory(error: BaseException) -> str:
     return (
         f"A run must fit in memory: it does not ({first}). Use a smaller "
         "`--config.batch-size`, more `--config.accumulation` (a GPT: a smaller "
-        "`--config.microbatch-size`), or a smaller model."
+        "`--config.microbatch-size`; `gpt.sample`: a smaller `--batch`), or a smaller "
+        "model."
     )
 
 

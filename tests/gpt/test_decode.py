@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gpt.decode
-from configs import GPTConfig
+from configs import GPTConfig, UserError
 from gpt.decode import CHUNK, Decoder, generate, row_keys
 from gpt.model import GPT, build_gpt
 from gpt.sampling import Sampling, sample_token
@@ -213,6 +213,9 @@ def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         Sampling(top_k=10**6),
         Sampling(top_p=0.8),
         Sampling(top_p=1e-6),
+        Sampling(top_p=1e-300),
+        Sampling(temperature=1e-6),
+        Sampling(temperature=1e6),
         Sampling(temperature=1.7, top_k=6, top_p=0.7),
         Sampling(top_k=1),
         Sampling(temperature=0.0),
@@ -278,6 +281,8 @@ def test_a_stop_token_ends_a_row() -> None:
     ("bad", "message"),
     [
         ({"temperature": -0.1}, "`temperature` must be"),
+        ({"temperature": 1e-7}, "`temperature` must be"),
+        ({"temperature": 1e39}, "`temperature` must be"),
         ({"temperature": float("nan")}, "`temperature` must be"),
         ({"temperature": float("inf")}, "`temperature` must be"),
         ({"top_k": 0}, "`top_k` must be"),
@@ -286,7 +291,7 @@ def test_a_stop_token_ends_a_row() -> None:
     ],
 )
 def test_bad_sampling(bad: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Sampling(**bad)
 
 
@@ -299,5 +304,5 @@ def test_bad_sampling(bad: dict[str, Any], message: str) -> None:
     ],
 )
 def test_bad_prompts(tokens: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         write(tokens, 1)

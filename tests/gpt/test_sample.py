@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -353,7 +354,10 @@ LARGE = 2**63
         (["--run-dir", "RUN", "--data", "nowhere"], "there is no nowhere"),
         (["--run-dir", "RUN", "--num-samples", 0], "`num_samples` must"),
         (["--run-dir", "RUN", "--num-samples", LARGE], "`num_samples` must"),
-        (["--run-dir", "RUN", "--num-samples", 10**9], "Use `--batch "),
+        (
+            ["--run-dir", "RUN", "--num-samples", 10**9],
+            "must fit into memory",
+        ),
         (["--run-dir", "RUN", "--max-new-tokens", 0], "`max_new_tokens` must"),
         (["--run-dir", "RUN", "--max-new-tokens", LARGE], "`max_new_tokens` must"),
         (["--run-dir", "RUN", "--batch", -1], "`batch` must"),
@@ -407,6 +411,15 @@ def test_the_command_ends_with_a_line_and_a_status() -> None:
     assert out == ""
     (line,) = err.splitlines()
     assert line.startswith("error: A run must have a `config.json`")
+
+
+def test_a_signal_ends_it_at_once(written: Path) -> None:
+    """Without a word, and with the status of the signal."""
+    process = start("gpt.sample", ["--run-dir", str(written), "--batch", "1"])
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, -signal.SIGINT)
+    assert err == ""
 
 
 SAMPLES = "--num-samples 300 --batch 1 --max-new-tokens 10"
