@@ -33,7 +33,7 @@ def prepare_missing(folder: str, build: Any) -> None:
     def make() -> None:
         if not path.exists():
             print(f"No dataset at `{path}`: making it.", flush=True)
-            prepare(build, path)
+            prepare(build, path, exist_ok=True)
 
     if build is not None:
         first_process_does(f"dataset {folder}", make)

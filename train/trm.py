@@ -24,7 +24,6 @@ from jaxtyping import Array
 
 from configs import TRM_PRESETS, ACTConfig, TrainTRM, require
 from data.puzzles.dataset import PuzzleDataset
-from data.puzzles.render import render_solution
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
 from train.feed import Split, prepare_missing, train_input
@@ -84,7 +83,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
         title=preset,
         unit="puzzles",
         sizes=sizes,
-        data_hash=str(train.metadata.extra.get("content_hash", "")),
+        data_hash=train.content_hash,
         mesh=mesh,
         objective=objective,
         optimizer=optimizer,
@@ -108,7 +107,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
             batch_size=test.batch_size,
             splits=partial(test_splits, config, test, mesh),
             score=lambda values: values["exact_accuracy"] or 0.0,
-            summary=summary,
+            summary=partial(summary, test),
         ),
     )
 
@@ -221,7 +220,7 @@ def test_splits(
     return [Split(name="", examples=examples, batches=batches, batch=batch)]
 
 
-def summary(evaluation: Evaluation) -> str:
+def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
     """An evaluation as a table, and its first puzzle as a board."""
     notes = {
         "exact_accuracy": "test puzzles solved",
@@ -236,7 +235,7 @@ def summary(evaluation: Evaluation) -> str:
     ]
     puzzle, prediction = first_row(evaluation.first)
     answer = np.argmax(prediction.logits, axis=-1)
-    board = render_solution(puzzle.inputs, answer, puzzle.labels)
+    board = test.draw(puzzle.inputs, answer, puzzle.labels)
     return "\n".join([*lines, "", board])
 
 
