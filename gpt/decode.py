@@ -65,13 +65,21 @@ class Decoder(eqx.Module):
         self.norm = model.norm
         self.kernel = model.kernel
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The type of linear layers, of keys and of values."""
+        return self.blocks[0].qkv.weight.dtype
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache of one text."""
+        return 2 * len(self.blocks) * self.positions.size * self.dtype.itemsize
+
     def empty(self, batch: int) -> Cache:
         """The cache before the first token."""
         heads, (memory, dim) = self.blocks[0].heads, self.positions.shape
         shape = (batch * heads, memory, dim // heads)
-        make = lambda: tuple(
-            jnp.zeros(shape, self.positions.dtype) for _ in self.blocks
-        )
+        make = lambda: tuple(jnp.zeros(shape, self.dtype) for _ in self.blocks)
         return Cache(make(), make())
 
     def prefill(
@@ -123,8 +131,8 @@ class Decoder(eqx.Module):
 
     def exact(self) -> AbstractContextManager[Any]:
         """The context in which no device rounds products of float32 weights."""
-        float32 = self.positions.dtype == jnp.float32
-        return jax.default_matmul_precision("highest" if float32 else None)
+        exact = "highest" if self.dtype == jnp.float32 else None
+        return jax.default_matmul_precision(exact)
 
 
 def _rows(
@@ -202,16 +210,12 @@ NextLogits = Callable[[Decoder, DecodeState], tuple[Float[Array, "batch vocab"],
 """What follows each text, and the cache with its last token."""
 
 
-def _next_cached(
-    decoder: Decoder, state: DecodeState
-) -> tuple[Float[Array, "batch vocab"], Cache]:
+def _next_cached(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
     last = state.length - 1
     return decoder.decode(state.cache, state.window[:, last], last)
 
 
-def _next_in_window(
-    decoder: Decoder, state: DecodeState
-) -> tuple[Float[Array, "batch vocab"], Cache]:
+def _next_in_window(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
     x, _ = decoder.prefill(state.window)
     return decoder.logits(x[:, -1]), state.cache
 

@@ -225,7 +225,7 @@ def write(settings: Settings, sampling: Sampling) -> None:
     count = settings.num_samples
     batch = min(settings.batch or count, count)
     require_memory(
-        2 * batch * len(decoder.blocks) * decoder.positions.nbytes,
+        batch * decoder.cache_bytes,
         f"Keys and values of {batch:,} samples",
         "Write fewer at once with `--batch`.",
     )

@@ -107,6 +107,8 @@ def test_logits_of_the_cache_are_those_of_the_model() -> None:
         cast = jax.tree.map(lambda a, to=dtype: a.astype(to), model(bias=False))
         decoder = Decoder(cast)
         _, memory = decoder.prefill(tokens[:, :3])
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(memory))
+        assert size == len(tokens) * decoder.cache_bytes
         for position in range(3, BLOCK):
             here = tokens[:, position], jnp.int32(position)
             logits, memory = decode(decoder, memory, *here)
