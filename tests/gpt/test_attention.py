@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gpt.splash import Splash
 from jax.sharding import Mesh, PartitionSpec
 
 from configs import MeshConfig
 from gpt.attention import Kernel, attend
 from gpt.layers import dropout
+from gpt.splash import Splash
 from tests.tiny import assert_close
 from train.mesh import AXES, BATCH, REPLICATED, alone, make_mesh
 
