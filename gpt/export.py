@@ -6,14 +6,24 @@
 `python -m train.gpt --config.init-from exported`.
 """
 
-import sys
+if not __package__:
+    raise SystemExit(
+        "Run it as a module, from the project's root: python -m gpt.export"
+    )
+from train import cli
+
+if __name__ == "__main__":
+    cli.begin()  # before JAX is there
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from configs import MeshConfig, RunConfig, require
 from gpt.hugging_face import save_hugging_face
+from train.devices import start
 from train.run_dir import load_run
 
 
@@ -27,22 +37,26 @@ def export(
         out: folder to make.
         checkpoint: which of its checkpoints.
     """
+    start(MeshConfig(), RunConfig())
     run = load_run(run_dir, checkpoint)
-    save_hugging_face(run.model, run.shape, out)
+    require(
+        run.kind == "gpt",
+        f"An exported model must come from a run of `train.gpt`: `{run_dir}` is one of "
+        f"`train.{run.kind}`. Name another with `--run-dir`.",
+    )
+    save_hugging_face(run.model, out)
     print(f"Wrote {out}.")
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (None: the process's own).
 
-    Exits with status 2 and a message if an option or a file is wrong.
+    Raises:
+        UserError: if an option or a file is wrong.
     """
-    try:
-        tyro.cli(export, prog="python -m gpt.export", description=__doc__, args=args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    tyro.cli(export, prog="python -m gpt.export", description=__doc__, args=args)
 
 
 if __name__ == "__main__":
-    main()
+    with cli.clean_exit():
+        main()

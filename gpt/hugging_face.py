@@ -4,6 +4,9 @@ Source: `transformers`, `models/gpt2/configuration_gpt2.py`.
 """
 
 import json
+import re
+import reprlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from configs import GPTConfig, require
+from configs import UserError, require
+from data.folder import new_folder
 from gpt.model import GPT
-from gpt.weights import Named, to_named
+from gpt.weights import LARGEST, Named, require_finite, to_named
 
 Fetch = Callable[[str], Path | None]
 """From the name of a file to where it lies; None if there is no such file."""
@@ -23,6 +27,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _END_OF_TEXT = 50256
+_SHARD = re.compile(r"[\w.-]+\.safetensors")
 # Our sizes -> theirs.
 _SIZES = {
     "n_layer": "n_layer",
@@ -50,59 +55,67 @@ def read_hugging_face(fetch: Fetch) -> tuple[dict[str, Any], Callable[[], Named]
         fetch: gives the files of the model.
 
     Raises:
-        ValueError: if there is no `config.json`, or one of another kind of model.
+        UserError: if there is no `config.json`, or one of another kind of model.
     """
     path = _find(fetch, CONFIG)
     return _fields(_read_json(path), path), lambda: _read_weights(fetch)
 
 
-def save_hugging_face(model: GPT, config: GPTConfig, folder: Path) -> None:
-    """Write a model for `GPT2LMHeadModel.from_pretrained(folder)`.
+def save_hugging_face(model: GPT, out: Path) -> None:
+    """Write a model for `GPT2LMHeadModel.from_pretrained(out)`.
 
     A model without biases gets biases of 0. Rows of the embedding beyond the data's
     tokens are written too.
 
     Args:
         model: what to write.
-        config: what it was built from.
-        folder: made if it is missing.
+        out: folder to make; it appears when it is complete.
 
     Raises:
-        ValueError: if the folder has a `config.json`.
+        UserError: if it has something in it, if it cannot be written, or if a weight is
+            not finite.
     """
-    require(
-        not (folder / CONFIG).exists(),
-        f"The folder of an exported model must have no `{CONFIG}`: {folder} has one. "
-        "Choose another folder, or remove the file.",
-    )
     arrays = to_named(model, "hugging_face")
+    require_finite(arrays)
     for name in list(arrays):
         if not name.endswith(("wte.weight", "wpe.weight", ".bias")):
             zeros = np.zeros(arrays[name].shape[-1:], np.float32)
             arrays.setdefault(name.removesuffix("weight") + "bias", zeros)
     # `save_file` writes the memory of an array as it lies.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps(_config(model, config), indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n")
+    text = json.dumps(_config(model), indent=2, sort_keys=True)
+    try:
+        with new_folder(out) as folder:
+            (folder / CONFIG).write_text(text + "\n")
+            save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
+            # `save_file` lets nobody else read it, whatever the umask.
+            shutil.copymode(folder / CONFIG, folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        size = sum(array.nbytes for array in arrays.values())
+        raise UserError(
+            f"An exported model must have room and rights: {size:,} bytes could "
+            f"not be written to `{out}` ({error}), and nothing was left there. Make "
+            "room, or choose another `--out`."
+        ) from error
 
 
-def _config(model: GPT, config: GPTConfig) -> dict[str, Any]:
+def _config(model: GPT) -> dict[str, Any]:
     """What `config.json` says of a model."""
-    sizes = {theirs: getattr(config, ours) for ours, theirs in _SIZES.items()}
+    block, (positions, width) = model.blocks.layers, model.positions.shape
     rows = model.embedding.weight.shape[0]
     end = _END_OF_TEXT if rows > _END_OF_TEXT else None
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
     rates = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
     return {
         **_MEANING,
-        **sizes,
-        **dict.fromkeys(rates, config.dropout),
-        "n_positions": model.positions.shape[0],
+        **dict.fromkeys(rates, model.dropout),
+        "n_layer": model.blocks.length,
+        "n_head": block.heads,
+        "n_embd": width,
+        "n_positions": positions,
         "vocab_size": rows,
         "n_inner": None,
-        "activation_function": names[config.activation],
+        "activation_function": names[block.activation],
         "architectures": ["GPT2LMHeadModel"],
         "bos_token_id": end,
         "eos_token_id": end,
@@ -121,13 +134,13 @@ def _fields(stored: dict[str, Any], path: Path) -> dict[str, Any]:
     fields: dict[str, Any] = {"bias": True}
     for ours, theirs in _SIZES.items():
         fields[ours] = size = stored.get(theirs)
-        whole = isinstance(size, int) and size >= 1
-        _require_setting(whole, path, theirs, "a whole number of at least 1", size)
+        fits = type(size) is int and 1 <= size <= LARGEST
+        _require_setting(fits, path, theirs, f"a whole number in 1 .. {LARGEST}", size)
     width, inner = fields["n_embd"], stored.get("n_inner")
     fits = inner in (None, 4 * width)
     _require_setting(fits, path, "n_inner", f"null or {4 * width}", inner)
     activation = stored.get("activation_function", "gelu_new")
-    known = activation in _ACTIVATIONS
+    known = isinstance(activation, str) and activation in _ACTIVATIONS
     options = " or ".join(repr(name) for name in _ACTIVATIONS)
     _require_setting(known, path, "activation_function", options, activation)
     return fields | {"activation": _ACTIVATIONS[activation]}
@@ -136,11 +149,11 @@ def _fields(stored: dict[str, Any], path: Path) -> dict[str, Any]:
 def _require_setting(
     condition: bool, path: Path, name: str, wanted: str, got: object
 ) -> None:
-    """Raise `ValueError` about a setting of `config.json` unless `condition` holds."""
+    """Raise `UserError` about a setting of `config.json` unless `condition` holds."""
     require(
         condition,
-        f"`{name}` in {path} must be {wanted}: got {got!r}. Use a model that computes "
-        "what GPT-2 does.",
+        f"`{name}` in {path} must be {wanted}: got {reprlib.repr(got)}. Use a model "
+        "that computes what GPT-2 does.",
     )
 
 
@@ -150,9 +163,23 @@ def _read_weights(fetch: Fetch) -> dict[str, np.ndarray]:
     if path.name == WEIGHTS:
         return _read_safetensors(path)
     weights: dict[str, np.ndarray] = {}
-    for name in sorted(set(_read_json(path).get("weight_map", {}).values())):
+    for name in _shards(_read_json(path), path):
         weights |= _read_safetensors(_find(fetch, name))
     return weights
+
+
+def _shards(index: dict[str, Any], path: Path) -> list[str]:
+    """The files that an index names, each once."""
+    table = index.get("weight_map")
+    names: list[Any] = list(table.values()) if isinstance(table, dict) else []
+    wrong = [n for n in names if not (isinstance(n, str) and _SHARD.fullmatch(n))]
+    require(
+        len(names) > 0 and not wrong,
+        f"`weight_map` in {path} must give for each array a `.safetensors` file beside "
+        f"it: got {reprlib.repr(wrong[0] if wrong else table)}. Copy or download it "
+        "again.",
+    )
+    return sorted(set(names))
 
 
 def _find(fetch: Fetch, *names: str) -> Path:
@@ -161,7 +188,7 @@ def _find(fetch: Fetch, *names: str) -> Path:
         path = fetch(name)
         if path is not None:
             return path
-    raise ValueError(
+    raise UserError(
         f"A Hugging Face model must have the file {' or '.join(names)}: it is missing. "
         "Copy or download it, or write the model anew with `save_pretrained`."
     )
@@ -172,7 +199,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(
+        raise UserError(
             f"`{path}` must be a safetensors file: it is damaged ({error}). Copy or "
             "download it again."
         ) from error
@@ -182,10 +209,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content
-    raise ValueError(
+    raise UserError(
         f"`{path}` must hold a JSON object: it does not. Copy or download it again."
     )

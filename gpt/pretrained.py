@@ -1,4 +1,4 @@
-"""Weights that others trained: from the Hugging Face hub, a folder, or nanoGPT."""
+"""Weights trained elsewhere: a Hugging Face model or a `ckpt.pt` of nanoGPT."""
 
 import re
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from typing import Any
 
 import jax
 
-from configs import GPTConfig, require
+from configs import GPTConfig, UserError, require
 from gpt.attention import Kernel
 from gpt.hugging_face import Fetch, read_hugging_face
 from gpt.model import GPT, crop
-from gpt.nanogpt import read_nanogpt
-from gpt.weights import Named, Naming, from_named
+from gpt.weights import LARGEST, Named, Naming, from_named
 
 OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 """OpenAI's models, on the hub as `openai-community/<name>`."""
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pretrained:
             kernel: what computes its attention.
 
         Raises:
-            ValueError: if the weights cannot be had, or are not those of the
+            UserError: if the weights are missing or damaged, or not those of the
                 configuration.
         """
         rows = self.stored.vocab_size
@@ -71,7 +71,7 @@ def read_pretrained(source: str, wanted: GPTConfig) -> Pretrained:
         wanted: the configuration of the run.
 
     Raises:
-        ValueError: if nothing of the kind is there, or it is no GPT-2.
+        UserError: if nothing of the kind is there, or it is no GPT-2.
     """
     naming, (fields, read) = _find(source)
     stored = replace(wanted, **fields)
@@ -121,10 +121,70 @@ def _hub(model: str) -> Fetch:
             offline = isinstance(error, LocalEntryNotFoundError)
             if isinstance(error, EntryNotFoundError) and not offline:
                 return None
-            raise ValueError(
+            raise UserError(
                 f"`{name}` must come from the Hugging Face model `{model}`: it could "
-                f"not be downloaded ({type(error).__name__}: {error}). Check the name, "
-                "or name a local folder with `config.json` and `model.safetensors`."
+                f"not be downloaded ({_brief(error)}). Check the name, or name a local "
+                "folder with `config.json` and `model.safetensors`."
             ) from error
 
     return fetch
+
+
+def read_nanogpt(path: Path) -> tuple[dict[str, Any], Callable[[], Named]]:
+    """Fields of a `GPTConfig`, and what reads the weights of a nanoGPT `ckpt.pt`.
+
+    Args:
+        path: the file. Its arrays are mapped from disk until they are read.
+
+    Raises:
+        UserError: if it is no such file, or PyTorch is not installed.
+    """
+    stored = _load(path)
+    require(
+        _is_nanogpt(stored),
+        "A checkpoint of nanoGPT must hold `model` and `model_args` with `bias`, "
+        f"{', '.join(f'`{name}`' for name in _SIZES)}: {path} lacks some of it, or "
+        "says what cannot be. Use what nanoGPT's `train.py` saves.",
+    )
+    options, weights = stored["model_args"], stored["model"].items()
+    fields = {name: options[name] for name in ("bias", *_SIZES)}
+    read = lambda: {name: array.detach().float().numpy() for name, array in weights}
+    return fields | {"activation": "gelu"}, read
+
+
+def _is_nanogpt(stored: Any) -> bool:
+    """Whether this is what nanoGPT saves: named tensors, and sizes that can be."""
+    match stored:
+        case {"model": {**tensors}, "model_args": {"bias": bool(), **options}}:
+            sizes = [options.get(name) for name in _SIZES]
+            return (
+                bool(tensors)
+                and all(isinstance(name, str) for name in tensors)
+                and all(hasattr(tensor, "detach") for tensor in tensors.values())
+                and all(type(size) is int and 1 <= size <= LARGEST for size in sizes)
+            )
+    return False
+
+
+def _load(path: Path) -> Any:
+    """What is in the file, by PyTorch's reader of plain data, which runs no code."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"A file of PyTorch must be read by it: {path} is one, and `torch` is not "
+            "installed. Install it with `pip install -e '.[torch]'`."
+        ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UserError(
+            "A file of weights must be a `ckpt.pt` of nanoGPT: PyTorch cannot read "
+            f"{path} ({_brief(error)}). Use what nanoGPT's `train.py` saves, or "
+            "name the folder of a Hugging Face model."
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

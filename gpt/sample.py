@@ -12,33 +12,38 @@ if not __package__:
     raise SystemExit(
         "Run it as a module, from the project's root: python -m gpt.sample"
     )
+from train import cli
+
+if __name__ == "__main__":
+    cli.begin()  # before JAX is there
 
 import codecs
-import io
+import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import equinox as eqx
 import jax
 import numpy as np
 import tyro
+from jaxtyping import Int32
 
-from configs import GPTConfig, MeshConfig, RunConfig, require, require_positive
-from data.text.tokenizer import GPT2, Tokenizer
-from gpt.decode import Decoder
-from gpt.generate import (
-    Programs,
-    decode_cached,
-    decode_window,
-    generate,
-    prefill,
-    row_keys,
+from configs import (
+    GPTConfig,
+    MeshConfig,
+    RunConfig,
+    UserError,
+    require,
+    require_not_negative,
+    require_positive,
+    require_seed,
 )
-from gpt.model import GPT
+from data.folder import require_memory
+from data.text.tokenizer import GPT2, Tokenizer
+from gpt.decode import Decoder, generate, row_keys
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
 from train.devices import start
@@ -104,8 +109,12 @@ class Settings:
     """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that of the
     environment variable `GPT2_BPE_DIR`, or else a download."""
 
-    def check(self) -> None:
-        """Raise `ValueError` unless all values are in range."""
+    def check(self) -> Sampling:
+        """How tokens are drawn, if all settings are in range.
+
+        Raises:
+            UserError: if one is not.
+        """
         given = [name for name in (self.run_dir, self.init_from, self.hf_dir) if name]
         require(
             len(given) == 1,
@@ -113,30 +122,27 @@ class Settings:
             f"`--hf-dir`: got {len(given)} of them. Give one.",
         )
         require_positive(self, "num_samples", "max_new_tokens")
-        require(
-            self.batch >= 0 and self.seed >= 0,
-            "`batch` and `seed` must be at least 0: got "
-            f"{self.batch} and {self.seed}. Use 0 to write all samples at once.",
-        )
-        assert self.sampling  # checks its values
-
-    @property
-    def sampling(self) -> Sampling:
-        """How tokens are drawn."""
+        require_not_negative(self, "batch")
+        require_seed(self.seed)
         return Sampling(
             temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
         )
 
 
-def load(settings: Settings) -> tuple[GPT, Tokenizer]:
-    """The model in float32, and its tokens.
+def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
+    """The model in the compute type, and its tokenizer.
 
     Raises:
-        ValueError: if they cannot be read or do not go together.
+        UserError: if they cannot be read or do not go together.
     """
     folder = settings.data
     if settings.run_dir:
-        run = load_run(Path(settings.run_dir), settings.checkpoint)
+        run = load_run(settings.run_dir, settings.checkpoint)
+        require(
+            run.kind == "gpt",
+            f"Text must come from a run of `train.gpt`: `{settings.run_dir}` is one of "
+            f"`train.{run.kind}`. Name another with `--run-dir`.",
+        )
         model, folder = run.model, folder or run.config.data.path
     else:
         require(
@@ -155,14 +161,17 @@ def load(settings: Settings) -> tuple[GPT, Tokenizer]:
         f"The model must know all {tokenizer.vocab_size:,} tokens of the tokenizer: it "
         f"has {rows:,}. Name the dataset that it was trained on with `--data`.",
     )
-    return model, tokenizer
+    precision = settings.precision
+    if precision == "auto":
+        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return Decoder(jax.tree.map(lambda a: a.astype(precision), model)), tokenizer
 
 
 def read_prompt(prompt: str) -> str:
-    """The prompt, or what is in the file that it names.
+    """The prompt, or the text of the file that it names.
 
     Raises:
-        ValueError: if that is no text.
+        UserError: if that is no file of text.
     """
     if not prompt.startswith("FILE:"):
         return prompt
@@ -170,136 +179,111 @@ def read_prompt(prompt: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
+        raise UserError(
             f"The prompt must be a file of UTF-8 text: got `{path}` ({error}). Check "
             "the path after `FILE:`."
         ) from error
 
 
-def compiled(precision: str) -> Programs:
-    """The programs of generation; float32 products are not rounded on any device."""
+def read_texts(
+    chunks: Iterable[Int32[np.ndarray, "batch new"]], tokenizer: Tokenizer, stop: str
+) -> Iterator[list[str]]:
+    """The texts after each chunk of tokens, up to `stop`, and once more at the end.
 
-    def compile_program(body: Callable[..., Any], donate: Any) -> Callable[..., Any]:
-        def run(*inputs: Any) -> Any:
-            exact = "highest" if precision == "float32" else None
-            with jax.default_matmul_precision(exact):
-                return body(*inputs)
+    A character of which only some bytes have come waits for the rest, or for the end.
+    """
+    written: list[bytes] = []
+    for chunk in chain(chunks, (None,)):
+        if chunk is not None:
+            before = written or [b""] * len(chunk)
+            pairs = zip(before, chunk, strict=True)
+            written = [text + tokenizer.decode_bytes(tokens) for text, tokens in pairs]
+        decode = lambda text, last: codecs.utf_8_decode(text, "replace", last)[0]
+        texts = [decode(text, chunk is None) for text in written]
+        if stop:
+            texts = ["".join(text.partition(stop)[:2]) for text in texts]
+        yield texts
+        if stop and all(text.endswith(stop) for text in texts):
+            return
 
-        return eqx.filter_jit(run, donate=donate)
 
-    loops = (
-        compile_program(body, "all-except-first")
-        for body in (decode_cached, decode_window)
+def write(settings: Settings, sampling: Sampling) -> None:
+    """Print all samples.
+
+    Raises:
+        UserError: if model, prompt, memory or output are not as they must be.
+    """
+    show("")  # before anything is read
+    decoder, tokenizer = load(settings)
+    opening, stop = read_prompt(settings.prompt), tokenizer.encode(settings.stop)
+    prompt = tokenizer.encode(opening)
+    require(
+        prompt.size > 0,
+        "The prompt must have at least one token: it is empty. Give some text, or "
+        "leave out `--prompt` to begin with a newline.",
     )
-    return Programs(compile_program(prefill, "none"), *loops)
-
-
-class Text:
-    """One sample, as its tokens come in."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: str):
-        self._tokenizer, self._stop = tokenizer, stop
-        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        self.text, self.ended = "", False
-
-    def add(self, tokens: Sequence[int] | np.ndarray, *, last: bool = False) -> str:
-        """What more tokens add to the text, but for half a character at the end.
-
-        Args:
-            tokens: that come next.
-            last: whether no more will come.
-        """
-        if self.ended:
-            return ""
-        before = len(self.text)
-        self.text += self._bytes.decode(self._tokenizer.decode_bytes(tokens), last)
-        if self._stop and self._stop in self.text:
-            self.text = self.text[: self.text.index(self._stop) + len(self._stop)]
-            self.ended = True
-        return self.text[before:]
-
-
-class Writer:
-    """Writes texts with a model."""
-
-    def __init__(self, settings: Settings):
-        model, self._tokenizer = load(settings)
-        self._settings = settings
-        self._opening = read_prompt(settings.prompt)
-        self._prompt = self._tokenizer.encode(self._opening)
-        require(
-            self._prompt.size > 0,
-            "The prompt must have at least one token: it is empty. Give some text, or "
-            "leave out `--prompt` to begin with a newline.",
+    count = settings.num_samples
+    batch = min(settings.batch or count, count)
+    require_memory(
+        batch * decoder.cache_bytes,
+        f"Keys and values of {batch:,} samples",
+        "Write fewer at once with `--batch`.",
+    )
+    for first in range(0, count, batch):
+        # A last batch of fewer samples would be compiled again.
+        rows = np.arange(first, first + batch)
+        chunks = generate(
+            decoder,
+            np.tile(prompt, (batch, 1)),
+            settings.max_new_tokens,
+            sampling,
+            row_keys(settings.seed, rows),
+            tokens=tokenizer.vocab_size,
+            stop=int(stop[0]) if len(stop) == 1 else -1,
         )
-        stop = self._tokenizer.encode(settings.stop)
-        self._stop = int(stop[0]) if len(stop) == 1 else -1
-        precision = settings.precision
-        if precision == "auto":
-            on_cpu = jax.default_backend() == "cpu"
-            precision = "float32" if on_cpu else "bfloat16"
-        self._decoder = Decoder(jax.tree.map(lambda a: a.astype(precision), model))
-        self._programs = compiled(precision)
+        alone, shown, texts = batch == 1, 0, []
+        show(opening if alone else "")
+        for texts in read_texts(chunks, tokenizer, settings.stop):
+            if alone:
+                show(texts[0][shown:])
+                shown = len(texts[0])
+        for text in texts[: count - first]:
+            show(f"{'' if alone else opening + text}\n{BETWEEN}\n")
 
-    def write(self) -> None:
-        """Print all samples."""
-        count = self._settings.num_samples
-        batch = min(self._settings.batch or count, count)
-        for first in range(0, count, batch):
-            # A last batch of fewer samples would be compiled again.
-            rows = np.arange(first, first + batch)
-            for text in self._sample(rows)[: count - first]:
-                print(text if batch > 1 else "", BETWEEN, sep="\n", flush=True)
 
-    def _sample(self, rows: np.ndarray) -> list[str]:
-        """The text of these samples; of a single one, it is printed as it comes."""
-        show = (lambda s: print(s, end="", flush=True)) if len(rows) == 1 else str
-        texts = [Text(self._tokenizer, self._settings.stop) for _ in rows]
-        show(self._opening)
-        for piece in self._pieces(rows):
-            for text, tokens in zip(texts, piece, strict=True):
-                show(text.add(tokens))
-            if all(text.ended for text in texts):
-                break
-        for text in texts:
-            show(text.add([], last=True))
-        return [self._opening + text.text for text in texts]
+def show(text: str) -> None:
+    """Print at once, and end when nobody reads.
 
-    def _pieces(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """New tokens of these samples."""
-        return generate(
-            self._decoder,
-            np.tile(self._prompt, (len(rows), 1)),
-            self._settings.max_new_tokens,
-            self._settings.sampling,
-            row_keys(self._settings.seed, rows),
-            tokens=self._tokenizer.vocab_size,
-            stop=self._stop,
-            programs=self._programs,
-        )
+    Raises:
+        UserError: if standard output is closed or full.
+    """
+    print(text, end="", flush=True)
+    lost = getattr(sys.stdout, "lost", None)
+    if isinstance(lost, BrokenPipeError):
+        raise SystemExit(128 + signal.SIGPIPE)  # as after `| head -1`
+    require(
+        lost is None,
+        f"Samples must go somewhere: standard output cannot be written to ({lost}). "
+        "Send it to a file that has room.",
+    )
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (None: the process's own).
 
-    Exits with status 2 and a message if an option or a file is wrong.
+    Raises:
+        UserError: if an option or a file is wrong.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal may lack a character
-    try:
-        settings = tyro.cli(
-            Settings, prog="python -m gpt.sample", description=__doc__, args=args
-        )
-        settings.check()
-        start(MeshConfig(), RunConfig())
-        Writer(settings).write()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    reconfigure = getattr(sys.stdout, "reconfigure", lambda **_: None)
+    reconfigure(errors="replace")  # a terminal may lack a character
+    settings = tyro.cli(
+        Settings, prog="python -m gpt.sample", description=__doc__, args=args
+    )
+    sampling = settings.check()
+    start(MeshConfig(), RunConfig())
+    write(settings, sampling)
 
 
 if __name__ == "__main__":
-    main()
+    with cli.clean_exit():
+        main()

@@ -1,6 +1,5 @@
 """How the next token is drawn: temperature, the likeliest few, the likeliest mass."""
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -8,6 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from configs import require
+
+COLDEST, HOTTEST = 1e-6, 1_000_000
+"""Bounds of a temperature above 0: float32 holds logits divided by these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +27,14 @@ class Sampling:
 
     def __post_init__(self) -> None:
         require(
-            0.0 <= self.temperature < math.inf,
-            "`temperature` must be a finite number of at least 0: got "
+            self.temperature == 0.0 or COLDEST <= self.temperature <= HOTTEST,
+            f"`temperature` must be 0, or lie in {COLDEST} .. {HOTTEST:,}: got "
             f"{self.temperature}. Use 0 for the likeliest token, 1 for no change.",
         )
         require(
             self.top_k is None or self.top_k >= 1,
-            f"`top_k` must be at least 1: got {self.top_k}. Leave it out (None) to "
-            "draw from all tokens.",
+            f"`top_k` must be None or at least 1: got {self.top_k}. Use None to draw "
+            "from all tokens.",
         )
         require(
             0.0 < self.top_p <= 1.0,
@@ -41,7 +43,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether nothing is left to chance."""
+        """Whether the likeliest token is always taken."""
         return self.temperature == 0.0 or self.top_k == 1
 
 
@@ -57,7 +59,7 @@ def sample_token(
         logits: of every row of the embedding.
         sampling: how to draw.
         keys: one for each row.
-        tokens: rows of the embedding from this one on stand for no token.
+        tokens: different ones; rows of the embedding beyond them stand for none.
 
     Source: nanoGPT, `GPT.generate`, for temperature and `top_k` (equals of the last one
     kept are kept too); Holtzman et al. 2019, arXiv 1904.09751, for `top_p`.
@@ -81,6 +83,6 @@ def _nucleus(
     """`logits` without those after the first that together have `top_p`."""
     mass = jnp.exp(best - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
     before = jnp.cumsum(mass, axis=-1) - mass
-    kept = jnp.sum(before < top_p, axis=-1, keepdims=True)
+    kept = jnp.maximum(jnp.sum(before < top_p, axis=-1, keepdims=True), 1)
     last = jnp.take_along_axis(best, kept - 1, axis=-1)
     return jnp.where(logits < last, -jnp.inf, logits)

@@ -23,6 +23,9 @@ Naming = Literal["nanogpt", "hugging_face"]
 Named = Mapping[str, np.ndarray]
 """Arrays by the names of others."""
 
+LARGEST = 1 << 20
+"""No size of a GPT-2 comes near; beyond it a description is damaged."""
+
 _TOP, _TOKENS, _HEAD = "transformer.", "transformer.wte.weight", "lm_head.weight"
 _COMPILED = "_orig_mod."  # what `torch.compile` puts in front of every name
 _MASKS = (".attn.bias", ".attn.masked_bias")  # constants that old files hold too
@@ -66,11 +69,17 @@ def from_named(weights: Named, like: GPT, naming: Naming) -> GPT:
         naming: whose names and axes.
 
     Raises:
-        ValueError: if an array is missing, too many, of another shape or not of floats,
-            or if the head is not the token embedding.
+        UserError: if an array is missing, too many, of another shape, not of floats or
+            not finite, or if the head is not the token embedding.
     """
     weights = _plain(weights)
+    require(
+        like.blocks.length <= len(weights),
+        f"The weights must be those of {like.blocks.length:,} blocks: got "
+        f"{len(weights)} arrays. Use weights and configuration of the same model.",
+    )
     _require_same(weights, _shapes(like, naming))
+    require_finite(weights)
     leaves = _leaves(like)
     replaced = []
     for name in leaves:
@@ -81,6 +90,18 @@ def from_named(weights: Named, like: GPT, naming: Naming) -> GPT:
             array = weights[name]
         replaced.append(jnp.array(_turned(array, naming), jnp.float32))
     return eqx.tree_at(lambda model: list(_leaves(model).values()), like, replaced)
+
+
+def require_finite(weights: Named) -> None:
+    """Raise `UserError` unless all of these numbers are finite in float32."""
+    for name, array in weights.items():
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+            finite = np.isfinite(np.asarray(array, np.float32)).all()
+        require(
+            bool(finite),
+            f"Weights must be finite numbers: `{name}` holds some that are infinite or "
+            "undefined. Use weights from before the training diverged.",
+        )
 
 
 def _leaves(model: GPT) -> dict[str, Any]:
@@ -125,7 +146,7 @@ def _plain(weights: Named) -> dict[str, np.ndarray]:
 
 
 def _require_same(weights: Named, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `ValueError` unless these are arrays of these names and shapes."""
+    """Raise `UserError` unless these are arrays of these names and shapes."""
     missing, extra = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     require(
         not missing and not extra,

@@ -16,8 +16,7 @@ import numpy as np
 
 from configs import GPTConfig, OptimConfig
 from data.text.dataset import Tokens
-from gpt.build import build_gpt
-from gpt.model import GPT
+from gpt.model import GPT, build_gpt
 from gpt.weights import from_named
 from train.gpt import make_objective
 from train.gradients import StepConfig

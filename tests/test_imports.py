@@ -63,9 +63,11 @@ def test_import_order(path: Path) -> None:
     ],
     ids=lambda p: str(p.relative_to(ROOT)),
 )
-def test_only_train_knows_devices(path: Path) -> None:
-    """No mesh, no collective and no jit outside of `train`."""
-    known = {"jit", "filter_jit", "shard_map", "psum", "all_gather", "Mesh", "pcast"}
+def test_only_train_knows_meshes(path: Path) -> None:
+    """No mesh and no collective outside of `train`; what decodes is compiled too."""
+    known = {"shard_map", "psum", "all_gather", "Mesh", "pcast"}
+    if path != ROOT / "gpt" / "decode.py":
+        known |= {"jit", "filter_jit"}
     tree = ast.parse(path.read_text())
     names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
     names |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}

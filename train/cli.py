@@ -39,29 +39,34 @@ def begin() -> None:
 class Output:
     """A text stream that is silent once it cannot be written to: closed, full, broken.
 
-    All but `write` and `flush` is that of the stream it stands for.
+    All else is that of the stream it stands for.
+
+    Attributes:
+        lost: why something could not be written; None if nothing is lost.
     """
 
     def __init__(self, stream: Any):
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+        self.lost = None if stream else ValueError("it is closed")
 
     def write(self, text: str) -> int:
         """Write as far as that goes."""
         try:
             return self._stream.write(text)
-        except (OSError, ValueError):
-            self._give_up()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
             return len(text)
 
     def flush(self) -> None:
         """Flush as far as that goes."""
         try:
             self._stream.flush()
-        except (OSError, ValueError):
-            self._give_up()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: OSError | ValueError) -> None:
         """Write to nowhere from now on, what is still in the stream included."""
+        self.lost = error
         nowhere = open(os.devnull, "w")  # noqa: SIM115
         with suppress(OSError, ValueError):
             os.dup2(nowhere.fileno(), self._stream.fileno())
@@ -191,7 +196,8 @@ def _out_of_memory(error: BaseException) -> str:
     return (
         f"A run must fit in memory: it does not ({first}). Use a smaller "
         "`--config.batch-size`, more `--config.accumulation` (a GPT: a smaller "
-        "`--config.microbatch-size`), or a smaller model."
+        "`--config.microbatch-size`; `gpt.sample`: a smaller `--batch`), or a smaller "
+        "model."
     )
 
 

@@ -24,8 +24,7 @@ from jax.sharding import Mesh
 from configs import GPT_PRESETS, TrainGPT, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from gpt.attention import Kernel, pick_kernel
-from gpt.build import build_gpt
-from gpt.model import GPT, flops_per_token
+from gpt.model import GPT, build_gpt, flops_per_token
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
 from train.devices import start

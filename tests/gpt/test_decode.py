@@ -10,19 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import gpt.generate
-from configs import GPTConfig
-from gpt.build import build_gpt
-from gpt.decode import Decoder
-from gpt.generate import CHUNK, Programs, generate, row_keys
-from gpt.model import GPT
-from gpt.sample import compiled
+import gpt.decode
+from configs import GPTConfig, UserError
+from gpt.decode import CHUNK, Decoder, generate, row_keys
+from gpt.model import GPT, build_gpt
 from gpt.sampling import Sampling, sample_token
 from tests.gpt_golden import CASES, GPTGolden
 
 BLOCK, TOKENS, ROWS = 12, 30, 33
 GREEDY = Sampling(temperature=0.0)
-PROGRAMS = compiled("float32")
 
 
 @cache
@@ -50,17 +46,13 @@ def write(
     of: GPT | None = None,
     seed: int = 0,
     rows: np.ndarray | None = None,
-    programs: Programs = PROGRAMS,
     vocab: int = TOKENS,
     **options: Any,
 ) -> list[np.ndarray]:
-    """The pieces that `generate` gives."""
+    """The chunks that `generate` yields."""
     keys = row_keys(seed, np.arange(len(tokens)) if rows is None else rows)
     decoder, options = Decoder(of or model()), {"tokens": vocab, **options}
-    pieces = generate(
-        decoder, tokens, count, sampling, keys, programs=programs, **options
-    )
-    return list(pieces)
+    return list(generate(decoder, tokens, count, sampling, keys, **options))
 
 
 def joined(*args: Any, **options: Any) -> np.ndarray:
@@ -115,6 +107,8 @@ def test_logits_of_the_cache_are_those_of_the_model() -> None:
         cast = jax.tree.map(lambda a, to=dtype: a.astype(to), model(bias=False))
         decoder = Decoder(cast)
         _, memory = decoder.prefill(tokens[:, :3])
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(memory))
+        assert size == len(tokens) * decoder.cache_bytes
         for position in range(3, BLOCK):
             here = tokens[:, position], jnp.int32(position)
             logits, memory = decode(decoder, memory, *here)
@@ -123,35 +117,58 @@ def test_logits_of_the_cache_are_those_of_the_model() -> None:
             assert error < tolerance * np.abs(expected).max()
 
 
-def test_pieces() -> None:
+def test_chunks() -> None:
     """The first token comes alone, and all of them come."""
-    pieces = write(prompt(4), 2 * CHUNK + 3, of=model(64))
-    assert [piece.shape for piece in pieces] == [(3, 1), (3, 16), (3, 16), (3, 2)]
-    assert all(piece.dtype == np.int32 for piece in pieces)
-    assert [p.shape[1] for p in write(prompt(4), 1)] == [1]
+    chunks = write(prompt(4), 2 * CHUNK + 3, of=model(64))
+    assert [chunk.shape for chunk in chunks] == [(3, 1), (3, 16), (3, 16), (3, 2)]
+    assert all(chunk.dtype == np.int32 for chunk in chunks)
+    assert [c.shape[1] for c in write(prompt(4), 1)] == [1]
     assert write(prompt(4), 0) == []
 
 
-def test_nothing_is_compiled_again() -> None:
+def test_the_device_is_a_chunk_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call has been made when a chunk is yielded."""
+    calls = []
+    decode = gpt.decode.decode_cached
+    count = lambda *inputs: (calls.append(1), decode(*inputs))[1]
+    monkeypatch.setattr(gpt.decode, "decode_cached", count)
+    decoder = Decoder(model(64))
+    keys = row_keys(0, np.arange(3))
+    chunks = generate(decoder, prompt(4), CHUNK + 2, GREEDY, keys, tokens=TOKENS)
+    seen = [len(calls) for _ in chunks]
+    assert seen == [2, 3, 3]
+
+
+def test_nothing_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the lengths of prompts (up to 16 tokens) and texts."""
     traces = []
 
-    def counted(body: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(name: str) -> Callable[..., Any]:
+        body = getattr(gpt.decode, name).__wrapped__
+
         def run(*inputs: Any) -> Any:
-            traces.append(body.__name__)
+            traces.append(name)
             return body(*inputs)
 
         return eqx.filter_jit(run)
 
-    bodies = (
-        gpt.generate.prefill,
-        gpt.generate.decode_cached,
-        gpt.generate.decode_window,
-    )
-    programs = Programs(*map(counted, bodies))
+    names = ["decode_cached", "decode_window", "prefill"]
+    for name in names:
+        monkeypatch.setattr(gpt.decode, name, counted(name))
     for length, count in ((3, 20), (5, 31), (11, 2), (1, 14), (30, 3)):
-        write(prompt(length), count, programs=programs)
-    assert sorted(traces) == ["decode_cached", "prefill", "decode_window"]
+        write(prompt(length), count)
+    assert sorted(traces) == names
+
+
+def test_products_of_float32_weights_are_exact() -> None:
+    """A GPU or TPU would round them; those of 16 bits are as the device likes."""
+    for dtype, exact in ((jnp.float32, True), (jnp.bfloat16, False)):
+        decoder = Decoder(jax.tree.map(lambda a, to=dtype: a.astype(to), model()))
+        state = gpt.decode._begin(decoder, prompt(3), row_keys(0, np.arange(3)), -1)
+        inputs = decoder, state, jnp.int32(1), GREEDY, TOKENS
+        for program in (gpt.decode.decode_cached, gpt.decode.decode_window):
+            text = program.lower(*inputs).as_text()
+            assert ("precision = [HIGHEST, HIGHEST]" in text) == exact
 
 
 # -- randomness ------------------------------------------------------------------------
@@ -198,6 +215,9 @@ def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
         Sampling(top_k=10**6),
         Sampling(top_p=0.8),
         Sampling(top_p=1e-6),
+        Sampling(top_p=1e-300),
+        Sampling(temperature=1e-6),
+        Sampling(temperature=1e6),
         Sampling(temperature=1.7, top_k=6, top_p=0.7),
         Sampling(top_k=1),
         Sampling(temperature=0.0),
@@ -263,6 +283,8 @@ def test_a_stop_token_ends_a_row() -> None:
     ("bad", "message"),
     [
         ({"temperature": -0.1}, "`temperature` must be"),
+        ({"temperature": 1e-7}, "`temperature` must be"),
+        ({"temperature": 1e39}, "`temperature` must be"),
         ({"temperature": float("nan")}, "`temperature` must be"),
         ({"temperature": float("inf")}, "`temperature` must be"),
         ({"top_k": 0}, "`top_k` must be"),
@@ -271,7 +293,7 @@ def test_a_stop_token_ends_a_row() -> None:
     ],
 )
 def test_bad_sampling(bad: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Sampling(**bad)
 
 
@@ -284,5 +306,5 @@ def test_bad_sampling(bad: dict[str, Any], message: str) -> None:
     ],
 )
 def test_bad_prompts(tokens: np.ndarray, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         write(tokens, 1)

@@ -1,10 +1,10 @@
 """Weights in and out, against what nanoGPT and Hugging Face compute from them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,14 @@ import pytest
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
-from configs import GPTConfig
-from gpt.build import build_gpt
+from configs import TRM_PRESETS, GPTConfig, TrainGPT, UserError
+from gpt import export
 from gpt.hugging_face import save_hugging_face
-from gpt.model import GPT
+from gpt.model import GPT, build_gpt
 from gpt.pretrained import read_pretrained
 from gpt.weights import from_named, to_named
+from tests.runs import finish, start
+from train.run_dir import LoadedRun
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -167,7 +169,47 @@ def test_shards(folder: Path) -> None:
     loaded = read_pretrained(str(folder), WANTED).load("xla")
     assert_same(loaded, read_pretrained(str(FOLDER), WANTED).load("xla"))
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"must have the file model-00002-of-00002"):
+    with pytest.raises(UserError, match=r"must have the file model-00002-of-00002"):
+        read_pretrained(str(folder), WANTED).load("xla")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        [],
+        "model.safetensors",
+        {"wte.weight": ["a.safetensors"]},
+        {"wte.weight": "../model/part.safetensors"},
+        {"wte.weight": "/etc/part.safetensors"},
+        {"wte.weight": "..\\part.safetensors"},
+        {"wte.weight": ".."},
+        {"wte.weight": "config.json"},
+    ],
+)
+def test_an_index_names_files_of_its_own_folder(folder: Path, table: object) -> None:
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(UserError, match=r"must give for each array a `.safetensors`"):
+        read_pretrained(str(folder), WANTED).load("xla")
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_weights_of_a_folder_must_be_finite(folder: Path, kind: type) -> None:
+    """In float32: what overflows there is refused too."""
+    path = folder / "model.safetensors"
+    stored = {name: array.astype(kind) for name, array in load_file(path).items()}
+    name = "transformer.h.1.mlp.c_proj.weight"
+    stored[name][3, 2] = np.nan if kind == np.float32 else 1e300
+    save_file(stored, path)
+    with pytest.raises(UserError, match=f"must be finite numbers: `{name}`"):
+        read_pretrained(str(folder), WANTED).load("xla")
+
+
+def test_more_blocks_than_weights(folder: Path) -> None:
+    change(folder, n_layer=1 << 20)
+    with pytest.raises(UserError, match=r"must be those of 1,048,576 blocks"):
         read_pretrained(str(folder), WANTED).load("xla")
 
 
@@ -185,30 +227,36 @@ def test_shards(folder: Path) -> None:
         ("n_positions", "24"),
         ("vocab_size", 0),
         ("activation_function", "relu"),
+        ("activation_function", ["gelu"]),
+        ("model_type", ["gpt2"]),
+        ("n_head", [4]),
+        ("n_layer", True),
+        ("n_layer", 10**9),
+        ("n_inner", {}),
     ],
 )
 def test_settings_that_mean_another_model(
     folder: Path, name: str, value: object
 ) -> None:
     change(folder, **{name: value})
-    with pytest.raises(ValueError, match=f"`{name}` in .* must be .*: got"):
+    with pytest.raises(UserError, match=f"`{name}` in .* must be .*: got"):
         read_pretrained(str(folder), WANTED)
 
 
 def test_damaged_folders(folder: Path) -> None:
     weights, config = folder / "model.safetensors", folder / "config.json"
     weights.write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"must be a safetensors file"):
+    with pytest.raises(UserError, match=r"must be a safetensors file"):
         read_pretrained(str(folder), WANTED).load("xla")
     weights.unlink()
-    with pytest.raises(ValueError, match=r"model\.safetensors or .*index\.json"):
+    with pytest.raises(UserError, match=r"model\.safetensors or .*index\.json"):
         read_pretrained(str(folder), WANTED).load("xla")
-    for text in ("{", "[]"):
+    for text in ("{", "[]", "[" * 100_000, '{"n_layer":' * 100_000):
         config.write_text(text)
-        with pytest.raises(ValueError, match=r"must hold a JSON object"):
+        with pytest.raises(UserError, match=r"must hold a JSON object"):
             read_pretrained(str(folder), WANTED)
     config.unlink()
-    with pytest.raises(ValueError, match=r"must have the file config\.json"):
+    with pytest.raises(UserError, match=r"must have the file config\.json"):
         read_pretrained(str(folder), WANTED)
 
 
@@ -216,7 +264,7 @@ def test_damaged_folders(folder: Path) -> None:
 def test_a_hugging_face_model_round_trips(tmp_path: Path, bias: bool) -> None:
     config = replace(SMALL, bias=bias, activation="gelu_tanh", dropout=0.2)
     model = small(config)
-    save_hugging_face(model, config, tmp_path / "out")
+    save_hugging_face(model, tmp_path / "out")
     found = read_pretrained(str(tmp_path / "out"), config)
     assert found.config == replace(config, bias=True)
     loaded, tokens = found.load("xla"), tokens_of(config)
@@ -226,7 +274,7 @@ def test_a_hugging_face_model_round_trips(tmp_path: Path, bias: bool) -> None:
 
 
 def test_exported_config(tmp_path: Path) -> None:
-    save_hugging_face(small(), SMALL, tmp_path / "out")
+    save_hugging_face(small(), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     golden = json.loads((FOLDER / "config.json").read_text())
     # Of classifiers and of the writer, and the numbers of this model.
@@ -237,13 +285,64 @@ def test_exported_config(tmp_path: Path) -> None:
     }
     assert config["activation_function"] == "gelu"
     assert config["eos_token_id"] is None  # no such token
-    with pytest.raises(ValueError, match=r"must have no `config\.json`"):
-        save_hugging_face(small(), SMALL, tmp_path / "out")
+    with pytest.raises(UserError, match="must be a new or empty folder"):
+        save_hugging_face(small(), tmp_path / "out")
+
+
+def test_exported_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_hugging_face(small(), tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes == {0o640}
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from gpt.hugging_face import save_hugging_face
+from tests.gpt.test_pretrained import small
+from train import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+with cli.clean_exit():
+    save_hugging_face(small(), Path(sys.argv[1]))
+"""
+
+
+def test_no_room_for_an_export(tmp_path: Path) -> None:
+    """What cannot be written, and why; nothing is left of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "deep" / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "bytes could not be written to `" in line
+    assert "File too large" in line
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_no_rights_for_an_export(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"could not be written to .* File exists"):
+        save_hugging_face(small(), tmp_path / "file" / "out")
+
+
+def test_an_export_must_be_finite(tmp_path: Path) -> None:
+    bad = eqx.tree_at(lambda m: m.norm.weight, small(), jnp.full(16, jnp.inf))
+    with pytest.raises(UserError, match=r"must be finite .*`transformer.ln_f.weight`"):
+        save_hugging_face(bad, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_vocabulary_of_gpt2_has_its_end_of_text(tmp_path: Path) -> None:
     config = replace(SMALL, vocab_size=50304)
-    save_hugging_face(small(config), config, tmp_path)
+    save_hugging_face(small(config), tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["vocab_size"] == 50304
     assert stored["bos_token_id"] == stored["eos_token_id"] == 50256
@@ -255,7 +354,7 @@ def test_transformers_reads_what_we_export(tmp_path: Path, bias: bool) -> None:
     torch = pytest.importorskip("torch")
     config = replace(SMALL, bias=bias, activation="gelu_tanh")
     model, tokens = small(config), tokens_of(config)
-    save_hugging_face(model, config, tmp_path / "out")
+    save_hugging_face(model, tmp_path / "out")
     theirs, report = transformers.GPT2LMHeadModel.from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
@@ -319,16 +418,29 @@ def test_a_checkpoint_of_nanogpt(tmp_path: Path) -> None:
 def test_other_files_of_pytorch(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     path = tmp_path / "ckpt.pt"
-    for wrong in ({}, [1], {"model": {"a": torch.ones(1)}, "model_args": {"bias": 1}}):
+    tensors = {"a": torch.ones(1)}
+    args = {"n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 2, "vocab_size": 3}
+    for wrong in (
+        {},
+        [1],
+        {"model": tensors, "model_args": {"bias": True}},
+        {"model": tensors, "model_args": {**args, "bias": 1}},
+        {"model": tensors, "model_args": {**args, "bias": True, "n_layer": [1]}},
+        {"model": tensors, "model_args": {**args, "bias": True, "n_layer": 2**40}},
+        {"model": tensors, "model_args": 3},
+        {"model": [1], "model_args": {**args, "bias": True}},
+        {"model": {"a": 1}, "model_args": {**args, "bias": True}},
+        {"model": {1: tensors["a"]}, "model_args": {**args, "bias": True}},
+    ):
         torch.save(wrong, path)
-        with pytest.raises(ValueError, match=r"must hold `model` and `model_args`"):
+        with pytest.raises(UserError, match=r"must hold `model` and `model_args`"):
             read_pretrained(str(path), WANTED)
     for save in (
         lambda: path.write_bytes(b"no checkpoint"),
         lambda: torch.save({"model": print}, path),
     ):
         save()
-        with pytest.raises(ValueError, match=r"must be a `ckpt\.pt` of nanoGPT"):
+        with pytest.raises(UserError, match=r"must be a `ckpt\.pt` of nanoGPT"):
             read_pretrained(str(path), WANTED)
 
 
@@ -337,7 +449,7 @@ def test_a_checkpoint_needs_torch(
 ) -> None:
     (tmp_path / "ckpt.pt").touch()
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[torch\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
         read_pretrained(str(tmp_path / "ckpt.pt"), WANTED)
 
 
@@ -348,19 +460,22 @@ def test_wrong_weights() -> None:
     weights, config, _ = golden("gpt")
     like, name = abstract(config), "transformer.h.1.mlp.c_fc.weight"
     rest = {key: array for key, array in weights.items() if key != name}
-    with pytest.raises(ValueError, match=rf"missing `{name}`; too many none"):
+    with pytest.raises(UserError, match=rf"missing `{name}`; too many none"):
         from_named(rest, like, "nanogpt")
     more = {f"transformer.h.{i}.ln_1.weight": np.ones(32) for i in range(2, 8)}
-    with pytest.raises(ValueError, match=r"missing none; too many .* and 3 more"):
+    with pytest.raises(UserError, match=r"missing none; too many .* and 3 more"):
         from_named(weights | more, like, "nanogpt")
-    with pytest.raises(ValueError, match=r"must have shape \(32, 96\): got \(96, 32\)"):
+    with pytest.raises(UserError, match=r"must have shape \(32, 96\): got \(96, 32\)"):
         from_named(weights, like, "hugging_face")
     whole = {name: weights[name].astype(np.int8)}
-    with pytest.raises(ValueError, match=r"must hold floating-point .* got int8"):
+    with pytest.raises(UserError, match=r"must hold floating-point .* got int8"):
         from_named(weights | whole, like, "nanogpt")
     head = {"lm_head.weight": weights["lm_head.weight"] + 1}
-    with pytest.raises(ValueError, match=r"`lm_head.weight` must equal"):
+    with pytest.raises(UserError, match=r"`lm_head.weight` must equal"):
         from_named(weights | head, like, "nanogpt")
+    bad = {name: np.full_like(weights[name], np.nan)}
+    with pytest.raises(UserError, match=rf"must be finite numbers: `{name}`"):
+        from_named(weights | bad, like, "nanogpt")
 
 
 # -- sources ---------------------------------------------------------------------------
@@ -372,7 +487,7 @@ def test_unknown_sources(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     message = r"config\.json" if source == "." else r"must be one of gpt2, gpt2-medium"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_pretrained(source, WANTED)
 
 
@@ -403,10 +518,10 @@ def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise raised
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(ValueError, match=r"no connection.* name a local folder"):
+    with pytest.raises(UserError, match=r"no connection.* name a local folder"):
         read_pretrained("gpt2", WANTED)
     raised = errors.EntryNotFoundError("no such file")
-    with pytest.raises(ValueError, match=r"must have the file config\.json"):
+    with pytest.raises(UserError, match=r"must have the file config\.json"):
         read_pretrained("me/mine", WANTED)
 
 
@@ -418,13 +533,11 @@ def test_the_command_exports_a_run(
 ) -> None:
     model, asked = small(), []
 
-    def load_run(run_dir: Path, checkpoint: str) -> object:
+    def load_run(run_dir: Path, checkpoint: str) -> LoadedRun:
         asked.append((run_dir, checkpoint))
-        return types.SimpleNamespace(model=model, shape=SMALL)
+        return LoadedRun("gpt", TrainGPT(), model, (), 1)
 
-    from gpt import export
-
-    monkeypatch.setattr(export, "load_run", load_run)
+    monkeypatch.setattr("gpt.export.load_run", load_run)
     command = ["--run-dir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     export.main(command)
     assert asked == [(tmp_path / "run", "best")]
@@ -432,17 +545,21 @@ def test_the_command_exports_a_run(
     loaded = read_pretrained(str(tmp_path / "out"), SMALL).load("xla")
     tokens = tokens_of(SMALL)
     np.testing.assert_array_equal(logits(loaded, tokens), logits(model, tokens))
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(UserError, match="must be a new or empty folder"):
         export.main(command)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("error: The folder of an exported model")
+
+
+def test_a_run_of_a_trm_is_no_gpt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = LoadedRun("trm", TRM_PRESETS["quickstart"][1], None, (), 1)
+    monkeypatch.setattr("gpt.export.load_run", lambda *_: run)
+    with pytest.raises(UserError, match=r"`mine` is one of `train\.trm`"):
+        export.main(["--run-dir", "mine", "--out", str(tmp_path / "out")])
 
 
 def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gpt.export", "--run-dir", str(tmp_path / "none")]
-    command += ["--out", str(tmp_path / "out")]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
+    words = ["--run-dir", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    _, err = finish(start("gpt.export", words), 2)
+    (line,) = err.splitlines()
+    assert line.startswith("error: A run must have a `config.json`")

@@ -2,10 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,15 +18,25 @@ import numpy as np
 import optax
 import pytest
 
-from configs import GPT_PRESETS, GPTConfig, MeshConfig, RunConfig, TextFiles, TrainGPT
+import train.checkpoint
+from configs import (
+    GPT_PRESETS,
+    TRM_PRESETS,
+    GPTConfig,
+    MeshConfig,
+    RunConfig,
+    TrainGPT,
+    UserError,
+)
 from data.text.tokenizer import Characters, Tokenizer, TokenNumbers
-from gpt.build import build_gpt
-from gpt.model import GPT
-from gpt.sample import BETWEEN, Text, main
+from gpt.model import GPT, build_gpt
+from gpt.sample import BETWEEN, main, read_texts
+from tests.runs import ROOT, environment, finish, start
 from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints
+from train.integrity import fingerprint
 from train.mesh import make_mesh
-from train.run_dir import from_json, load_run, open_run_dir, settings
+from train.run_dir import LoadedRun, RunDir, load_run
 from train.state import TrainState, init_state, make_init
 
 HF = Path(__file__).parents[1] / "golden" / "gpt2_hf"
@@ -46,6 +60,29 @@ def state(step: int) -> TrainState:
     return eqx.tree_at(lambda s: (s.step, s.ema), made, step_ema)
 
 
+def config(folder: Path) -> TrainGPT:
+    """The run in this folder, of which the data lie beside it."""
+    preset = GPT_PRESETS["shakespeare-char-cpu"][1]
+    return replace(
+        preset,
+        model=SHAPE,
+        data=replace(preset.data, path=str(folder.parent / "data")),
+        run_dir=str(folder),
+    )
+
+
+RECORD = {"kind": "gpt", "sizes": {"tokens": len(CHARACTERS)}, "data_hash": "a"}
+
+
+def save(run_dir: Path, *states: TrainState, scores: Mapping[int, float]) -> None:
+    """Checkpoints of these states."""
+    folder = run_dir / "checkpoints"
+    checkpoints = Checkpoints(folder, RunConfig(keep_last=9), scores=scores)
+    for made in states:
+        checkpoints.save(made)
+    checkpoints.close()
+
+
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run: step 1 is the best, step 2 newer, and 3 the newest."""
@@ -53,25 +90,36 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "data"
     data.mkdir()
     Characters(CHARACTERS).write(data)
-    config = GPT_PRESETS["shakespeare-char-cpu"][1]
-    config = replace(
-        config,
-        model=replace(SHAPE, vocab_size=None),
-        data=replace(config.data, path=str(data)),
-        run_dir=str(folder / "run"),
-    )
-    open_run_dir(config, "test")
-    checkpoints = Checkpoints(folder / "run" / "checkpoints", RunConfig(keep_last=9))
-    for step, score in ((1, -1.0), (2, -2.0), (3, None)):
-        checkpoints.save(state(step), score=score)
-    checkpoints.close()
+    for split in ("train", "val"):
+        tokens = np.arange(20 * len(CHARACTERS)) % len(CHARACTERS)
+        tokens.astype(np.uint16).tofile(data / f"{split}.bin")
+    run_dir = RunDir(config(folder / "run"), "test", RECORD)
+    run_dir.write_config()
+    run_dir.close()
+    scores = {1: -1.0, 2: -2.0}
+    lines = [
+        {"step": step, "split": "eval", "score": score}
+        for step, score in scores.items()
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "run" / "metrics.jsonl").write_text(text)
+    save(folder / "run", state(1), state(2), state(3), scores=scores)
     return folder / "run"
 
 
 @pytest.fixture
 def run_dir(written: Path, tmp_path: Path) -> Path:
     """A copy of `written`."""
+    shutil.copytree(written.parent / "data", tmp_path / "data")
     return Path(shutil.copytree(written, tmp_path / "run"))
+
+
+def rewrite(run_dir: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what `config.json` says."""
+    path = run_dir / "config.json"
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))
 
 
 def damage(run_dir: Path, step: int) -> None:
@@ -89,9 +137,7 @@ def test_a_run_is_read_onto_one_device(written: Path) -> None:
     """The averaged weights of the best checkpoint, or of the newest."""
     before = sorted(path for path in written.rglob("*"))
     run = load_run(written)
-    assert run.step == 1
-    assert run.shape == SHAPE
-    assert run.config.run_dir == str(written)
+    assert (run.kind, run.step, run.config) == ("gpt", 1, config(written))
     assert_equal(run.model, state(1).ema)
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(run.model))
     newest = load_run(written, "newest")
@@ -100,19 +146,11 @@ def test_a_run_is_read_onto_one_device(written: Path) -> None:
     assert sorted(path for path in written.rglob("*")) == before
 
 
-def test_without_an_average_the_weights_themselves(written: Path) -> None:
-    folder = written.parent / "plain"
-    if not folder.exists():
-        shutil.copytree(written, folder, ignore=shutil.ignore_patterns("[0-9]"))
-        checkpoints = Checkpoints(folder / "checkpoints", RunConfig())
-        checkpoints.save(replace_ema(state(1)), score=None)
-        checkpoints.close()
-    run = load_run(folder)
-    assert_equal(run.model, state(1).model)
-
-
-def replace_ema(state: TrainState) -> TrainState:
-    return TrainState(**{**vars(state), "ema": None})
+def test_without_an_average_the_weights_themselves(run_dir: Path) -> None:
+    shutil.rmtree(run_dir / "checkpoints")
+    plain = TrainState(**{**vars(state(1)), "ema": None})
+    save(run_dir, plain, scores={})
+    assert_equal(load_run(run_dir).model, state(1).model)
 
 
 def test_a_damaged_checkpoint_is_passed_over(run_dir: Path) -> None:
@@ -138,35 +176,61 @@ def test_a_save_under_way_is_left_alone(run_dir: Path) -> None:
     assert unfinished.is_dir()
 
 
-@pytest.mark.parametrize("preset", GPT_PRESETS)
-def test_configurations_come_back(preset: str) -> None:
-    config = GPT_PRESETS[preset][1]
-    assert from_json(TrainGPT, settings(config)) == config
-    own = replace(config.data, build=TextFiles(input=("a", "b")))
-    config = replace(config, data=own)
-    assert from_json(TrainGPT, settings(config)) == config
+def as_the_first_version(tree: dict[str, Any]) -> None:
+    """No record of kind and sizes, and no class of what made the data."""
+    del tree["recorded"], tree["data"]["build"]["class"]
+
+
+def test_a_run_of_the_first_version(run_dir: Path) -> None:
+    """Its vocabulary is that of its data."""
+    data = str(run_dir.parent / "data")
+    rewrite(run_dir, as_the_first_version)
+    rewrite(run_dir, lambda tree: tree["data"].update(path=data))
+    run = load_run(run_dir)
+    assert run.kind == "gpt"
+    assert_equal(run.model, state(1).ema)
+    shutil.rmtree(data)
+    with pytest.raises(UserError, match="must be an existing folder"):
+        load_run(run_dir)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"dim": 3}}, "it should not say dim"),
-        ({"unknown": 3}, "it should not say unknown"),
-        ({"model": 3}, "it should not say 3"),
+        ({"model": {"dim": 3}}, "another setting .*'dim'"),
+        ({"unknown": 3}, "another setting .*'unknown'"),
         ({"batch_size": 0}, "`batch_size` must be"),
         ({"model": {"n_embd": 64}}, "must be of the configured model"),
+        ({"recorded": {"kind": "rnn"}}, "is of `rnn`"),
     ],
 )
 def test_another_configuration(
-    run_dir: Path, change: Mapping[str, object], message: str
+    run_dir: Path, change: dict[str, Any], message: str
 ) -> None:
-    stored = json.loads((run_dir / "config.json").read_text())
-    for name, value in change.items():
-        merge = isinstance(value, dict) and name in stored
-        stored[name] = {**stored[name], **value} if merge else value  # pyright: ignore
-    (run_dir / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match=message):
+    def merge(tree: dict[str, Any]) -> None:
+        for name, value in change.items():
+            tree[name] = tree[name] | value if isinstance(value, dict) else value
+
+    rewrite(run_dir, merge)
+    with pytest.raises(UserError, match=message):
         load_run(run_dir)
+
+
+def test_weights_that_are_not_finite(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint of ours has any; such a one counts as damaged."""
+    bad = eqx.tree_at(lambda s: s.ema.norm.weight, state(1), jnp.full(32, jnp.nan))
+    shutil.rmtree(run_dir / "checkpoints")
+    with monkeypatch.context() as patch:
+        trusting = lambda tree: (fingerprint(tree)[0], True)
+        patch.setattr(train.checkpoint, "fingerprint", trusting)
+        save(run_dir, bad, scores={})
+    with pytest.raises(UserError, match=r"are all damaged .*: not all of its numbers"):
+        load_run(run_dir)
+    save(run_dir, state(3), scores={})
+    with pytest.warns(UserWarning, match="step 1 is damaged .not all of its numbers"):
+        assert load_run(run_dir).step == 3
 
 
 # -- writing ---------------------------------------------------------------------------
@@ -249,20 +313,30 @@ class Bytes(Tokenizer):
 
 
 def test_no_half_characters() -> None:
-    text = Text(Bytes(), "stop")
-    pieces = [text.add([byte]) for byte in "é€".encode()]
-    assert pieces == ["", "é", "", "", "€"]
-    assert text.add([0xE2]) == ""
-    assert text.add([], last=True) == "�"
-    assert not text.ended
-    assert text.add(list(b" st")) == " st"
-    assert text.add(list(b"op and more")) == "op"
-    assert text.ended
-    assert text.add(list(b"more")) == ""
-    assert text.text == "é€� stop"
+    """Whole ones at once; what is left of others at the end."""
+    chunks = [np.array([[byte]], np.int32) for byte in "é€".encode() + b"\xe2"]
+    texts = [text for (text,) in read_texts(chunks, Bytes(), "")]
+    assert texts == ["", "é", "é", "é", "é€", "é€", "é€\ufffd"]
+
+
+def test_texts_end_after_the_stop() -> None:
+    """Each of them, whatever follows; and all together when all have."""
+
+    def rows(*words: str) -> np.ndarray:
+        return np.stack([Bytes().encode(word) for word in words])
+
+    chunks = iter([rows("a st", "stop"), rows("op b", "stop"), rows("more", "more")])
+    texts = list(read_texts(chunks, Bytes(), "stop"))
+    assert texts == [["a st", "stop"], ["a stop", "stop"]]
+    assert len(list(chunks)) == 1  # nothing is asked for that nobody reads
+    endless = list(read_texts(iter([rows("no end")]), Bytes(), "stop"))
+    assert endless == [["no end"], ["no end"]]
 
 
 # -- errors ----------------------------------------------------------------------------
+
+
+LARGE = 2**63
 
 
 @pytest.mark.parametrize(
@@ -270,7 +344,7 @@ def test_no_half_characters() -> None:
     [
         ([], "got 0 of them"),
         (["--run-dir", "RUN", "--hf-dir", "x"], "got 2 of them"),
-        (["--run-dir", "nowhere"], "`nowhere` has not"),
+        (["--run-dir", "nowhere"], "there is no `nowhere/config.json`"),
         (["--hf-dir", "nowhere"], "there is no `nowhere`"),
         (["--init-from", "nowhere.pt"], "got `nowhere.pt`"),
         (["--run-dir", "RUN", "--prompt", ""], "it is empty"),
@@ -278,41 +352,101 @@ def test_no_half_characters() -> None:
         (["--run-dir", "RUN", "--prompt", "FILE:nowhere"], "got `nowhere`"),
         (["--run-dir", "RUN", "--stop", "X"], "got 'X' at position 0"),
         (["--run-dir", "RUN", "--data", "nowhere"], "there is no nowhere"),
-        (["--run-dir", "RUN", "--num-samples", "0"], "`num_samples` must"),
-        (["--run-dir", "RUN", "--max-new-tokens", "0"], "`max_new_tokens` must"),
-        (["--run-dir", "RUN", "--batch", "-1"], "`batch` and `seed` must"),
-        (["--run-dir", "RUN", "--temperature", "-1"], "`temperature` must"),
-        (["--run-dir", "RUN", "--top-k", "0"], "`top_k` must"),
-        (["--run-dir", "RUN", "--top-p", "0"], "`top_p` must"),
-        (["--hf-dir", str(HF), "--bpe-dir", "nowhere"], "nowhere does not"),
+        (["--run-dir", "RUN", "--num-samples", 0], "`num_samples` must"),
+        (["--run-dir", "RUN", "--num-samples", LARGE], "`num_samples` must"),
+        (
+            ["--run-dir", "RUN", "--num-samples", 10**9],
+            "must fit into memory",
+        ),
+        (["--run-dir", "RUN", "--max-new-tokens", 0], "`max_new_tokens` must"),
+        (["--run-dir", "RUN", "--max-new-tokens", LARGE], "`max_new_tokens` must"),
+        (["--run-dir", "RUN", "--batch", -1], "`batch` must"),
+        (["--run-dir", "RUN", "--seed", -1], "`seed` must"),
+        (["--run-dir", "RUN", "--seed", LARGE], "`seed` must"),
+        (["--run-dir", "RUN", "--temperature", -1], "`temperature` must"),
+        (["--run-dir", "RUN", "--top-k", 0], "Use None to draw from all"),
+        (["--run-dir", "RUN", "--top-p", 0], "`top_p` must"),
+        (["--hf-dir", HF, "--bpe-dir", "nowhere"], "nowhere does not"),
     ],
 )
 def test_errors(
-    written: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    written: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[object],
+    message: str,
 ) -> None:
-    """One line on what is wrong, and status 2."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(written) if word == "RUN" else word for word in words])
-    assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("error: ")
+    """One line on what is wrong."""
+    with pytest.raises(UserError) as caught:
+        main([str(written) if word == "RUN" else str(word) for word in words])
+    (line,) = str(caught.value).splitlines()
     assert message in line
+    assert capsys.readouterr().out == ""
 
 
-def test_no_checkpoint_yet(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_checkpoint_yet(run_dir: Path) -> None:
     shutil.rmtree(run_dir / "checkpoints")
     (run_dir / "checkpoints").mkdir()
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="has none yet"):
         main(["--run-dir", str(run_dir)])
-    assert "has none yet" in capsys.readouterr().err
 
 
-def test_too_many_tokens_for_the_model(
-    written: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_many_tokens_for_the_model(written: Path, tmp_path: Path) -> None:
     Characters("".join(map(chr, range(32, 60)))).write(tmp_path)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="must know all 28 tokens"):
         main(["--run-dir", str(written), "--data", str(tmp_path)])
-    assert "must know all 28 tokens" in capsys.readouterr().err
+
+
+def test_a_run_of_a_trm_writes_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = LoadedRun("trm", TRM_PRESETS["quickstart"][1], None, (), 1)
+    monkeypatch.setattr("gpt.sample.load_run", lambda *_: run)
+    with pytest.raises(UserError, match=r"`mine` is one of `train\.trm`"):
+        main(["--run-dir", "mine"])
+
+
+# -- the process -----------------------------------------------------------------------
+
+
+def test_the_command_ends_with_a_line_and_a_status() -> None:
+    out, err = finish(start("gpt.sample", ["--run-dir", "nowhere"]), 2)
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("error: A run must have a `config.json`")
+
+
+def test_a_signal_ends_it_at_once(written: Path) -> None:
+    """Without a word, and with the status of the signal."""
+    process = start("gpt.sample", ["--run-dir", str(written), "--batch", "1"])
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, -signal.SIGINT)
+    assert err == ""
+
+
+SAMPLES = "--num-samples 300 --batch 1 --max-new-tokens 10"
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "message"),
+    [
+        (">&-", 2, "cannot be written to (it is closed)"),
+        (">/dev/full", 2, "No space left on device"),
+        ("| head -1", 128 + signal.SIGPIPE, ""),
+    ],
+)
+def test_samples_that_nobody_can_read(
+    written: Path, end: str, status: int, message: str
+) -> None:
+    """No traceback, and no samples written in vain."""
+    command = f"python -m gpt.sample --run-dir {written} {SAMPLES} {end}"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert len(done.stderr.splitlines()) == (1 if message else 0), done.stderr
+    assert message in done.stderr

@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 
 from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig
 from data.text.dataset import IGNORE, Tokens
-from gpt.build import build_gpt
-from gpt.model import crop
+from gpt.model import build_gpt, crop
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
 from train.checkpoint import Checkpoints
