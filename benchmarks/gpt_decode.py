@@ -22,7 +22,7 @@ import tyro
 from benchmarks import machine, session
 from benchmarks.settings import Bench, DeviceSettings
 from benchmarks.table import Rate, make_rows, per_second, show_table
-from benchmarks.timing import interleave
+from benchmarks.harness import interleave
 
 if TYPE_CHECKING:
     from benchmarks.gpt_case import Case

@@ -23,7 +23,7 @@ import tyro
 from benchmarks import machine, session
 from benchmarks.gpt_step_case import Case, make_case
 from benchmarks.settings import Bench, StepSettings
-from benchmarks.side_by_side import Round, play
+from benchmarks.compare import Round, play
 from benchmarks.table import Rate, mfu, per_second, tflops
 
 BATCHES = 8

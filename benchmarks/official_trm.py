@@ -20,7 +20,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks.torch_arm import TorchArm, after_first_step, host
-from benchmarks.trm_case import (
+from benchmarks.cases import (
     ACT,
     MAX_STEPS,
     OPTIM,

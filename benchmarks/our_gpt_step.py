@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from benchmarks.gpt_step_case import Case, texts
-from benchmarks.our_arm import OurArm
+from benchmarks.ours import OurArm
 from configs import TrainGPT
 from gpt.build import build_gpt
 from gpt.model import GPT, flops_per_token

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from benchmarks.our_arm import OurArm
-from benchmarks.trm_case import ACT, OPTIM, SEQ, TABLE, VOCAB, Case, boards
+from benchmarks.ours import OurArm
+from benchmarks.cases import ACT, OPTIM, SEQ, TABLE, VOCAB, Case, boards
 from configs import TrainTRM
 from train.devices import attention_kernel
 from train.gradients import StepConfig

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.timing import Arm, Samples, summary
+from benchmarks.harness import Arm, Samples, summary
 
 Columns = Sequence[tuple[str, str, int, int]]
 """Key, head, width and decimals of each column."""

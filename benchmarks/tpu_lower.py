@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from benchmarks.trm_case import SEQ, VOCAB
+from benchmarks.cases import SEQ, VOCAB
 from configs import TrainGPT, TrainTRM, even_parts
 from data.puzzles.dataset import Puzzle
 from data.text.dataset import Tokens

@@ -20,11 +20,11 @@ import tyro
 
 from benchmarks import machine, session
 from benchmarks.settings import Bench, StepSettings
-from benchmarks.side_by_side import Round, play
+from benchmarks.compare import Round, play
 from benchmarks.table import per_second, tflops
 
 if TYPE_CHECKING:
-    from benchmarks.trm_case import Case
+    from benchmarks.cases import Case
 
 BATCHES = 8
 """Different batches, which come in turns."""
@@ -62,7 +62,7 @@ class Settings(StepSettings):
 
 def cases(settings: Settings, bench: Bench) -> "list[Case]":
     """All cases, in the order of their turns."""
-    from benchmarks.trm_case import Case
+    from benchmarks.cases import Case
 
     return [
         Case(
@@ -82,7 +82,7 @@ def cases(settings: Settings, bench: Bench) -> "list[Case]":
 def make_round(case: "Case", checkout: Path | None, device: str) -> Round:
     """A case, and how to build its arms; `device` is PyTorch's."""
     from benchmarks.our_trm import OurStep
-    from benchmarks.trm_case import step_flops
+    from benchmarks.cases import step_flops
 
     def theirs(compiled: bool) -> Any:
         from benchmarks.official_trm import OfficialStep

@@ -14,7 +14,7 @@ from benchmarks.agreement import check, compare, show
 from benchmarks.session import Record
 from benchmarks.settings import Bench, StepSettings
 from benchmarks.table import Rate, make_rows, show_table
-from benchmarks.timing import Arm, interleave
+from benchmarks.harness import Arm, interleave
 
 Weights = Mapping[str, np.ndarray]
 """Weights under the other code's names."""
