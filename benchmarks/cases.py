@@ -1,72 +1,113 @@
-"""One case of the TRM step benchmark: sizes, settings, random boards, FLOPs."""
+"""What is timed: runs, and random batches. Imports neither JAX nor PyTorch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from configs import ACTConfig, OptimConfig, TableConfig, TRMConfig
+from benchmarks.machine import Kind, Precision
+from configs import GPT_PRESETS, TRM_PRESETS, GPTConfig, TrainGPT, TrainTRM
 from data.puzzles.dataset import Puzzle
-from trm.layers import swiglu_width
+from data.text.dataset import Tokens
 
-SEQ, VOCAB, PREFIX, MAX_STEPS = 81, 11, 16, 16
-"""Sudoku 9x9 in the official recipe."""
+BATCHES = 8
+"""Different batches, which come in turns."""
 
-OPTIM = OptimConfig(warmup=0)
-TABLE = TableConfig()
-"""The recipe's optimizer at its full rate from the first step."""
+SEQ, VOCAB = 81, 11
+"""Sudoku 9x9 in the official format."""
 
-ACT = ACTConfig(max_steps=MAX_STEPS, exploration=0.0)
-"""Without exploration: its random numbers differ between the two codes."""
+
+def trm_config(
+    *,
+    mixer: Literal["attention", "mlp"],
+    dim: int,
+    batch_size: int,
+    precision: Precision,
+    **sizes: int,
+) -> TrainTRM:
+    """The paper's recipe for Sudoku at its full rate from the first step.
+
+    Without exploration, whose random numbers differ between two codes.
+    """
+    config = TRM_PRESETS["sudoku" if mixer == "mlp" else "sudoku-attention"][1]
+    return replace(
+        config,
+        batch_size=batch_size,
+        precision=precision,
+        model=replace(config.model, dim=dim, puzzle_dim=dim, **sizes),
+        act=replace(config.act, exploration=0.0),
+        optim=replace(config.optim, warmup=0),
+    )
+
+
+def boards(batch_size: int) -> list[Puzzle]:
+    """Batches of random boards with random answers to all cells."""
+    rng = np.random.default_rng(0)
+    ids = np.zeros(batch_size, np.int32)
+    draw = lambda low: rng.integers(low, VOCAB, (batch_size, SEQ), np.int32)
+    return [Puzzle(draw(1), draw(2), ids) for _ in range(BATCHES)]
+
+
+ORIGINS = {
+    # Preset, different tokens, and the batch on a CPU and on a GPU.
+    "char-cpu": ("shakespeare-char-cpu", 65, {"cpu": 12, "gpu": 12}),
+    "char": ("shakespeare-char", 65, {"cpu": 8, "gpu": 64}),
+    "gpt2": ("gpt2", 50257, {"cpu": 1, "gpu": 12}),
+}
+
+
+def gpt_config(
+    name: str, kind: Kind, precision: Precision, batch_size: int, **sizes: int
+) -> tuple[TrainGPT, int]:
+    """A run of `ORIGINS` and its tokens; a number that is 0 stays as it is there.
+
+    Without dropout, whose random numbers differ between two codes, and at the full rate
+    from the first step.
+    """
+    preset, tokens, batch_sizes = ORIGINS[name]
+    config, batch_size = GPT_PRESETS[preset][1], batch_size or batch_sizes[kind]
+    wanted = {field: size for field, size in sizes.items() if size}
+    config = replace(
+        config,
+        batch_size=batch_size,
+        microbatch_size=batch_size,
+        precision=precision,
+        model=replace(config.model, dropout=0.0, **wanted),
+        optim=replace(config.optim, warmup=0),
+    )
+    return config, tokens
+
+
+def texts(config: TrainGPT, tokens: int) -> list[Tokens]:
+    """Batches of random tokens, each followed by the next."""
+    shape = (BATCHES, config.batch_size, config.model.block_size + 1)
+    drawn = np.random.default_rng(0).integers(0, tokens, shape, np.int32)
+    return [Tokens(batch[:, :-1], batch[:, 1:]) for batch in drawn]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """What is timed. Sudoku shapes; one puzzle identifier."""
+class Writing:
+    """`new_tokens` more of random prompts, by a preset's model."""
 
-    mixer: Literal["attention", "mlp"]
-    dim: int
-    heads: int
-    H_cycles: int
-    L_cycles: int
+    preset: str
+    vocab: int
     batch_size: int
-    precision: Literal["float32", "bfloat16"]
+    prompt_tokens: int
+    new_tokens: int
+    precision: Precision
 
     @property
-    def model(self) -> TRMConfig:
-        """Our configuration."""
-        return TRMConfig(
-            mixer=self.mixer,
-            positions="rope" if self.mixer == "attention" else "none",
-            dim=self.dim,
-            heads=self.heads,
-            H_cycles=self.H_cycles,
-            L_cycles=self.L_cycles,
-            prefix=PREFIX,
-            puzzle_dim=self.dim,
-        )
+    def model(self) -> GPTConfig:
+        """Its configuration."""
+        return replace(GPT_PRESETS[self.preset][1].model, dropout=0.0)
 
+    def prompt(self) -> np.ndarray:
+        """Random tokens, the same at every call."""
+        shape = (self.batch_size, self.prompt_tokens)
+        return np.random.default_rng(0).integers(0, self.vocab, shape, np.int32)
 
-def boards(case: Case, count: int, seed: int = 0) -> list[Puzzle]:
-    """`count` batches of random boards with random answers to all cells."""
-    rng = np.random.default_rng(seed)
-    shape = (case.batch_size, SEQ)
-    ids = np.zeros(case.batch_size, np.int32)
-    draw = lambda low: rng.integers(low, VOCAB, shape, np.int32)
-    return [Puzzle(draw(1), draw(2), ids) for _ in range(count)]
-
-
-def step_flops(case: Case) -> float:
-    """Floating-point operations of one step of one example.
-
-    Matrix products alone, two operations a multiply-add; a backward pass counts twice
-    its forward pass, recomputation never counts.
-    """
-    config, length = case.model, PREFIX + SEQ
-    dim, hidden = config.dim, swiglu_width(config.dim, config.expansion)
-    if config.mixer == "attention":
-        mixing = length * (8 * dim * dim + 4 * length * dim)
-    else:
-        mixing = 6 * dim * length * swiglu_width(length, config.expansion)
-    application = config.layers * (mixing + length * 6 * dim * hidden)
-    return application * (config.H_cycles + 2) * (config.L_cycles + 1)
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that every token needs, the position's row left out."""
+        config = self.model
+        matrices = 12 * config.n_layer * config.n_embd**2 + self.vocab * config.n_embd
+        return matrices * (4 if self.precision == "float32" else 2)

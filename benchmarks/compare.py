@@ -1,145 +1,195 @@
-"""Our step against another code's: build both, compare them, time them in turns.
+"""Our step against PyTorch's: build both, compare what they compute, time them.
 
-A benchmark says what its cases are, each a `Round`; `play` does the rest.
+A benchmark says what its cases are, each a `Comparison`; `run_comparison` does the
+rest.
 """
 
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.agreement import check, compare, show
-from benchmarks.session import Record
-from benchmarks.settings import Bench, StepSettings
-from benchmarks.table import Rate, make_rows, show_table
-from benchmarks.harness import Arm, interleave
+from benchmarks.harness import (
+    Bench,
+    DeviceSettings,
+    Program,
+    Rates,
+    Record,
+    interleave,
+    make_rows,
+    show,
+    time_block,
+)
 
-Weights = Mapping[str, np.ndarray]
-"""Weights under the other code's names."""
-
-
-class Ours(Arm, Protocol):
-    """Our arm."""
-
-    def outcome(self) -> dict[str, np.ndarray]:
-        """What is compared after the first step."""
-        ...
-
-    def compile_facts(self) -> dict[str, float]:
-        """What is known of the compiled program; see `OurArm`."""
-        ...
-
-
-class Theirs(Arm, Protocol):
-    """The other code's arm."""
-
-    def outcome(self) -> dict[str, np.ndarray]:
-        """The same arrays as ours."""
-        ...
-
-    def weights(self) -> dict[str, np.ndarray]:
-        """Its fresh weights, which all arms start from."""
-        ...
-
-    def load(self, weights: Weights) -> None:
-        """Take over such weights."""
-        ...
+Arrays = Mapping[str, np.ndarray]
+"""What a code computed, by name. `gradient NAME` and `weight NAME` are shown as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round:
+class StepSettings(DeviceSettings):
+    """Where to time a step, and how long."""
+
+    block: int = 0
+    """Steps in a block, waited for at its end. 0: 1 on a CPU, 5 on a GPU."""
+
+    warmup: int = 10
+    """Steps of each program before timing."""
+
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Also time the other code's step under torch.compile. `auto`: on a GPU."""
+
+    tolerance: float = 1e-3
+    """Largest relative difference of what must agree, in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
     """One case of a benchmark."""
 
     title: str
-    case: Any
-    """A dataclass: what is timed, for the record."""
+    case: Record
+    """What is timed, for the record."""
 
-    more: Record = field(default_factory=dict)
-    """What else to record."""
+    flops: float
+    """Floating-point operations of a step."""
 
-    rates: tuple[Rate, ...]
-    reference: str
-    """The other code's name; its arms are `<reference> eager` and `... compiled`."""
+    rates: Rates
+    ours: Callable[[Arrays | None], Any]
+    """Our program, from the other code's weights or from fresh ones. It has
+    `compile_facts`, to be asked before its first step, and `outcome` after it."""
 
-    ours: Callable[[Weights | None], Ours]
-    """Builds our arm from the other code's weights, or from fresh ones."""
+    theirs: Callable[[bool], Any] | None
+    """The other program, under torch.compile or not; it has `weights`, `load` and an
+    `outcome` of the same names. None: only ours is timed."""
 
-    theirs: Callable[[bool], Theirs] | None
-    """Builds the other arm, under torch.compile or not. None: only ours is timed."""
-
-    must_agree: tuple[str, ...] | None = None
-    """Names in the outcome that must agree in float32; None for all."""
-
-
-def first_step(arm: Arm) -> float:
-    """The seconds of an arm's first step."""
-    start = time.perf_counter()
-    arm.step()
-    arm.wait()
-    return time.perf_counter() - start
+    must_agree: tuple[str, ...] = ()
+    """Names in the outcome that must agree in float32; none for all."""
 
 
-def try_compiled(arm: Theirs) -> tuple[list[Arm], Record]:
-    """The arm and the seconds of its first step, or why there is none."""
-    try:
-        return [arm], {"first_step_s": first_step(arm)}
-    except Exception as error:  # a compiler may fail in any way
-        print(f"  torch.compile failed: {type(error).__name__}")
-        return [], {"error": type(error).__name__}
+def step_rates(unit: str, count: int, flops: float) -> Rates:
+    """Units and tera-operations a second, of so many a step."""
+    return {
+        f"{unit}_per_s": lambda ms: 1e3 * count / ms,
+        "tflops": lambda ms: flops / ms / 1e9,
+    }
 
 
-def prepare(
-    match: Round, settings: StepSettings, bench: Bench
-) -> tuple[list[Arm], dict[str, float], Record]:
-    """The arms after their first step, their differences, and more for their rows."""
-    if match.theirs is None:
-        ours = match.ours(None)
-        return [ours], {}, {"ours": ours.compile_facts()}
-    eager = match.theirs(False)
-    weights = eager.weights()
-    eager.load(weights)
-    ours = match.ours(weights)
-    for arm in (ours, eager):
-        first_step(arm)
-    errors = compare(ours.outcome(), eager.outcome())
-    show(errors, match.reference)
-    if bench.precision == "float32":
-        check(errors, match.must_agree or tuple(errors), settings.tolerance)
-    arms: list[Arm] = [ours, eager]
-    facts: Record = {"ours": ours.compile_facts()}
-    if settings.compiled(bench.kind):
-        compiled = match.theirs(True)
-        compiled.load(weights)
-        added, facts[compiled.name] = try_compiled(compiled)
-        arms += added
-    return arms, errors, facts
-
-
-def play(match: Round, settings: StepSettings, bench: Bench) -> Record:
-    """Compare, time and print one case; returns its record."""
-    print(f"\n{match.title}", flush=True)
-    arms, errors, facts = prepare(match, settings, bench)
+def run_comparison(
+    comparison: Comparison, settings: StepSettings, bench: Bench
+) -> Record:
+    """The record of one case: compared, timed and printed."""
+    print(f"\n{comparison.title}", flush=True)
+    programs, errors, facts = _prepare(comparison, settings, bench)
     samples = interleave(
-        arms,
+        programs,
         warmup=settings.warmup,
         repeats=settings.repeats,
-        steps=settings.steps(bench.kind),
+        steps=settings.block,
     )
-    rows = make_rows(arms, samples, match.rates)
+    rows = make_rows(programs, samples, comparison.rates)
     for name, more in facts.items():
         rows.setdefault(name, {}).update(more)
-    show_table(rows, match.rates)
-    show_compile_facts(rows["ours"])
-    return {"case": asdict(match.case), **match.more, "errors": errors, "arms": rows}
+    show(rows)
+    case, flops = comparison.case, comparison.flops
+    return {"case": case, "flops": flops, "errors": errors, "arms": rows}
 
 
-def show_compile_facts(facts: Mapping[str, float]) -> None:
-    """Print what compiling our step took."""
-    print(
-        f"  ours: lowered in {facts['lower_s']:.1f} s, compiled in "
-        f"{facts['compile_s']:.1f} s; temporaries "
-        f"{facts.get('temp_bytes', float('nan')) / 2**20:.0f} MiB",
-        flush=True,
-    )
+def _prepare(
+    comparison: Comparison, settings: StepSettings, bench: Bench
+) -> tuple[list[Program], dict[str, float], dict[str, Record]]:
+    """The programs after their first step, their differences, more for their rows."""
+    if comparison.theirs is None:
+        ours = comparison.ours(None)
+        return [ours], {}, {ours.name: ours.compile_facts()}
+    eager = comparison.theirs(False)
+    weights = eager.weights()
+    eager.load(weights)
+    ours = comparison.ours(weights)
+    facts = {ours.name: ours.compile_facts()}
+    programs: list[Program] = [ours, eager]
+    for program in programs:
+        time_block(program, 1)
+    errors = differences(ours.outcome(), eager.outcome())
+    print(f"  relative difference to {eager.name} after one step:")
+    show_differences(errors)
+    for name in comparison.must_agree or errors:
+        if bench.precision == "float32" and not errors[name] <= settings.tolerance:
+            raise SystemExit(
+                f"`{name}` must agree to {settings.tolerance:g} before timing: the "
+                f"codes differ by {errors[name]:.1e} (relative). Compare the two "
+                "models, or raise `--tolerance`."
+            )
+    if settings.compile == "yes" or (
+        settings.compile == "auto" and bench.kind == "gpu"
+    ):
+        compiled = comparison.theirs(True)
+        compiled.load(weights)
+        try:
+            facts[compiled.name] = {"first_step_s": time_block(compiled, 1)[0] / 1e3}
+            programs.append(compiled)
+        except Exception as error:  # a compiler may fail in any way
+            facts[compiled.name] = {"error": type(error).__name__}
+    return programs, errors, facts
+
+
+def differences(ours: Arrays, theirs: Arrays) -> dict[str, float]:
+    """Norms of the differences over the norms of the other code's values."""
+    assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
+
+    def relative(name: str) -> float:
+        a, b = np.float64(ours[name]), np.float64(theirs[name])
+        return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-30))
+
+    return {name: relative(name) for name in theirs}
+
+
+def show_differences(errors: Mapping[str, float]) -> None:
+    """Print the worst gradient, the worst weight, and all others."""
+    several = [name for name in errors if " " in name]
+    for kind in dict.fromkeys(name.split()[0] for name in several):
+        worst = max((n for n in several if n.startswith(kind)), key=errors.__getitem__)
+        print(f"    {errors[worst]:.1e}  worst {kind} ({worst.split()[1]})")
+    for name in errors:
+        if name not in several:
+            print(f"    {errors[name]:.1e}  {name}")
+
+
+# -- PyTorch ---------------------------------------------------------------------------
+
+
+class TorchProgram:
+    """What PyTorch's programs have in common; a subclass has a `step`."""
+
+    def __init__(self, name: str, device: str):
+        """Name the program and set PyTorch up; `device` is `cpu` or `cuda`."""
+        import torch  # pyright: ignore[reportMissingImports]
+
+        self.name, self.device = name, device
+        if device == "cpu":
+            torch.set_num_threads(1)  # as JAX has
+        torch.manual_seed(0)
+        self._synchronize = torch.cuda.synchronize
+
+    def prepare(self, steps: int) -> None:
+        """Nothing: all batches are on the device."""
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        if self.device != "cpu":
+            self._synchronize()
+
+
+def host(tensor: Any) -> np.ndarray:
+    """A tensor as a float32 array of the host, which later steps do not change."""
+    return tensor.detach().float().cpu().numpy().copy()
+
+
+def after_first_step(module: Any, optimizer: Any, beta1: float) -> Arrays:
+    """Gradients and weights by name; gradients are those that the optimizer saw."""
+    found = {}
+    for name, parameter in module.named_parameters():
+        moment = host(optimizer.state[parameter]["exp_avg"])
+        found[f"gradient {name}"] = moment / (1.0 - beta1)
+        found[f"weight {name}"] = host(parameter)
+    return found
