@@ -30,11 +30,9 @@ def programs() -> str:
     return folder.name
 
 
-def start(
-    module: str, argv: Sequence[str], devices: int = 1, **variables: str
-) -> subprocess.Popen[str]:
-    """A module as a process of its own."""
-    env = {
+def environment(devices: int = 1, **variables: str) -> dict[str, str]:
+    """The variables of a process with so many CPU devices."""
+    return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -44,10 +42,16 @@ def start(
         "HF_HUB_OFFLINE": "1",
         **variables,
     }
+
+
+def start(
+    module: str, argv: Sequence[str], devices: int = 1, **variables: str
+) -> subprocess.Popen[str]:
+    """A module as a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *argv],
         cwd=ROOT,
-        env=env,
+        env=environment(devices, **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

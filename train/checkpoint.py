@@ -432,7 +432,7 @@ def _crc(arrays: Mapping[str, Sequence[object]]) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 class _Best(policies.PreservationPolicy):

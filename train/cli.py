@@ -5,12 +5,13 @@ Imports the standard library alone at first: `begin` must run before JAX is ther
 
 import ctypes
 import dataclasses
+import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, Literal, TypeVar
 
 from configs import RunError, UserError, require
@@ -25,11 +26,49 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 def begin() -> None:
     """Set up the process of a script, before JAX is imported and has threads.
 
-    A signal ends it at once, until the training loop has something to save.
+    A signal ends it at once, until the training loop has something to save. What is
+    printed may get lost: a run does not end for that.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     keep_freed_memory()
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # we say it ourselves
+
+
+class Output:
+    """A text stream that is silent once it cannot be written to: closed, full, broken.
+
+    All but `write` and `flush` is that of the stream it stands for.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Write as far as that goes."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush as far as that goes."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Write to nowhere from now on, what is still in the stream included."""
+        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+        self._stream = nowhere
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def keep_freed_memory() -> None:
@@ -123,8 +162,9 @@ def clean_exit() -> Iterator[None]:
             raise
         message, status = _out_of_memory(error), 1
     print(f"error: {message}", file=sys.stderr, flush=True)
-    _tell_others(message)
-    _end(status)
+    if _tell_others(message) or status == 1:
+        _end(status)  # threads may be waiting for what will never come
+    raise SystemExit(status)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -140,19 +180,17 @@ def _out_of_memory(error: BaseException) -> str:
     )
 
 
-def _tell_others(message: str) -> None:
-    """End the other processes of this run, if there are any."""
-    if "train.devices" in sys.modules:
-        from train.devices import end_others
+def _tell_others(message: str) -> bool:
+    """End the other processes of this run; whether there are any."""
+    if "train.devices" not in sys.modules:
+        return False
+    from train.devices import end_others
 
-        end_others(message)
+    return end_others(message)
 
 
 def _end(status: int) -> None:
-    """End the process now: its threads may be waiting for what will never come."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue
+    """End the process now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)

@@ -1,5 +1,6 @@
 """Starting JAX, the other processes of a run, and signals."""
 
+import atexit
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,7 +59,10 @@ def _join(mesh: MeshConfig) -> None:
             "`--config.mesh.coordinator HOST:PORT`, `--config.mesh.processes N` and "
             "`--config.mesh.process I`."
         ) from error
-    threading.Thread(target=_end_with_others, daemon=True).start()
+    over = threading.Event()
+    watch = threading.Thread(target=_end_with_others, args=(over,), daemon=True)
+    watch.start()
+    atexit.register(lambda: (over.set(), watch.join(5.0)))
 
 
 def _keep_programs(folder: str | None, backend: str) -> None:
@@ -68,6 +73,8 @@ def _keep_programs(folder: str | None, backend: str) -> None:
     if backend == "cpu":
         path = path / f"cpu-{socket.gethostname()}"  # programs are for this processor
     jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _coordination() -> Any:
@@ -77,28 +84,34 @@ def _coordination() -> Any:
     return distributed.global_state.client
 
 
-def _end_with_others() -> None:
+def _end_with_others(over: threading.Event) -> None:
     """End this process when another one says that it has ended with an error."""
-    try:
-        message = _coordination().blocking_key_value_get("train/ended", DAY * 365)
-    except Exception:
-        return  # the service has ended: JAX sees to that
-    if message:
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(2)
+    while not over.wait(1.0):
+        with suppress(Exception):  # there is no such key
+            message = _coordination().key_value_try_get("train/ended")
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            _let_others_see()
+            os._exit(2)
 
 
-def end_others(message: str) -> None:
-    """Tell the other processes of this run to end, and why."""
+def _let_others_see() -> None:
+    """Give the other processes the time to ask, in the one that answers them."""
+    if jax.process_index() == 0:
+        time.sleep(3.0)
+
+
+def end_others(message: str) -> bool:
+    """Tell the other processes of this run to end, and why; whether there are any."""
     client = _coordination()
     if client is None or jax.process_count() == 1:
-        return
+        return False
     said = f"Process {jax.process_index()} of this run has ended: {message}"
     try:
         client.key_value_set("train/ended", said)
-        time.sleep(2.0)  # the first process takes the service with it
+        _let_others_see()
     except Exception:
-        return
+        time.sleep(5.0)  # another was first, and is about to end this process
+    return True
 
 
 def first_process_does(name: str, action: Callable[[], None]) -> None:

@@ -7,7 +7,9 @@ is here and below.
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +30,7 @@ from train.optim import Optimizer
 from train.report import Rates, Report, Values, require_packages, scores
 from train.run_dir import RunDir, Sizes, require_same_model
 from train.state import TrainState, abstract_state, init_state
-from train.step import make_eval_step, make_train_step
+from train.step import EvalStep, make_eval_step, make_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,99 +107,115 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
     """
     require_packages(config.run)
     abstract = abstract_state(job.init, job.mesh)
-    eval_step = make_eval_step(
-        job.objective,
-        job.mesh,
-        replace(
-            job.step_config,
-            batch_size=job.evaluator.batch_size,
-            accumulation=1,
-            supervision_steps=1,
-        ),
-        abstract.model,
+    eval_config = replace(
+        job.step_config,
+        batch_size=job.evaluator.batch_size,
+        accumulation=1,
+        supervision_steps=1,
     )
+    eval_step = make_eval_step(job.objective, job.mesh, eval_config, abstract.model)
     if config.run.eval_only:
         return evaluate_run(job, config, abstract, eval_step)
     record = {"kind": job.kind, "sizes": job.sizes, "data_hash": job.data_hash}
-    run_dir = RunDir(config, job.title, record)
-    folder = run_dir.folder
+    with (
+        closing(RunDir(config, job.title, record)) as run_dir,
+        closing(open_checkpoints(run_dir, config)) as checkpoints,
+    ):
+        restored = checkpoints.restore(abstract)
+        state = first_state(job, abstract) if restored is None else restored
+        done, total = int(state.step), job.intervals.total
+        require(
+            done <= total,
+            f"A run cannot be shorter than it is: `{run_dir.folder}` has made {done} "
+            f"steps, and the configuration asks for {total}. Ask for more.",
+        )
+        run_dir.write_config()
+        with closing(open_report(job, config, run_dir, done)) as report:
+            report.say(_opening(job, run_dir.folder, state, restored is not None))
+            loop = Loop(
+                step=make_train_step(
+                    job.objective,
+                    job.optimizer,
+                    job.mesh,
+                    job.step_config,
+                    abstract,
+                    episode=job.episode,
+                ),
+                make_batch=job.make_batch,
+                evaluate=partial(evaluation_of, job, config, eval_step),
+                score=job.evaluator.score,
+                intervals=job.intervals,
+                examples=job.step_config.batch_size * job.step_config.supervision_steps,
+                prefetch=config.data.prefetch,
+                run=config.run,
+                report=report,
+                checkpoints=checkpoints,
+            )
+            evaluation, status = loop.train(state)
+            if status == 0 and evaluation is None:
+                report.say("The run is complete: it is evaluated again.")
+                evaluation = loop.evaluate(state, True, lambda: False)
+            if evaluation is not None:
+                report.say(f"\nAfter {total} steps ({run_dir.folder}):")
+                report.say(job.evaluator.summary(evaluation))
+                if job.hint:
+                    report.say("\n" + job.hint.format(folder=run_dir.folder))
+            return status
+
+
+def open_checkpoints(run_dir: RunDir, config: TrainTRM | TrainGPT) -> Checkpoints:
+    """The checkpoints of a run that is to go on.
+
+    Raises:
+        UserError: if they cannot be used, or are of another configuration.
+    """
     checkpoints = Checkpoints(
-        folder / "checkpoints",
+        run_dir.folder / "checkpoints",
         config.run,
         settings=run_dir.settings,
-        scores=scores(folder),
+        scores=scores(run_dir.folder),
     )
     run_dir.require_same_as(checkpoints.settings)
-    restored = checkpoints.restore(abstract)
-    state = first_state(job, abstract) if restored is None else restored
-    run_dir.write_config()
-    done, total = int(state.step), job.intervals.total
-    require(
-        done <= total,
-        f"A run cannot be shorter than it is: `{folder}` has made {done} steps, and "
-        f"the configuration asks for {total}. Ask for more.",
-    )
-    report = Report(
-        folder,
+    return checkpoints
+
+
+def open_report(
+    job: Job, config: TrainTRM | TrainGPT, run_dir: RunDir, done: int
+) -> Report:
+    """The reports of a run that has made `done` steps."""
+    return Report(
+        run_dir.folder,
         config.run,
         run_dir.settings,
         name=run_dir.recorded["id"],
-        total=total,
+        total=job.intervals.total,
         done=done,
         rates=job.rates,
     )
-    step = make_train_step(
-        job.objective,
-        job.optimizer,
-        job.mesh,
-        job.step_config,
-        abstract,
-        episode=job.episode,
-    )
 
-    def evaluation_of(
-        state: TrainState, last: bool, stop: Callable[[], bool]
-    ) -> Evaluation | None:
-        splits = job.evaluator.splits("last" if last else "between")
-        depth = config.data.prefetch
-        model, table = state.evaluated, state.table
-        return evaluate(eval_step, model, table, splits, prefetch=depth, stop=stop)
 
-    try:
-        report.say(_opening(job, folder, state, resumed=restored is not None))
-        evaluation, status = Loop(
-            step=step,
-            make_batch=job.make_batch,
-            evaluate=evaluation_of,
-            score=job.evaluator.score,
-            intervals=job.intervals,
-            examples=job.step_config.batch_size * job.step_config.supervision_steps,
-            prefetch=config.data.prefetch,
-            run=config.run,
-            report=report,
-            checkpoints=checkpoints,
-        ).train(state)
-        if status == 0 and evaluation is None:
-            report.say("The run is complete: it is evaluated again.")
-            evaluation = evaluation_of(state, True, lambda: False)
-        if evaluation is not None:
-            report.say(f"\nAfter {total} steps ({folder}):")
-            report.say(job.evaluator.summary(evaluation))
-            report.say(job.hint.format(folder=folder))
-    finally:
-        checkpoints.close()
-        report.close()
-        run_dir.close()
-    return status
+def evaluation_of(
+    job: Job,
+    config: TrainTRM | TrainGPT,
+    step: EvalStep,
+    state: TrainState,
+    last: bool,
+    stop: Callable[[], bool],
+) -> Evaluation | None:
+    """An evaluation of a state: on the way, or the last; None if it was stopped."""
+    splits = job.evaluator.splits("last" if last else "between")
+    model, table = state.evaluated, state.table
+    depth = config.data.prefetch
+    return evaluate(step, model, table, splits, prefetch=depth, stop=stop)
 
 
 def evaluate_run(
     job: Job,
     config: TrainTRM | TrainGPT,
     abstract: TrainState,
-    step: Callable[[Any, PyTree, PyTree], Any],
+    step: EvalStep,
 ) -> int:
-    """Evaluate the newest checkpoint of a run, or pretrained weights, on all there is.
+    """Evaluate the newest checkpoint of a run, or first weights, on all there is.
 
     Nothing of the run changes, which may be going on: what comes out is printed, and
     added to `evaluations.jsonl` beside it.
@@ -212,10 +230,10 @@ def evaluate_run(
     found = None if folder is None else read_weights(folder, config, abstract)
     if found is None:
         require(
-            job.pretrained is not None,
-            "An evaluation needs a checkpoint: there is none in "
-            f"`{config.run_dir or 'no run directory'}`. Name the directory of a run "
-            "with `--config.run-dir`, or weights with `--config.init-from` (a GPT).",
+            job.pretrained is not None or folder is None,
+            f"An evaluation needs a checkpoint: there is none in `{folder}`. Name the "
+            "directory of a run with `--config.run-dir`, or weights with "
+            "`--config.init-from` (a GPT). Without either, fresh weights are evaluated.",
         )
         state = first_state(job, abstract)
         found = state.evaluated, state.table, 0
@@ -267,7 +285,7 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
     return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))
 
 
-def _opening(job: Job, folder: Path, state: TrainState, *, resumed: bool) -> str:
+def _opening(job: Job, folder: Path, state: TrainState, resumed: bool) -> str:
     """What is about to happen, and where every parameter lies."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.model))
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"

@@ -17,7 +17,7 @@ from train.feed import Prefetch, Split
 from train.objective import Metrics
 from train.report import Report, Values, averages
 from train.state import TrainState
-from train.step import TrainStep
+from train.step import EvalStep, TrainStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Evaluation:
 
 
 def evaluate(
-    step: Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]],
+    step: EvalStep,
     model: Any,
     table: PyTree,
     splits: list[Split],

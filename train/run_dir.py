@@ -155,10 +155,15 @@ class RunDir:
             raise _unusable(self.folder, error) from error
         self._new = settings(config)
         self.recorded = {"id": uuid.uuid4().hex[:8], **recorded}
-        old = _read(self.folder) if self.started else None
-        if old is not None:
-            self.require_same_as(old)
-            self.recorded["id"] = old.get("recorded", {}).get("id", self.folder.name)
+        try:
+            old = _read(self.folder) if self.started else None
+            if old is not None:
+                self.require_same_as(old)
+                before = old.get("recorded", {})
+                self.recorded["id"] = before.get("id", self.folder.name)
+        except UserError:
+            self.close()
+            raise
 
     @property
     def started(self) -> bool:

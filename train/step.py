@@ -24,6 +24,9 @@ from train.state import LossScale, TrainState, all_finite, state_shardings
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 """State and batch in, state and metrics out."""
 
+EvalStep = Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]]
+"""Model, puzzle table and batch in, metrics and predictions out."""
+
 
 def make_update(
     objective: Objective,
@@ -168,7 +171,7 @@ def make_train_step(
 
 def make_eval_step(
     objective: Objective, mesh: Mesh, config: StepConfig, model: Any
-) -> Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]]:
+) -> EvalStep:
     """The compiled evaluation, `model, table, batch -> metrics, predictions`.
 
     Args:

@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from configs import ACTConfig
 from data.puzzles.dataset import IGNORE
@@ -51,7 +51,11 @@ def supervision_loss(
     halted = halts(prediction, steps, keys, config)
     stepped = Carry(latents, steps, halted, carry.puzzle)
     q_target = _continue_target(model, latents, x, steps, config)
-    loss, counted = _score(stepped, prediction, q_target, active, config)
+    one_puzzle = partial(puzzle_loss, kind=config.loss)
+    labels = carry.puzzle.labels
+    loss, losses, scores = jax.vmap(one_puzzle)(prediction, labels, q_target)
+    counted = _count(stepped, losses, scores, active)
+    loss = jnp.sum(jnp.where(active, loss, 0.0))
     rows_in_all = jnp.array(active.size, jnp.float32)
     return loss, (rows_in_all, select_rows(active, stepped, carry), counted)
 
@@ -74,8 +78,10 @@ def evaluate(
         early: whether rows stop by the rule, or all make `max_steps` (official).
     """
     carry, prediction = solve(model, rows, carry, config, early=early)
+    one_puzzle = partial(puzzle_loss, kind=config.loss)
+    _, losses, scores = jax.vmap(one_puzzle)(prediction, carry.puzzle.labels, None)
     real = jnp.any(carry.puzzle.labels != IGNORE, axis=-1)
-    return _score(carry, prediction, None, real, config)[1], prediction
+    return _count(carry, losses, scores, real), prediction
 
 
 def _continue_target(
@@ -94,18 +100,11 @@ def _continue_target(
     return jax.lax.stop_gradient(jax.nn.sigmoid(value))
 
 
-def _score(
-    carry: Carry,
-    prediction: Prediction,
-    q_target: Float[Array, " batch"] | None,
-    active: Array,
-    config: ACTConfig,
-) -> tuple[Float[Array, ""], Metrics]:
-    """Summed loss and metrics of the active rows, one puzzle at a time."""
-    score = jax.vmap(partial(puzzle_loss, kind=config.loss))
-    loss, losses, scores = score(prediction, carry.puzzle.labels, q_target)
+def _count(
+    carry: Carry, losses: Parts, scores: Parts, active: Bool[Array, " batch"]
+) -> Metrics:
+    """Metrics: losses of the active rows, scores of those that have halted."""
     has_labels = jnp.any(carry.puzzle.labels != IGNORE, axis=-1)
     scored = active & carry.halted & has_labels
-    scores: Parts = {**scores, "steps": carry.steps}
-    counted = metrics(losses, scores, active=active, scored=scored)
-    return jnp.sum(jnp.where(active, loss, 0.0)), counted
+    scores = {**scores, "steps": carry.steps}
+    return metrics(losses, scores, active=active, scored=scored)

@@ -68,7 +68,8 @@ def abstract() -> TrainState:
 def write(folder: Path, *steps: int, config: RunConfig = ALL) -> None:
     checkpoints = Checkpoints(folder, config)
     for step in steps:
-        checkpoints.save(small(step), score=step / 10)
+        checkpoints.save(small(step))
+        checkpoints.score(step, step / 10)
     checkpoints.close()
 
 
@@ -155,7 +156,7 @@ def test_a_step_is_saved_once(folder: Path) -> None:
 def test_a_state_that_is_not_finite_is_not_saved(folder: Path) -> None:
     checkpoints = Checkpoints(folder, ALL)
     table = small(3).table.at[1, 1].set(jnp.inf)
-    with pytest.raises(NonFiniteError, match="checkpoint of step 2 is good"):
+    with pytest.raises(NonFiniteError, match="checkpoint of step 2 was kept"):
         checkpoints.save(replace(small(3), table=table))
     checkpoints.close()
     require_state(read(folder), small(2))
@@ -169,9 +170,11 @@ def test_the_last_the_best_and_every_mth_are_kept(tmp_path: Path) -> None:
     config = RunConfig(keep_last=2, keep_best=1, keep_every=4)
     scores = {2: 0.1, 3: 0.9, 6: 0.5, 9: 0.2}
     for steps in (range(1, 6), range(6, 11)):
-        checkpoints = Checkpoints(tmp_path, config)
+        checkpoints = Checkpoints(tmp_path, config, scores=scores)
         for step in steps:
-            checkpoints.save(small(step), score=scores.get(step))
+            checkpoints.save(small(step))
+            if step in scores:
+                checkpoints.score(step, scores[step])
         checkpoints.close()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"3", "4", "8", "9", "10"}

@@ -1,6 +1,7 @@
 """Runs of `train.gpt` from the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.runs import Settings, finish, last_step, metrics, wait_for
 from train import cli
 from train.gpt import main
 
+GOLDEN = runs.ROOT / "tests" / "golden" / "gpt2_hf"
 SETTINGS: Settings = {
     "batch-size": 8,
     "microbatch-size": 4,
@@ -87,14 +89,26 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
 
 
 def test_evaluation_only(complete: Path, text: Path) -> None:
-    before = metrics(complete)
+    """Nothing of the run changes; the same sequences, the same loss."""
+    before = contents(complete)
     settings = settings_of(text, complete, **{"init-from": "resume"})
     process = runs.start("train.gpt", [*words(settings), "--config.run.eval-only"])
-    out, _ = finish(process)
-    assert "Going on from step 40" in out
-    after = metrics(complete)
-    assert after[-1] == before[-1], "the same sequences, the same loss"
-    assert after[:-1] == before
+    out, err = finish(process)
+    assert "After 40 steps" in out
+    assert err == ""
+    row = json.loads((complete / "evaluations.jsonl").read_text())
+    (complete / "evaluations.jsonl").unlink()
+    last = metrics(complete)[-1]
+    assert {k: row[k] for k in ("step", "val_loss")} == {
+        k: last[k] for k in ("step", "val_loss")
+    }
+    assert contents(complete) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.slow
@@ -133,12 +147,29 @@ def test_best_only_saves_what_is_best(text: Path, tmp_path: Path) -> None:
     finish(start(settings_of(text, tmp_path / "run", **more)))
     best, expected = np.inf, set()
     for line in metrics(tmp_path / "run"):
-        if line["split"] == "eval" and line["val_loss"] < best:
+        if line["split"] == "eval" and line["val_loss"] <= best:
             best = line["val_loss"]
             expected.add(line["step"])
     saved = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert saved == expected
+    assert saved == expected | {40}, "and the last"
     assert 1 < len(saved) < 40
+
+
+@pytest.mark.slow
+def test_first_weights_are_not_missed_later(text: Path, tmp_path: Path) -> None:
+    """A run that began with a folder of weights goes on without it."""
+    weights = Path(shutil.copytree(GOLDEN, tmp_path / "weights"))
+    more: Settings = {"init-from": weights, "max-iters": 10, "eval.interval": 5}
+    more |= {"model.block-size": 6, "run.save-every": 2}
+    where = settings_of(text, tmp_path / "run", **more)
+    process = start(where)
+    wait_for(lambda: (tmp_path / "run" / "checkpoints" / "4").is_dir(), process)
+    process.kill()
+    process.communicate()
+    shutil.rmtree(weights)
+    out, _ = finish(start(where))
+    assert "Going on from step" in out
+    finish(runs.start("train.gpt", [*words(where), "--config.run.eval-only"]))
 
 
 @pytest.mark.slow
@@ -156,12 +187,12 @@ def test_float16_run(text: Path, tmp_path: Path) -> None:
         ({"model.n-head": 3}, "`n_head` must divide `n_embd`"),
         ({"steps-per-call": 7}, "`steps_per_call` must divide `max_iters`"),
         ({"batch-size": 6, "mesh.data": 4}, "batch must divide by the 4 devices"),
-        ({"init-from": "resume"}, "must have a `config.json`"),
+        ({"init-from": "resume"}, "needs a run to go on with"),
         ({"init-from": "nothing/here/it is"}, "error:"),
         ({"model.vocab-size": 3}, "`vocab_size` must hold the"),
         ({"model.block-size": 100000}, "block"),
-        ({"model.attention": "cudnn"}, "cuDNN attention needs an NVIDIA GPU"),
-        ({"model.attention": "splash"}, "Splash attention needs a TPU"),
+        ({"model.attention": "cudnn"}, "kernel `cudnn` needs an NVIDIA GPU"),
+        ({"model.attention": "splash"}, "kernel `splash` needs a TPU"),
         ({"data.path": "tests"}, "train.bin"),
     ],
 )
@@ -176,8 +207,8 @@ def test_bad_input(
     settings = {**settings_of(text, tmp_path / "run"), "mesh.data": 1, **more}
     monkeypatch.setattr(sys, "argv", ["train.gpt", *words(settings)])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(SystemExit) as caught:
-        cli.run(main, GPT_PRESETS, "")
+    with pytest.raises(SystemExit) as caught, cli.clean_exit():
+        main(*cli.parse(GPT_PRESETS, ""))
     assert caught.value.code == 2
     captured = capsys.readouterr()
     assert said in captured.err

@@ -1,4 +1,4 @@
-import builtins
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import RunConfig
-from train.report import Report, averages, readable, truncate
+from train.report import Report, averages, readable, require_packages, truncate
 
 
 def lines(folder: Path) -> list[dict]:
@@ -87,15 +87,8 @@ def test_nothing_to_truncate(tmp_path: Path) -> None:
     [("wandb", {"wandb": "project"}), ("tensorboardX", {"tensorboard": True})],
 )
 def test_a_missing_package_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, config: dict
+    monkeypatch: pytest.MonkeyPatch, package: str, config: dict
 ) -> None:
-    load = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == package:
-            raise ImportError(name)
-        return load(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=f"needs the package {package}.*pip install"):
-        report(tmp_path, **config)
+        require_packages(RunConfig(**config))

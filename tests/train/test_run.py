@@ -73,7 +73,7 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
 
     out = (complete / "out").read_text()
     assert "train 50/96 (0:0" in out
-    assert "Test split after 96 steps" in out
+    assert "After 96 steps" in out
     assert "exact_accuracy" in out
     assert "----+-----" in out, "a board"
     assert "\r" not in out, "plain lines where there is no terminal"
@@ -85,7 +85,7 @@ def test_a_finished_run_says_so_again(complete: Path, dataset: Path) -> None:
     before = metrics(complete)
     out, err = finish(start(settings_of(dataset, complete)))
     assert "Going on from step 96" in out
-    assert "Test split after 96 steps" in out
+    assert "After 96 steps" in out
     assert err == ""
     assert metrics(complete) == before
 
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset: Path, tmp_path: Path) 
     assert "--config.optim.clip" in err
     assert "Traceback" not in err
     kept = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
-    said = f"checkpoint of step {max(kept)} is good" if kept else "No checkpoint"
+    said = f"checkpoint of step {max(kept)} was kept" if kept else "No checkpoint"
     assert said in err
 
 
@@ -176,6 +176,7 @@ def test_a_second_signal_ends_it_at_once(dataset: Path, tmp_path: Path) -> None:
         "import os, signal, time\n"
         "from train.devices import Interrupt\n"
         "stop = Interrupt()\n"
+        "stop.listen()\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "assert stop.wanted() and stop.status == 130\n"
@@ -202,8 +203,8 @@ def fails(
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["train.trm", *words(settings)])
-    with pytest.raises(SystemExit) as caught:
-        cli.run(main, TRM_PRESETS, "")
+    with pytest.raises(SystemExit) as caught, cli.clean_exit():
+        main(*cli.parse(TRM_PRESETS, ""))
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -285,13 +286,13 @@ def bad_proc(folder: Path) -> Path:
 
 
 def bad_json(folder: Path) -> Path:
-    folder.mkdir()
+    (folder / "checkpoints" / "4").mkdir(parents=True)
     (folder / "config.json").write_text('{"batch_size": 8, "epo')
     return folder
 
 
 def bad_bytes(folder: Path) -> Path:
-    folder.mkdir()
+    (folder / "checkpoints" / "4").mkdir(parents=True)
     (folder / "config.json").write_bytes(b"\xff\xfe\x00")
     return folder
 
@@ -335,7 +336,7 @@ def test_a_run_of_another_configuration(
     assert "holds a run of another configuration: seed: 0 -> 3" in said
 
 
-def test_a_checkpoint_of_another_model(
+def test_checkpoints_know_their_configuration(
     complete: Path,
     dataset: Path,
     tmp_path: Path,
@@ -345,7 +346,7 @@ def test_a_checkpoint_of_another_model(
     shutil.copytree(complete / "checkpoints", tmp_path / "checkpoints")
     more = {"model.dim": 32, "mesh.data": 1}
     said = fails(settings_of(dataset, tmp_path, **more), monkeypatch, capsys)
-    assert "must be of the configured model: `" in said
+    assert "holds a run of another configuration: model.dim: 16 -> 32" in said
 
 
 @pytest.mark.slow
@@ -359,8 +360,8 @@ def test_missing_data_and_no_network(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as caught:
-        cli.run(main, TRM_PRESETS, "")
+    with pytest.raises(SystemExit) as caught, cli.clean_exit():
+        main(*cli.parse(TRM_PRESETS, ""))
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert f"python -m data.prepare sudoku --out {tmp_path / 'none'}" in said

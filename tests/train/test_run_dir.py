@@ -1,0 +1,167 @@
+"""Which run a directory holds, and who may train in it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import (
+    GPT_PRESETS,
+    TRM_PRESETS,
+    GeneratedSudoku,
+    PuzzleDataConfig,
+    TrainGPT,
+    TrainTRM,
+    UserError,
+)
+from tests.runs import ROOT
+from train.run_dir import RunDir, differences, from_settings, recorded_run, settings
+
+RECORD = {"kind": "trm", "sizes": {"vocab": 6, "seq": 16, "puzzles": 1}}
+RECORD |= {"data_hash": "a"}
+
+
+def config(folder: Path, **changes: Any) -> TrainTRM:
+    return replace(TRM_PRESETS["quickstart"][1], run_dir=str(folder), **changes)
+
+
+def begin(folder: Path, saved: bool = True, **record: Any) -> RunDir:
+    """The directory of a run that has a checkpoint, or none."""
+    run_dir = RunDir(config(folder), "quickstart", RECORD | record)
+    run_dir.write_config()
+    if saved:
+        (folder / "checkpoints" / "4").mkdir(parents=True)
+    run_dir.close()
+    return run_dir
+
+
+# -- the configuration -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*TRM_PRESETS, *GPT_PRESETS])
+def test_settings_come_back_as_they_were(name: str) -> None:
+    """The class of each union too."""
+    presets: Any = TRM_PRESETS if name in TRM_PRESETS else GPT_PRESETS
+    preset = presets[name][1]
+    assert from_settings(type(preset), settings(preset)) == preset
+
+
+def test_settings_of_another_version_are_refused() -> None:
+    tree = settings(TRM_PRESETS["sudoku"][1])
+    with pytest.raises(UserError, match="another setting"):
+        from_settings(TrainTRM, tree | {"unheard_of": 1})
+
+
+def test_a_run_of_the_first_version_says_its_kind(tmp_path: Path) -> None:
+    """It has no record, and does not say the class of what made its data."""
+    for kind, presets in (("trm", TRM_PRESETS), ("gpt", GPT_PRESETS)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        tree = settings(next(iter(presets.values()))[1])
+        del tree["data"]["build"]["class"]
+        (folder / "config.json").write_text(json.dumps(tree))
+        found, loaded, record = recorded_run(folder)
+        assert (found, record) == (kind, {})
+        assert isinstance(loaded, TrainTRM if kind == "trm" else TrainGPT)
+        assert loaded.data.build is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulation": 4},
+        {"epochs": 99.0},
+        {"model": replace(TRM_PRESETS["quickstart"][1].model, attention="xla")},
+        {"data": PuzzleDataConfig(paths=("elsewhere",), build=GeneratedSudoku())},
+    ],
+)
+def test_what_may_change(tmp_path: Path, changes: dict[str, Any]) -> None:
+    begin(tmp_path)
+    RunDir(config(tmp_path, **changes), "quickstart", RECORD).close()
+
+
+def test_what_may_not_change(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(UserError, match="another configuration: seed: 0 -> 3"):
+        RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
+
+
+def test_other_data_at_the_same_path_are_refused(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(UserError, match="content hash was a and is b"):
+        RunDir(config(tmp_path), "quickstart", RECORD | {"data_hash": "b"})
+
+
+def test_nothing_saved_binds_nobody(tmp_path: Path) -> None:
+    """After a first start that failed, the corrected command is welcome."""
+    begin(tmp_path, saved=False)
+    run_dir = RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
+    run_dir.write_config()
+    run_dir.close()
+    assert recorded_run(tmp_path)[1].seed == 3
+
+
+def test_settings_of_a_checkpoint_stand_in_for_a_lost_file(tmp_path: Path) -> None:
+    run_dir = begin(tmp_path)
+    (tmp_path / "config.json").unlink()
+    other = RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
+    with pytest.raises(UserError, match="seed: 0 -> 3"):
+        other.require_same_as(run_dir.settings)
+    other.close()
+
+
+def test_the_name_for_reports_stays(tmp_path: Path) -> None:
+    """And two runs of one name have different ones."""
+    first = begin(tmp_path / "a" / "seed0")
+    again = RunDir(config(tmp_path / "a" / "seed0"), "quickstart", RECORD)
+    again.close()
+    other = begin(tmp_path / "b" / "seed0")
+    assert first.recorded["id"] == again.recorded["id"] != other.recorded["id"]
+
+
+def test_unlike_settings_are_listed() -> None:
+    old = settings(TRM_PRESETS["sudoku"][1])
+    new = settings(TRM_PRESETS["sudoku-attention"][1])
+    assert [line.split(":")[0] for line in differences(old, new)] == [
+        "model.mixer",
+        "model.positions",
+    ]
+
+
+# -- the lock --------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tests.train.test_run_dir import RECORD, config
+from train.run_dir import RunDir
+run_dir = RunDir(config(Path(sys.argv[1])), "quickstart", RECORD)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} on "):
+            RunDir(config(tmp_path), "quickstart", RECORD)
+    finally:
+        holder.kill()
+        holder.communicate()
+    RunDir(config(tmp_path), "quickstart", RECORD).close()
+
+
+def test_object_stores_are_refused() -> None:
+    away = replace(TRM_PRESETS["quickstart"][1], run_dir="gs://bucket/run")
+    with pytest.raises(UserError, match="not supported yet"):
+        RunDir(away, "quickstart", RECORD)
