@@ -112,6 +112,7 @@ def ours(settings: Settings, seed: int, scratch: Path) -> Run:
         "seed": seed,
         "eval.iters": settings.eval_iters,
         "eval.interval": settings.eval_interval,
+        "run.compilation-cache": None,  # each run compiles, as the first does
     }
     command = [sys.executable, "-m", "train.gpt", PRESET]
     command += [f"--config.{name}={value}" for name, value in options.items()]

@@ -33,16 +33,17 @@ def run(command: str, checkout: Path, scratch: Path, *, start: bool) -> Times:
     shutil.rmtree(scratch / "run", ignore_errors=True)
     words = [*shlex.split(command), f"--config.run-dir={scratch / 'run'}"]
     words += ["--config.run.log-every=1"] if start else []
-    places = {
+    environment = os.environ | {
         "PYTHONPATH": str(checkout.resolve()),
         "HOME": str(scratch / "home"),  # with the caches
         "PYTHONUSERBASE": site.getuserbase(),
     }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     begin, metrics = time.perf_counter(), scratch / "run" / "metrics.jsonl"
     process = subprocess.Popen(
         [sys.executable, "-m", *words],
         cwd=scratch,
-        env=os.environ | places,
+        env=environment,
         stdout=subprocess.DEVNULL,
     )
     ended = None
