@@ -24,11 +24,9 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks.cases import Writing, texts
 from benchmarks.compare import Arrays, TorchProgram, after_first_step, host
-from benchmarks.ours import abstract_gpt
+from benchmarks.ours import abstract_gpt, export, to_named
 from configs import GPTConfig, TrainGPT
-from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT
-from gpt.weights import to_named
 
 
 def import_nanogpt(checkout: Path) -> ModuleType:
@@ -174,7 +172,7 @@ def hugging_face_generation(case: Writing, ours: GPT, device: str) -> TorchGener
     from transformers import GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
-        save_hugging_face(ours, case.model, Path(folder) / "model")
+        export(ours, case, Path(folder) / "model")
         model: Any = GPT2LMHeadModel.from_pretrained(Path(folder) / "model")
     model = model.to(device).eval()
 

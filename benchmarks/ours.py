@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -22,6 +23,7 @@ from configs import GPTConfig, MeshConfig, TrainGPT, TrainTRM
 from gpt.attention import Kernel, pick_kernel
 from gpt.decode import Decoder
 from gpt.generate import generate, row_keys
+from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, flops_per_token
 from gpt.sample import compiled
 from gpt.sampling import Sampling
@@ -276,6 +278,11 @@ def random_gpt(case: Writing, scale: float = 0.08) -> GPT:
     draw = lambda shape: scale * rng.standard_normal(shape, np.float32)
     model, _ = build(TrainGPT(model=case.model), case.vocab)
     return jax.tree.map(lambda leaf: leaf + draw(leaf.shape), model)
+
+
+def export(model: GPT, case: Writing, folder: Path) -> None:
+    """Write a model for `transformers`, as `gpt.export` does."""
+    save_hugging_face(model, case.model, folder)
 
 
 class Generation:
