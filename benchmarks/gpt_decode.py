@@ -11,21 +11,25 @@ if not __package__:
     raise SystemExit("Run it from the project's root: python -m benchmarks.gpt_decode")
 
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from benchmarks import machine, session
-from benchmarks.settings import Bench, DeviceSettings
-from benchmarks.table import Rate, make_rows, per_second, show_table
-from benchmarks.timing import interleave
-
-if TYPE_CHECKING:
-    from benchmarks.gpt_case import Case
+from benchmarks.cases import Writing
+from benchmarks.harness import (
+    DeviceSettings,
+    Rates,
+    Record,
+    interleave,
+    make_rows,
+    open_bench,
+    provenance,
+    show,
+    write,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,110 +61,89 @@ class Settings(DeviceSettings):
     """Also time `transformers`. `auto`: if it is installed."""
 
     repeats: int = 20
-    """Timed runs of each arm."""
+    """Timed runs of each program."""
 
 
-def make_case(settings: Settings, bench: Bench, batch_size: int) -> "Case":
-    """The case of a batch size."""
-    from benchmarks.gpt_case import Case
-
-    return Case(
-        preset=settings.preset,
-        vocab=settings.vocab,
-        batch_size=batch_size,
-        prompt_tokens=settings.prompt_tokens,
-        new_tokens=settings.new_tokens,
-        precision=bench.precision,
-    )
-
-
-def rates(case: "Case") -> tuple[Rate, ...]:
-    """Tokens a second, time a token, and how fast the weights are read."""
-    each = lambda ms: ms / case.new_tokens
-    tokens, weights = case.batch_size * case.new_tokens, case.weight_bytes()
-    return (
-        Rate(key="ms_per_token", head="ms/token", of_ms=each, width=10),
-        per_second("tokens", "token/s", tokens, digits=1),
-        Rate(
-            key="weight_gb_per_s",
-            head="GB/s",
-            of_ms=lambda ms: weights / each(ms) / 1e6,
-            width=7,
-            digits=1,
-        ),
-    )
-
-
-def make_arms(settings: Settings, case: "Case", device: str) -> list[Any]:
+def make_programs(settings: Settings, case: Writing, device: str) -> list[Any]:
     """Ours first, then those that are at hand."""
-    from benchmarks.gpt_case import random_weights
-    from benchmarks.our_gpt import OurGeneration
+    from benchmarks.ours import Generation, random_gpt
 
-    weights = random_weights(case)
-    arms: list[Any] = [OurGeneration(case, weights)]
+    model = random_gpt(case)
+    programs: list[Any] = [Generation(case, model)]
     if settings.nanogpt is not None:
-        from benchmarks.torch_gpt import NanoGPT
+        from benchmarks.nanogpt import nanogpt_generation
 
-        arms.append(NanoGPT(case, weights, settings.nanogpt, device))
-    installed = importlib.util.find_spec("transformers") is not None
+        programs.append(nanogpt_generation(case, model, settings.nanogpt, device))
     wanted = settings.hugging_face
-    if wanted == "yes" or (wanted == "auto" and installed):
-        from benchmarks.torch_gpt import HuggingFace
+    if wanted == "auto" and importlib.util.find_spec("transformers") is not None:
+        wanted = "yes"
+    if wanted == "yes":
+        from benchmarks.nanogpt import hugging_face_generation
 
-        arms.append(HuggingFace(case, weights, device))
-    return arms
+        programs.append(hugging_face_generation(case, model, device))
+    return programs
 
 
-def compare(arms: list[Any], case: "Case") -> dict[str, float]:
-    """The share of the likeliest tokens in which each other arm agrees with ours.
+def agreement(programs: list[Any], precision: str) -> dict[str, float]:
+    """The share of the likeliest tokens in which each other program agrees with ours.
 
     Raises:
         SystemExit: if some differ in float32.
     """
-    for arm in arms:
-        arm.top_k = 1
-        arm.step()
-        arm.wait()
-    agree = {arm.name: float(np.mean(arm.new == arms[0].new)) for arm in arms[1:]}
-    different = len(np.unique(arms[0].new))
+    for program in programs:
+        program.top_k = 1
+        program.step()
+        program.wait()
+    ours, *others = programs
+    agree = {other.name: float(np.mean(other.new == ours.new)) for other in others}
+    different = len(np.unique(ours.new))
     print(
         f"  likeliest tokens ({different} different ones), share that agrees: {agree}"
     )
-    if case.precision == "float32" and any(share < 1.0 for share in agree.values()):
+    if precision == "float32" and any(share < 1.0 for share in agree.values()):
         raise SystemExit("All must write the same tokens before timing: they do not.")
     return agree
 
 
-def run_case(settings: Settings, case: "Case", device: str) -> session.Record:
-    """Compare, time and print one case; returns its record."""
+def run_case(settings: Settings, case: Writing, device: str) -> Record:
+    """The record of one case: compared, timed and printed."""
+    new, tokens = case.new_tokens, case.batch_size * case.new_tokens
     print(
         f"\n{case.preset}, batch {case.batch_size}, {case.precision}: "
-        f"{case.new_tokens} tokens after {case.prompt_tokens}",
+        f"{new} tokens after {case.prompt_tokens}",
         flush=True,
     )
-    arms = make_arms(settings, case, device)
-    agree = compare(arms, case)
-    for arm in arms:
-        arm.top_k = settings.top_k
-    samples = interleave(arms, warmup=2, repeats=settings.repeats, steps=1)
-    rows = make_rows(arms, samples, rates(case))
-    show_table(rows, rates(case))
+    programs = make_programs(settings, case, device)
+    agree = agreement(programs, case.precision)
+    for program in programs:
+        program.top_k = settings.top_k
+    samples = interleave(programs, warmup=2, repeats=settings.repeats, steps=1)
+    rates: Rates = {
+        "ms_per_token": lambda ms: ms / new,
+        "tokens_per_s": lambda ms: 1e3 * tokens / ms,
+        "weight_gb_per_s": lambda ms: case.weight_bytes() * new / ms / 1e6,
+    }
+    rows = make_rows(programs, samples, rates)
+    show(rows)
     return {"case": asdict(case), "agree": agree, "arms": rows}
 
 
 def main(settings: Settings) -> None:
     """Run all cases, print their tables, write one JSON file."""
-    checkout = settings.nanogpt
-
-    def results(bench: Bench) -> Iterator[session.Record]:
-        for batch_size in settings.batch_size:
-            case = make_case(settings, bench, batch_size)
-            yield run_case(settings, case, bench.torch_device)
-
-    def told(bench: Bench) -> session.Record:
-        return {"nanogpt": None if checkout is None else machine.commit(checkout)}
-
-    session.run("gpt_decode", settings, results, told, packages=("transformers",))
+    bench = open_bench(settings)
+    record = provenance(bench, settings, "transformers")
+    record["results"] = []
+    for batch_size in settings.batch_size:
+        case = Writing(
+            preset=settings.preset,
+            vocab=settings.vocab,
+            batch_size=batch_size,
+            prompt_tokens=settings.prompt_tokens,
+            new_tokens=settings.new_tokens,
+            precision=bench.precision,
+        )
+        record["results"].append(run_case(settings, case, bench.torch_device))
+    write("gpt_decode", record, settings.out)
 
 
 if __name__ == "__main__":

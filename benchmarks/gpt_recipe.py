@@ -69,7 +69,7 @@ class Settings:
     core: int | None = None
     """Core to pin to. None: the last one allowed."""
 
-    out: Path = Path(__file__).parent / "results" / "gpt_recipe-cpu.json"
+    out: Path = machine.RESULTS / "gpt_recipe-cpu.json"
     """JSON file."""
 
     def __post_init__(self) -> None:
@@ -93,20 +93,13 @@ class Run:
     val_loss: dict[int, float]
     """By step."""
 
-    @property
-    def last(self) -> float:
-        """The loss at the end."""
-        return self.val_loss[max(self.val_loss)]
-
 
 def run(command: list[str], folder: Path) -> tuple[str, float]:
     """What a program prints, and the seconds that it takes."""
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    require(
-        done.returncode == 0,
-        f"`{' '.join(command)}` must end well: got {done.stderr[-1000:]}",
-    )
+    if done.returncode:
+        raise SystemExit(f"`{' '.join(command)}` must end well: {done.stderr[-1000:]}")
     return done.stdout, time.perf_counter() - start
 
 
@@ -119,10 +112,10 @@ def ours(settings: Settings, seed: int, scratch: Path) -> Run:
         "seed": seed,
         "eval.iters": settings.eval_iters,
         "eval.interval": settings.eval_interval,
+        "run.compilation-cache": None,  # each run compiles, as the first does
     }
     command = [sys.executable, "-m", "train.gpt", PRESET]
-    for name, value in options.items():
-        command += [f"--config.{name}", str(value)]
+    command += [f"--config.{name}={value}" for name, value in options.items()]
     _, seconds = run(command, Path.cwd())
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     curve = {x["step"]: x["val_loss"] for x in lines if x["split"] == "eval"}
@@ -131,7 +124,7 @@ def ours(settings: Settings, seed: int, scratch: Path) -> Run:
 
 def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
     """nanoGPT, in a copy of its checkout."""
-    copy = scratch / "nanogpt"
+    copy, script = scratch / "nanogpt", "train.py"
     ignore = shutil.ignore_patterns(".git", "*.bin")
     shutil.copytree(settings.nanogpt, copy, ignore=ignore)
     target = copy / "data" / "shakespeare_char"
@@ -139,25 +132,17 @@ def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
         shutil.copy(settings.data / name, target)
     vocab = {"vocab_size": Tokenizer.read(settings.data).vocab_size}
     (target / "meta.pkl").write_bytes(pickle.dumps(vocab))
-    script, fixed = copy / "train.py", "manual_seed(1337 "  # no option sets it
-    source = script.read_text()
-    require(
-        source.count(fixed) == 1,
-        f"nanoGPT's `train.py` must have `{fixed.strip()}` once, to set the seed: got "
-        f"{source.count(fixed)}. Check out commit {CHECKOUT}.",
-    )
-    script.write_text(source.replace(fixed, f"manual_seed({seed} "))
-    options = {
-        "eval_iters": settings.eval_iters,
-        "eval_interval": settings.eval_interval,
-    }
-    command = [sys.executable, "train.py", "config/train_shakespeare_char.py"]
-    command += [*RECIPE.split(), *(f"--{k}={v}" for k, v in options.items())]
+    source, fixed = (copy / script).read_text(), "manual_seed(1337 "  # no option is it
+    (copy / script).write_text(source.replace(fixed, f"manual_seed({seed} "))
+    command = [sys.executable, script, "config/train_shakespeare_char.py"]
+    command += [*RECIPE.split(), f"--eval_iters={settings.eval_iters}"]
+    command += [f"--eval_interval={settings.eval_interval}"]
     text, seconds = run(command, copy)
     found = re.findall(r"step (\d+): train loss [\d.]+, val loss ([\d.]+)", text)
     require(
-        bool(found),
-        f"nanoGPT must print its losses: got `{text[-200:]}`. Check out commit "
+        bool(found) and source.count(fixed) == 1,
+        f"nanoGPT must have `{fixed.strip()}` once in `{script}`, and print its "
+        f"losses: got {source.count(fixed)}, and `{text[-200:]}`. Check out commit "
         f"{CHECKOUT}.",
     )
     return Run(seed, seconds, {int(step): float(loss) for step, loss in found})
@@ -168,7 +153,7 @@ def show(name: str, runs: Sequence[Run]) -> None:
     for one in runs:
         curve = "  ".join(f"{step}: {loss:.3f}" for step, loss in one.val_loss.items())
         print(f"{name:8s} seed {one.seed}: {one.seconds:6.1f} s, val loss {curve}")
-    last = [one.last for one in runs]
+    last = [one.val_loss[max(one.val_loss)] for one in runs]
     spread = f" +- {statistics.stdev(last):.4f}" if len(last) > 1 else ""
     print(f"{name:8s} ends at {statistics.mean(last):.4f}{spread} (val loss)")
 

@@ -13,21 +13,15 @@ Examples:
 if not __package__:
     raise SystemExit("Run it from the project's root: python -m benchmarks.gpt_step")
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from benchmarks import machine, session
-from benchmarks.gpt_step_case import Case, make_case
-from benchmarks.settings import Bench, StepSettings
-from benchmarks.side_by_side import Round, play
-from benchmarks.table import Rate, mfu, per_second, tflops
-
-BATCHES = 8
-"""Different batches, which come in turns."""
+from benchmarks.cases import gpt_config
+from benchmarks.compare import Comparison, StepSettings, run_comparison, step_rates
+from benchmarks.harness import Bench, open_bench, provenance, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,76 +46,61 @@ class Settings(StepSettings):
     """Blocks that we compile in a row. 0: as the model's preset has it."""
 
 
-def cases(settings: Settings, bench: Bench) -> list[Case]:
-    """All cases, in the order of their turns."""
-    default = ("char-cpu",) if bench.kind == "cpu" else ("gpt2", "char")
-    return [
-        make_case(
-            name,
-            bench.kind,
-            bench.precision,
-            batch_size=batch_size,
-            block_size=settings.block_size,
-            unroll=settings.unroll,
-        )
-        for name in settings.cases or default
-        for batch_size in settings.batch_size or (0,)
-    ]
-
-
-def rates(case: Case, flops: int) -> tuple[Rate, ...]:
-    """Tokens and operations a second; MFU where the device's peak is known."""
+def make_comparison(
+    name: str, batch_size: int, settings: Settings, bench: Bench
+) -> Comparison:
+    """A case, and how to build its programs."""
     import jax
 
+    from benchmarks.ours import gpt_flops, gpt_step
     from train.report import peak_flops
 
-    tokens = case.batch_size * case.model.block_size
-    found = (per_second("tokens", "tok/s", tokens, digits=0), tflops(flops))
-    peak = peak_flops(jax.devices()[0].device_kind)
-    if peak is None or case.precision != "bfloat16":  # peaks are bfloat16's
-        return found
-    return (*found, mfu(flops, peak))
-
-
-def make_round(case: Case, checkout: Path | None, device: str) -> Round:
-    """A case, and how to build its arms; `device` is PyTorch's."""
-    from benchmarks.our_gpt_step import OurStep, step_flops
+    sizes = {"block_size": settings.block_size, "unroll": settings.unroll}
+    config, tokens = gpt_config(name, bench.kind, bench.precision, batch_size, **sizes)
+    checkout, length = settings.nanogpt, config.model.block_size
 
     def theirs(compiled: bool) -> Any:
-        from benchmarks.nanogpt_step import NanoGPTStep
+        from benchmarks.nanogpt import NanoGPTStep
 
         assert checkout is not None
-        return NanoGPTStep(case, checkout, device, compiled=compiled, batches=BATCHES)
+        return NanoGPTStep(config, tokens, checkout, bench.torch_device, compiled)
 
-    flops = step_flops(case)
-    return Round(
-        title=f"{case.name}, batch {case.batch_size} of {case.model.block_size} "
-        f"tokens, {case.precision}",
-        case=case,
-        more={"flops": flops},
-        rates=rates(case, flops),
-        reference="nanoGPT",
-        ours=lambda weights: OurStep(case, weights, batches=BATCHES),
+    flops = gpt_flops(config, tokens)
+    rates = dict(step_rates("tokens", config.batch_size * length, flops))
+    peak = peak_flops(jax.devices()[0].device_kind)
+    if peak is not None and bench.precision == "bfloat16":  # peaks are bfloat16's
+        rates["mfu"] = lambda ms: 1e3 * flops / ms / peak
+    return Comparison(
+        title=f"{name}, batch {config.batch_size} of {length} tokens, "
+        f"{bench.precision}",
+        case={
+            "name": name,
+            "model": asdict(config.model),
+            "optim": asdict(config.optim),
+            "tokens": tokens,
+            "batch_size": config.batch_size,
+            "precision": bench.precision,
+        },
+        flops=flops,
+        rates=rates,
+        ours=lambda weights: gpt_step(config, tokens, weights),
         theirs=theirs if checkout is not None else None,
     )
 
 
 def main(settings: Settings) -> None:
     """Run all cases, print their tables, write one JSON file."""
-    checkout = settings.nanogpt
-
-    def results(bench: Bench) -> Iterator[session.Record]:
-        for case in cases(settings, bench):
-            match = make_round(case, checkout, bench.torch_device)
-            yield play(match, settings, bench)
-
-    def told(bench: Bench) -> session.Record:
-        return {
-            "block": settings.steps(bench.kind),
-            "nanogpt": None if checkout is None else machine.commit(checkout),
-        }
-
-    session.run("gpt_step", settings, results, told)
+    bench = open_bench(settings)
+    settings = replace(settings, block=settings.block or bench.block)
+    record = provenance(bench, settings)
+    default = ("char-cpu",) if bench.kind == "cpu" else ("gpt2", "char")
+    comparisons = (
+        make_comparison(name, batch_size, settings, bench)
+        for name in settings.cases or default
+        for batch_size in settings.batch_size or (0,)
+    )
+    record["results"] = [run_comparison(one, settings, bench) for one in comparisons]
+    write("gpt_step", record, settings.out)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal
 
 Kind = Literal["cpu", "gpu"]
+Precision = Literal["float32", "bfloat16"]
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def detect() -> Kind:
@@ -20,13 +24,14 @@ def detect() -> Kind:
 
 
 def hold(kind: Kind, core: int | None) -> int | None:
-    """Settle threads and memory of this process; returns the core it is pinned to.
+    """The core that this process is pinned to from now on, if it is.
 
     Args:
         kind: on a CPU everything shares one core and one thread; on a GPU JAX and
             PyTorch share the memory.
         core: the core to pin to; None for the last one allowed.
     """
+    assert not {"jax", "torch"} & sys.modules.keys(), "they have read their settings"
     if kind == "gpu":
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         return None
@@ -43,25 +48,19 @@ def hold(kind: Kind, core: int | None) -> int | None:
 
 def cpu_model() -> str:
     """The processor's name."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    family = re.search(r"^model\s*:\s*(\d+)$", text, re.MULTILINE)
-    name = found[1] if found else platform.processor()
-    return f"{name} (model {family[1]})" if family else name
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    found = dict(re.findall(r"^(model name|model)\s*:\s*(.+)$", text, re.MULTILINE))
+    name = found.get("model name", platform.processor())
+    return f"{name} (model {found['model']})" if "model" in found else name
 
 
 def versions(*more: str) -> dict[str, str]:
     """Versions of Python and of the packages that are measured, where installed."""
-    found = {"python": platform.python_version()}
-    for package in ("jax", "jaxlib", "equinox", "optax", "torch", *more):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = {found.name: found.version for found in distributions()}
+    names = ("jax", "jaxlib", "equinox", "optax", "torch", *more)
+    found = {name: installed[name] for name in names if name in installed}
+    return {"python": platform.python_version(), **found}
 
 
 def commit(checkout: Path) -> str:
@@ -69,8 +68,3 @@ def commit(checkout: Path) -> str:
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def slug(name: str) -> str:
-    """A device's name as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

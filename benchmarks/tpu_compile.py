@@ -18,7 +18,6 @@ import re
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +26,16 @@ import jax
 import tyro
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
-from jaxtyping import PyTree
 
 from benchmarks import machine
-from benchmarks.tpu_lower import lower_step
+from benchmarks.cases import VOCAB
+from benchmarks.ours import lower, make_recipe
 from configs import GPT_PRESETS, TRM_PRESETS, TrainGPT, TrainTRM, require
+from gpt.attention import Kernel
 from train.mesh import AXES
+
+TOKENS = 50257
+"""Different tokens of GPT-2's byte pairs."""
 
 HBM = 30.75 * 2**30
 """Bytes of a v4 chip that a program may use."""
@@ -46,13 +49,7 @@ LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
+COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
 def slice_mesh(data: int, model: int, topology: str = "v4:4x4x2") -> Mesh:
@@ -74,29 +71,15 @@ def slice_mesh(data: int, model: int, topology: str = "v4:4x4x2") -> Mesh:
     )
 
 
-def bytes_on_a_chip(tree: PyTree) -> int:
-    """Bytes that each device holds of sharded shapes, without the device's padding."""
-    return sum(
-        prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-def computations(hlo: str) -> dict[str, str]:
-    """The bodies of a compiled program's computations, by name."""
-    found = re.finditer(r"^(?:ENTRY )?%(\S+) \(.*?\{\n(.*?)^\}", hlo, re.M | re.S)
-    return {match[1]: match[2] for match in found}
-
-
 def collectives(hlo: str) -> dict[str, int]:
     """How often each kind of collective stands in a compiled program."""
-    names = "|".join(COLLECTIVES)
-    return dict(Counter(re.findall(rf" ({names})(?:-start)?\(", hlo)))
+    return dict(Counter(re.findall(rf" ({COLLECTIVES})(?:-start)?\(", hlo)))
 
 
 def loops(hlo: str) -> list[str]:
     """For each loop of a compiled program, the text of all that it repeats."""
-    bodies = computations(hlo)
+    found = re.finditer(r"^(?:ENTRY )?%(\S+) \(.*?\{\n(.*?)^\}", hlo, re.M | re.S)
+    bodies = {match[1]: match[2] for match in found}
 
     def repeated(first: str) -> str:
         names = [first]
@@ -108,39 +91,36 @@ def loops(hlo: str) -> list[str]:
     return [repeated(n) for n in re.findall(r" while\(.*?body=%([\w.\-]+)", hlo)]
 
 
-def aliased_inputs(hlo: str) -> int:
-    """How many inputs of a compiled program are overwritten by its outputs."""
-    return len(re.findall(r"(?:may|must)-alias", hlo.split("\n", 1)[0]))
-
-
 def compile_facts(
-    config: TrainTRM | TrainGPT, mesh: Mesh, kernel: str = "splash"
+    config: TrainTRM | TrainGPT, mesh: Mesh, kernel: Kernel = "xla"
 ) -> dict[str, Any]:
     """Seconds to lower and compile a step; its memory on a chip; its collectives."""
+    tokens = VOCAB if isinstance(config, TrainTRM) else TOKENS
+    recipe = make_recipe(config, tokens, devices=mesh.size, kernel=kernel)
     start = time.perf_counter()
-    lowered, state = lower_step(config, mesh, kernel)
+    lowered, state = lower(recipe, mesh)
     middle = time.perf_counter()
     compiled = lowered.compile()
-    facts: dict[str, Any] = {
-        "lower_s": round(middle - start, 1),
-        "compile_s": round(time.perf_counter() - middle, 1),
-    }
+    seconds = {"lower_s": middle - start, "compile_s": time.perf_counter() - middle}
     memory, hlo = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None
     assert hlo is not None
-    for name in ("peak_memory", "argument_size", "output_size", "alias_size"):
-        facts[f"{name}_bytes"] = getattr(memory, f"{name}_in_bytes")
-    facts["temp_size_bytes"] = memory.temp_size_in_bytes
-    facts["code_bytes"] = memory.generated_code_size_in_bytes
-    facts["state_bytes"] = bytes_on_a_chip(state)
-    facts["state_arrays"] = len(jax.tree.leaves(state))
-    facts["aliased_arrays"] = aliased_inputs(hlo)
-    facts["pallas_calls"] = hlo.count('custom_call_target="tpu_custom_call"')
-    facts["collectives"] = collectives(hlo)
+    sizes = ("peak_memory", "argument_size", "output_size", "alias_size", "temp_size")
+    each_chip = lambda a: prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize
+    aliases = re.findall(r"(?:may|must)-alias", hlo.split("\n", 1)[0])
     repeated = loops(hlo)
-    facts["loops"] = len(repeated)
-    facts["collectives_in_loops"] = collectives("\n".join(repeated))
-    return facts
+    return {
+        **{name: round(value, 1) for name, value in seconds.items()},
+        **{f"{name}_bytes": getattr(memory, f"{name}_in_bytes") for name in sizes},
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "state_bytes": sum(map(each_chip, jax.tree.leaves(state))),
+        "state_arrays": len(jax.tree.leaves(state)),
+        "aliased_arrays": len(aliases),
+        "pallas_calls": hlo.count('custom_call_target="tpu_custom_call"'),
+        "collectives": collectives(hlo),
+        "loops": len(repeated),
+        "collectives_in_loops": collectives("\n".join(repeated)),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,54 +157,45 @@ class Settings:
     add: bool = False
     """Keep what the file says of other cases."""
 
-    def case(self, preset: str, mesh: Mesh, slices: int) -> dict[str, Any]:
-        """What tells one row of the results from another."""
-        shared = {"preset": preset, "mesh": dict(mesh.shape)}
-        if preset in TRM_PRESETS:
-            return shared | {"batch_size": self.batch_size, "accumulation": slices}
-        return shared | {
-            "kernel": self.kernel,
-            "unroll": self.unroll,
-            "batch_size": self.sequences,
-            "accumulation": slices,
-        }
 
-    def config(self, preset: str, mesh: Mesh, slices: int) -> TrainTRM | TrainGPT:
-        """The run of a row."""
-        if preset in TRM_PRESETS:
-            sizes = {"batch_size": self.batch_size, "accumulation": slices}
-            return replace(TRM_PRESETS[preset][1], **sizes)
-        config = GPT_PRESETS[preset][1]
-        return replace(
-            config,
-            batch_size=self.sequences,
-            microbatch_size=max(self.sequences // mesh.size // slices, 1),
-            model=replace(config.model, unroll=self.unroll),
-        )
+def make_config(
+    preset: str, mesh: Mesh, slices: int, settings: Settings
+) -> tuple[TrainTRM | TrainGPT, dict[str, Any]]:
+    """A run, and what tells its row of the results from another."""
+    case: dict[str, Any] = {"preset": preset, "mesh": dict(mesh.shape)}
+    if preset in TRM_PRESETS:
+        sizes = {"batch_size": settings.batch_size, "accumulation": slices}
+        return replace(TRM_PRESETS[preset][1], **sizes), case | sizes
+    config, size = GPT_PRESETS[preset][1], settings.sequences
+    case |= {"kernel": settings.kernel, "unroll": settings.unroll}
+    config = replace(
+        config,
+        batch_size=size,
+        microbatch_size=max(size // mesh.size // slices, 1),
+        model=replace(config.model, unroll=settings.unroll),
+    )
+    return config, case | {"batch_size": size, "accumulation": slices}
 
 
 def run_case(preset: str, mesh: Mesh, settings: Settings) -> list[dict[str, Any]]:
-    """Compile with ever more slices until one fits; prints and returns all tries."""
+    """The tries with ever more slices until one fits, as they are printed."""
+    kernel = "xla" if preset in TRM_PRESETS else settings.kernel
     tries = []
     for slices in settings.accumulation:
-        config = settings.config(preset, mesh, slices)
+        config, case = make_config(preset, mesh, slices, settings)
         facts: dict[str, Any]
         try:
-            facts = compile_facts(config, mesh, settings.kernel)
+            facts = compile_facts(config, mesh, kernel)
             facts["fits"] = facts["peak_memory_bytes"] <= HBM
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             facts = {"fits": False, "error": str(error).split("\n", 1)[0]}
-        tries.append(settings.case(preset, mesh, slices) | facts)
+        tries.append(case | facts)
         print(json.dumps(tries[-1]), flush=True)
         if facts["fits"]:
             break
     return tries
-
-
-CASE = ("preset", "mesh", "kernel", "unroll", "batch_size")
-"""What tells one case of the results from another, but for the slices it took."""
 
 
 def added(older: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +209,8 @@ def added(older: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
         f"Rows can be added to a file of the same versions only: got "
         f"{record['versions']}, it has {older['versions']}. Leave out `--add`.",
     )
-    case = lambda row: [row.get(name) for name in CASE]
+    names = ("preset", "mesh", "kernel", "unroll", "batch_size")  # all but the slices
+    case = lambda row: [row.get(name) for name in names]
     rows = [row | {"date": record["date"]} for row in record["results"]]
     replaced = [case(row) for row in rows]
     kept = [row for row in older["results"] if case(row) not in replaced]
@@ -248,27 +220,26 @@ def added(older: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
 def main(settings: Settings) -> None:
     """Compile all cases and write one JSON file."""
     jax.config.update("jax_platforms", "cpu")
+    meshes = [slice_mesh(*sizes, settings.topology) for sizes in settings.meshes]
+    given = {k: v for k, v in asdict(settings).items() if k not in ("out", "add")}
     record: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "cpu": machine.cpu_model(),
-        "versions": {**machine.versions(), "libtpu": version("libtpu")},
-        "settings": {
-            k: v for k, v in asdict(settings).items() if k not in ("out", "add")
-        },
+        "versions": machine.versions("libtpu"),
+        "settings": given,
         "hbm_bytes": int(HBM),
-        "results": [],
+        "results": [
+            row
+            for mesh in meshes
+            for preset in settings.presets
+            for row in run_case(preset, mesh, settings)
+        ],
     }
-    chips = 1
-    for sizes in settings.meshes:
-        mesh = slice_mesh(*sizes, settings.topology)
-        chips = mesh.size
-        for preset in settings.presets:
-            record["results"] += run_case(preset, mesh, settings)
-    name = f"tpu_v4-{2 * chips}_compile.json"
-    out = settings.out or Path(__file__).parent / "results" / name
-    out.parent.mkdir(parents=True, exist_ok=True)
+    name = f"tpu_v4-{2 * meshes[-1].size}_compile.json"
+    out = settings.out or machine.RESULTS / name
     if settings.add and out.exists():
         record = added(json.loads(out.read_text()), record)
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(f"Written to {out.name}.")
 

@@ -11,23 +11,15 @@ Examples:
 if not __package__:
     raise SystemExit("Run it from the project's root: python -m benchmarks.trm_step")
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
-from benchmarks import machine, session
-from benchmarks.settings import Bench, StepSettings
-from benchmarks.side_by_side import Round, play
-from benchmarks.table import per_second, tflops
-
-if TYPE_CHECKING:
-    from benchmarks.trm_case import Case
-
-BATCHES = 8
-"""Different batches, which come in turns."""
+from benchmarks.cases import trm_config
+from benchmarks.compare import Comparison, StepSettings, run_comparison, step_rates
+from benchmarks.harness import Bench, open_bench, provenance, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,52 +47,35 @@ class Settings(StepSettings):
     batch_size: tuple[int, ...] = ()
     """Batch sizes, one after the other. Default: 4 on a CPU, 768 on a GPU."""
 
-    def batch_sizes(self, kind: machine.Kind) -> tuple[int, ...]:
-        """Batch sizes to time."""
-        return self.batch_size or ((4,) if kind == "cpu" else (768,))
 
+def make_comparison(
+    mixer: Literal["attention", "mlp"],
+    batch_size: int,
+    settings: Settings,
+    bench: Bench,
+) -> Comparison:
+    """A case, and how to build its programs."""
+    from benchmarks.ours import trm_flops, trm_step
 
-def cases(settings: Settings, bench: Bench) -> "list[Case]":
-    """All cases, in the order of their turns."""
-    from benchmarks.trm_case import Case
-
-    return [
-        Case(
-            mixer=mixer,
-            dim=settings.dim,
-            heads=settings.heads,
-            H_cycles=settings.H_cycles,
-            L_cycles=settings.L_cycles,
-            batch_size=batch_size,
-            precision=bench.precision,
-        )
-        for mixer in settings.mixers
-        for batch_size in settings.batch_sizes(bench.kind)
-    ]
-
-
-def make_round(case: "Case", checkout: Path | None, device: str) -> Round:
-    """A case, and how to build its arms; `device` is PyTorch's."""
-    from benchmarks.our_trm import OurStep
-    from benchmarks.trm_case import step_flops
+    case: dict[str, Any] = {"mixer": mixer}
+    for name in ("dim", "heads", "H_cycles", "L_cycles"):
+        case[name] = getattr(settings, name)
+    case |= {"batch_size": batch_size, "precision": bench.precision}
+    config, checkout = trm_config(**case), settings.official
 
     def theirs(compiled: bool) -> Any:
         from benchmarks.official_trm import OfficialStep
 
         assert checkout is not None
-        return OfficialStep(case, checkout, device, compiled=compiled, batches=BATCHES)
+        return OfficialStep(config, checkout, bench.torch_device, compiled)
 
-    flops = step_flops(case) * case.batch_size
-    return Round(
-        title=f"{case.mixer}, batch {case.batch_size}, {case.precision}",
+    flops = trm_flops(config)
+    return Comparison(
+        title=f"{mixer}, batch {batch_size}, {bench.precision}",
         case=case,
-        more={"flops": flops},
-        rates=(
-            per_second("examples", "ex/s", case.batch_size, digits=2),
-            tflops(flops),
-        ),
-        reference="official",
-        ours=lambda weights: OurStep(case, weights, batches=BATCHES),
+        flops=flops,
+        rates=step_rates("examples", batch_size, flops),
+        ours=lambda weights: trm_step(config, weights),
         theirs=theirs if checkout is not None else None,
         must_agree=("lm_loss", "q_halt_loss"),
     )
@@ -108,21 +83,17 @@ def make_round(case: "Case", checkout: Path | None, device: str) -> Round:
 
 def main(settings: Settings) -> None:
     """Run all cases, print their tables, write one JSON file."""
-    checkout = settings.official
-
-    def results(bench: Bench) -> Iterator[session.Record]:
-        for case in cases(settings, bench):
-            match = make_round(case, checkout, bench.torch_device)
-            yield play(match, settings, bench)
-
-    def told(bench: Bench) -> session.Record:
-        return {
-            "official": None if checkout is None else machine.commit(checkout),
-            "batch_size": settings.batch_sizes(bench.kind),
-            "block": settings.steps(bench.kind),
-        }
-
-    session.run("trm_step", settings, results, told, packages=("adam-atan2",))
+    bench = open_bench(settings)
+    sizes = settings.batch_size or ((4,) if bench.kind == "cpu" else (768,))
+    settings = replace(settings, batch_size=sizes, block=settings.block or bench.block)
+    record = provenance(bench, settings, "adam-atan2")
+    comparisons = (
+        make_comparison(mixer, batch_size, settings, bench)
+        for mixer in settings.mixers
+        for batch_size in sizes
+    )
+    record["results"] = [run_comparison(one, settings, bench) for one in comparisons]
+    write("trm_step", record, settings.out)
 
 
 if __name__ == "__main__":

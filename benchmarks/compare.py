@@ -1,0 +1,195 @@
+"""Our step against PyTorch's: build both, compare what they compute, time them.
+
+A benchmark says what its cases are, each a `Comparison`; `run_comparison` does the
+rest.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.harness import (
+    Bench,
+    DeviceSettings,
+    Program,
+    Rates,
+    Record,
+    interleave,
+    make_rows,
+    show,
+    time_block,
+)
+
+Arrays = Mapping[str, np.ndarray]
+"""What a code computed, by name. `gradient NAME` and `weight NAME` are shown as one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings(DeviceSettings):
+    """Where to time a step, and how long."""
+
+    block: int = 0
+    """Steps in a block, waited for at its end. 0: 1 on a CPU, 5 on a GPU."""
+
+    warmup: int = 10
+    """Steps of each program before timing."""
+
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Also time the other code's step under torch.compile. `auto`: on a GPU."""
+
+    tolerance: float = 1e-3
+    """Largest relative difference of what must agree, in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One case of a benchmark."""
+
+    title: str
+    case: Record
+    """What is timed, for the record."""
+
+    flops: float
+    """Floating-point operations of a step."""
+
+    rates: Rates
+    ours: Callable[[Arrays | None], Any]
+    """Our program, from the other code's weights or from fresh ones. It has
+    `compile_facts`, to be asked before its first step, and `outcome` after it."""
+
+    theirs: Callable[[bool], Any] | None
+    """The other program, under torch.compile or not; it has `weights`, `load` and an
+    `outcome` of the same names. None: only ours is timed."""
+
+    must_agree: tuple[str, ...] = ()
+    """Names in the outcome that must agree in float32; none for all."""
+
+
+def step_rates(unit: str, count: int, flops: float) -> Rates:
+    """Units and tera-operations a second, of so many a step."""
+    return {
+        f"{unit}_per_s": lambda ms: 1e3 * count / ms,
+        "tflops": lambda ms: flops / ms / 1e9,
+    }
+
+
+def run_comparison(
+    comparison: Comparison, settings: StepSettings, bench: Bench
+) -> Record:
+    """The record of one case: compared, timed and printed."""
+    print(f"\n{comparison.title}", flush=True)
+    programs, errors, facts = _prepare(comparison, settings, bench)
+    samples = interleave(
+        programs,
+        warmup=settings.warmup,
+        repeats=settings.repeats,
+        steps=settings.block,
+    )
+    rows = make_rows(programs, samples, comparison.rates)
+    for name, more in facts.items():
+        rows.setdefault(name, {}).update(more)
+    show(rows)
+    case, flops = comparison.case, comparison.flops
+    return {"case": case, "flops": flops, "errors": errors, "arms": rows}
+
+
+def _prepare(
+    comparison: Comparison, settings: StepSettings, bench: Bench
+) -> tuple[list[Program], dict[str, float], dict[str, Record]]:
+    """The programs after their first step, their differences, more for their rows."""
+    if comparison.theirs is None:
+        ours = comparison.ours(None)
+        return [ours], {}, {ours.name: ours.compile_facts()}
+    eager = comparison.theirs(False)
+    weights = eager.weights()
+    eager.load(weights)
+    ours = comparison.ours(weights)
+    facts = {ours.name: ours.compile_facts()}
+    programs: list[Program] = [ours, eager]
+    for program in programs:
+        time_block(program, 1)
+    errors = differences(ours.outcome(), eager.outcome())
+    print(f"  relative difference to {eager.name} after one step:")
+    show_differences(errors)
+    for name in comparison.must_agree or errors:
+        if bench.precision == "float32" and not errors[name] <= settings.tolerance:
+            raise SystemExit(
+                f"`{name}` must agree to {settings.tolerance:g} before timing: the "
+                f"codes differ by {errors[name]:.1e} (relative). Compare the two "
+                "models, or raise `--tolerance`."
+            )
+    if settings.compile == "yes" or (
+        settings.compile == "auto" and bench.kind == "gpu"
+    ):
+        compiled = comparison.theirs(True)
+        compiled.load(weights)
+        try:
+            facts[compiled.name] = {"first_step_s": time_block(compiled, 1)[0] / 1e3}
+            programs.append(compiled)
+        except Exception as error:  # a compiler may fail in any way
+            facts[compiled.name] = {"error": type(error).__name__}
+    return programs, errors, facts
+
+
+def differences(ours: Arrays, theirs: Arrays) -> dict[str, float]:
+    """Norms of the differences over the norms of the other code's values."""
+    assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
+
+    def relative(name: str) -> float:
+        a, b = np.float64(ours[name]), np.float64(theirs[name])
+        return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-30))
+
+    return {name: relative(name) for name in theirs}
+
+
+def show_differences(errors: Mapping[str, float]) -> None:
+    """Print the worst gradient, the worst weight, and all others."""
+    several = [name for name in errors if " " in name]
+    for kind in dict.fromkeys(name.split()[0] for name in several):
+        worst = max((n for n in several if n.startswith(kind)), key=errors.__getitem__)
+        print(f"    {errors[worst]:.1e}  worst {kind} ({worst.split()[1]})")
+    for name in errors:
+        if name not in several:
+            print(f"    {errors[name]:.1e}  {name}")
+
+
+# -- PyTorch ---------------------------------------------------------------------------
+
+
+class TorchProgram:
+    """What PyTorch's programs have in common; a subclass has a `step`."""
+
+    def __init__(self, name: str, device: str):
+        """Name the program and set PyTorch up; `device` is `cpu` or `cuda`."""
+        import torch  # pyright: ignore[reportMissingImports]
+
+        self.name, self.device = name, device
+        if device == "cpu":
+            torch.set_num_threads(1)  # as JAX has
+        torch.manual_seed(0)
+        self._synchronize = torch.cuda.synchronize
+
+    def prepare(self, steps: int) -> None:
+        """Nothing: all batches are on the device."""
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        if self.device != "cpu":
+            self._synchronize()
+
+
+def host(tensor: Any) -> np.ndarray:
+    """A tensor as a float32 array of the host, which later steps do not change."""
+    return tensor.detach().float().cpu().numpy().copy()
+
+
+def after_first_step(module: Any, optimizer: Any, beta1: float) -> Arrays:
+    """Gradients and weights by name; gradients are those that the optimizer saw."""
+    found = {}
+    for name, parameter in module.named_parameters():
+        moment = host(optimizer.state[parameter]["exp_avg"])
+        found[f"gradient {name}"] = moment / (1.0 - beta1)
+        found[f"weight {name}"] = host(parameter)
+    return found

@@ -1,0 +1,318 @@
+"""Our code as programs of a benchmark: the train steps, and generation.
+
+All that the benchmarks know of `gpt`, `trm` and `train` stands here.
+"""
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from benchmarks.cases import SEQ, VOCAB, Writing, boards, texts
+from configs import GPTConfig, MeshConfig, TrainGPT, TrainTRM
+from gpt.attention import Kernel, pick_kernel
+from gpt.decode import Decoder
+from gpt.generate import generate, row_keys
+from gpt.hugging_face import save_hugging_face
+from gpt.model import GPT, flops_per_token
+from gpt.sample import compiled
+from gpt.sampling import Sampling
+from gpt.weights import from_named, to_named
+from train import gpt as train_gpt
+from train import trm as train_trm
+from train.gradients import StepConfig
+from train.mesh import AXES, global_batch, make_mesh
+from train.objective import Metrics, Objective
+from train.optim import Optimizer, make_optimizer, nanogpt_cosine
+from train.state import TrainState, abstract_state, make_init, state_shardings
+from train.step import make_train_step
+from trm.layers import swiglu_width
+from trm.weights import load_official, to_official
+
+Weights = Mapping[str, np.ndarray]
+Outcome = Callable[[TrainState, Metrics], dict[str, np.ndarray]]
+"""State and metrics after the first step -> what is compared, by name."""
+
+
+# -- what a run trains, and how --------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The parts of a run's `Job` that need no dataset, and random batches."""
+
+    objective: Objective
+    optimizer: Optimizer
+    step_config: StepConfig
+    init: Callable[[], TrainState]
+    batches: list[PyTree[np.ndarray]]
+
+
+def make_recipe(
+    config: TrainTRM | TrainGPT,
+    tokens: int,
+    *,
+    devices: int = 1,
+    kernel: Kernel | None = None,
+    load: Callable[[Any], Any] = lambda model: model,
+) -> Recipe:
+    """What a run trains: a TRM on 9x9 Sudoku with one puzzle identifier, or a GPT.
+
+    Args:
+        config: of the run.
+        tokens: different ones.
+        devices: of the mesh.
+        kernel: of attention; None for the configured one.
+        load: the first model, from a fresh one.
+    """
+    optim, size = config.optim, config.batch_size
+    if isinstance(config, TrainTRM):
+        length, slices = config.model.prefix + SEQ, config.accumulation
+        objective = train_trm.make_objective(config.act, SEQ)
+        optimizer = train_trm.make_trm_optimizer(config, total=10**6)
+        batches = boards(size)
+    else:
+        length = config.model.block_size
+        slices = -(-size // devices // config.microbatch_size)
+        objective = train_gpt.make_objective(config.model.loss_chunk)
+        rate = nanogpt_cosine(optim.lr, optim.warmup, config.max_iters, optim.min_ratio)
+        optimizer = make_optimizer(optim, rate)
+        batches = texts(config, tokens)
+    kernel = kernel or pick_kernel(
+        config.model.attention, precision=config.precision, length=length
+    )
+    step_config = StepConfig(
+        batch_size=size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=slices,
+    )
+
+    def first() -> tuple[Any, PyTree]:
+        model, table = build(config, tokens, kernel)
+        return load(model), table
+
+    carry = lambda model: objective.init_carry(step_config.cast(model), size)
+    return Recipe(
+        objective=objective,
+        optimizer=optimizer,
+        step_config=step_config,
+        init=make_init(first, carry, optimizer.tx, ema=optim.ema > 0),
+        batches=batches,
+    )
+
+
+def build(config: TrainTRM | TrainGPT, tokens: int, kernel: Kernel = "xla") -> Any:
+    """A fresh model and its table."""
+    if isinstance(config, TrainTRM):
+        sizes = {"vocab": tokens, "seq": SEQ, "puzzles": 1}
+        return train_trm.build(config, sizes, kernel)
+    return train_gpt.build(config, {"tokens": tokens}, kernel)
+
+
+def lower(recipe: Recipe, mesh: Mesh) -> tuple[jax.stages.Lowered, TrainState]:
+    """The train step lowered for devices that need not be here; its state's shapes.
+
+    The state is donated, as in a run. (So is a batch there, to no use.)
+    """
+    state = abstract_state(recipe.init, mesh)
+    sharding = NamedSharding(mesh, PartitionSpec(None, None, AXES))
+    shape = lambda a: jax.ShapeDtypeStruct((1, 1, *a.shape), a.dtype, sharding=sharding)
+    parts = recipe.objective, recipe.optimizer, mesh, recipe.step_config, state
+    step = jax.jit(make_train_step(*parts, compiled=False), donate_argnums=0)
+    return step.lower(state, jax.tree.map(shape, recipe.batches[0])), state
+
+
+# -- the step --------------------------------------------------------------------------
+
+
+class OurStep:
+    """The step of `train/step.py` on one device."""
+
+    name = "ours"
+
+    def __init__(self, recipe: Recipe, outcome: Outcome):
+        """Compile nothing yet."""
+        mesh, size = make_mesh(MeshConfig(data=1)), recipe.step_config.batch_size
+        state = recipe.init()
+        self.state = jax.device_put(state, state_shardings(state, mesh))
+        self._run = make_train_step(
+            recipe.objective, recipe.optimizer, mesh, recipe.step_config, self.state
+        )
+        stack = lambda batch: jax.tree.map(lambda a: a[None, None], batch)
+        self._batches = cycle([stack(batch) for batch in recipe.batches])
+        self._place = global_batch(mesh, size, 2)
+        self._ready: deque[PyTree] = deque()
+        self._outcome = outcome
+        self._metrics: Metrics = {}
+
+    def compile_facts(self) -> dict[str, float]:
+        """Seconds to lower and compile the step, and its memory in bytes."""
+        self.prepare(1)
+        start = time.perf_counter()
+        with warnings.catch_warnings(action="ignore"):  # a batch is donated to no use
+            lowered = cast(Any, self._run).lower(self.state, self._ready[0]).lowered
+        middle = time.perf_counter()
+        program = lowered.compile()
+        facts = {"lower_s": middle - start, "compile_s": time.perf_counter() - middle}
+        memory = program.memory_analysis()
+        if memory is not None:
+            facts["temp_bytes"] = memory.temp_size_in_bytes
+            facts["argument_bytes"] = memory.argument_size_in_bytes
+        return facts
+
+    def prepare(self, steps: int) -> None:
+        """Place so many batches: a step takes its own for good."""
+        while len(self._ready) < steps:
+            self._ready.append(self._place(next(self._batches)))
+        jax.block_until_ready(list(self._ready))
+
+    def step(self) -> None:
+        """One update."""
+        self.state, self._metrics = self._run(self.state, self._ready.popleft())
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        jax.block_until_ready((self.state, self._metrics))
+
+    def outcome(self) -> dict[str, np.ndarray]:
+        """What is compared after the first step."""
+        return self._outcome(self.state, self._metrics)
+
+
+def _learnt(
+    state: TrainState, beta1: float, named: Callable[[Any], Weights]
+) -> dict[str, np.ndarray]:
+    """The first step's gradients and the weights after it, by others' names."""
+    moment = next(s.mu for s in state.opt_state if hasattr(s, "mu"))
+    grads, weights = named(moment), named(state.model)
+    return {f"gradient {n}": grad / (1.0 - beta1) for n, grad in grads.items()} | {
+        f"weight {n}": weights[n] for n in grads
+    }
+
+
+def trm_step(config: TrainTRM, weights: Weights | None) -> OurStep:
+    """The step of `train/trm.py`, from official weights or from fresh ones."""
+    shape = config.model
+    load = lambda model: load_official(weights, model, shape) if weights else model
+
+    def outcome(state: TrainState, metrics: Metrics) -> dict[str, np.ndarray]:
+        y, z = state.carry.latents
+        named = lambda model: to_official(model, shape)
+        return {
+            "lm_loss": np.asarray(metrics["lm_loss"][0]),
+            "q_halt_loss": np.asarray(metrics["q_halt_loss"][0]),
+            "z_H": np.asarray(y.astype(jnp.float32)),
+            "z_L": np.asarray(z.astype(jnp.float32)),
+            "table": np.asarray(state.table),
+            **_learnt(state, config.optim.beta1, named),
+        }
+
+    return OurStep(make_recipe(config, VOCAB, load=load), outcome)
+
+
+def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
+    """The step of `train/gpt.py`, from nanoGPT's weights or from fresh ones."""
+    load = lambda model: from_named(weights, model, "nanogpt") if weights else model
+
+    def named(model: Any) -> dict[str, np.ndarray]:
+        found = to_named(model, "nanogpt")
+        del found["lm_head.weight"]  # it is tied
+        return found
+
+    def outcome(state: TrainState, metrics: Metrics) -> dict[str, np.ndarray]:
+        total, count = metrics["loss"]
+        return {
+            "loss": np.asarray(total / count),
+            "norm": np.asarray(metrics["grad_norm"][0]),
+            **_learnt(state, config.optim.beta1, named),
+        }
+
+    return OurStep(make_recipe(config, tokens, load=load), outcome)
+
+
+def trm_flops(config: TrainTRM) -> int:
+    """Floating-point operations of one step.
+
+    Matrix products alone, two operations a multiply-add; a backward pass counts twice
+    its forward pass, recomputation never counts.
+    """
+    model = config.model
+    length, dim = model.prefix + SEQ, model.dim
+    if model.mixer == "attention":
+        mixing = length * (8 * dim * dim + 4 * length * dim)
+    else:
+        mixing = 6 * dim * length * swiglu_width(length, model.expansion)
+    feed_forward = length * 6 * dim * swiglu_width(dim, model.expansion)
+    network = model.layers * (mixing + feed_forward)
+    return config.batch_size * network * (model.H_cycles + 2) * (model.L_cycles + 1)
+
+
+def gpt_flops(config: TrainGPT, tokens: int) -> int:
+    """Floating-point operations of one step, as nanoGPT counts them."""
+    each = flops_per_token(abstract_gpt(config.model, tokens))
+    return config.batch_size * config.model.block_size * each
+
+
+# -- generation ------------------------------------------------------------------------
+
+
+def abstract_gpt(config: GPTConfig, tokens: int) -> GPT:
+    """The shapes of a GPT."""
+    return jax.eval_shape(lambda: build(TrainGPT(model=config), tokens)[0])
+
+
+def random_gpt(case: Writing, scale: float = 0.08) -> GPT:
+    """A GPT with weights so large that no two tokens are near equal."""
+    rng = np.random.default_rng(1)
+    draw = lambda shape: scale * rng.standard_normal(shape, np.float32)
+    model, _ = build(TrainGPT(model=case.model), case.vocab)
+    return jax.tree.map(lambda leaf: leaf + draw(leaf.shape), model)
+
+
+def export(model: GPT, case: Writing, folder: Path) -> None:
+    """Write a model for `transformers`, as `gpt.export` does."""
+    save_hugging_face(model, case.model, folder)
+
+
+class Generation:
+    """`gpt/generate.py`, as `gpt.sample` runs it."""
+
+    name = "ours"
+    top_k: int | None
+
+    def __init__(self, case: Writing, model: GPT):
+        self.case, self.top_k = case, 1
+        self._decoder = Decoder(jax.tree.map(lambda a: a.astype(case.precision), model))
+        self._programs = compiled(case.precision)
+        self.new = np.zeros((case.batch_size, 0), np.int32)
+
+    def prepare(self, steps: int) -> None:
+        """Nothing."""
+
+    def step(self) -> None:
+        """All new tokens of all rows."""
+        case = self.case
+        chunks = generate(
+            self._decoder,
+            case.prompt(),
+            case.new_tokens,
+            Sampling(top_k=self.top_k),
+            row_keys(0, np.arange(case.batch_size)),
+            tokens=case.vocab,
+            programs=self._programs,
+        )
+        self.new = np.concatenate(list(chunks), axis=1)
+
+    def wait(self) -> None:
+        """Nothing: the tokens have come."""
