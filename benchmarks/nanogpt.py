@@ -172,7 +172,7 @@ def hugging_face_generation(case: Writing, ours: GPT, device: str) -> TorchGener
     from transformers import GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:
-        export(ours, case, Path(folder) / "model")
+        export(ours, Path(folder) / "model")
         model: Any = GPT2LMHeadModel.from_pretrained(Path(folder) / "model")
     model = model.to(device).eval()
 

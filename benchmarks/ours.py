@@ -21,11 +21,9 @@ from jaxtyping import PyTree
 from benchmarks.cases import SEQ, VOCAB, Writing, boards, texts
 from configs import GPTConfig, MeshConfig, TrainGPT, TrainTRM
 from gpt.attention import Kernel, pick_kernel
-from gpt.decode import Decoder
-from gpt.generate import generate, row_keys
+from gpt.decode import Decoder, generate, row_keys
 from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, flops_per_token
-from gpt.sample import compiled
 from gpt.sampling import Sampling
 from gpt.weights import from_named, to_named
 from train import gpt as train_gpt
@@ -280,13 +278,13 @@ def random_gpt(case: Writing, scale: float = 0.08) -> GPT:
     return jax.tree.map(lambda leaf: leaf + draw(leaf.shape), model)
 
 
-def export(model: GPT, case: Writing, folder: Path) -> None:
+def export(model: GPT, folder: Path) -> None:
     """Write a model for `transformers`, as `gpt.export` does."""
-    save_hugging_face(model, case.model, folder)
+    save_hugging_face(model, folder)
 
 
 class Generation:
-    """`gpt/generate.py`, as `gpt.sample` runs it."""
+    """`gpt/decode.py`, as `gpt.sample` runs it."""
 
     name = "ours"
     top_k: int | None
@@ -294,7 +292,6 @@ class Generation:
     def __init__(self, case: Writing, model: GPT):
         self.case, self.top_k = case, 1
         self._decoder = Decoder(jax.tree.map(lambda a: a.astype(case.precision), model))
-        self._programs = compiled(case.precision)
         self.new = np.zeros((case.batch_size, 0), np.int32)
 
     def prepare(self, steps: int) -> None:
@@ -310,7 +307,6 @@ class Generation:
             Sampling(top_k=self.top_k),
             row_keys(0, np.arange(case.batch_size)),
             tokens=case.vocab,
-            programs=self._programs,
         )
         self.new = np.concatenate(list(chunks), axis=1)
 
