@@ -73,7 +73,10 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     )
     optimizer = make_optimizer(config.optim, schedule)
     kernel = pick_kernel(
-        shape.attention, precision=config.precision, length=shape.block_size
+        shape.attention,
+        precision=config.precision,
+        length=shape.block_size,
+        head_dim=shape.n_embd // shape.n_head,
     )
     fresh = partial(build, config, sizes, kernel)
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size

@@ -74,6 +74,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
         config.model.attention,
         precision=config.precision,
         length=config.model.prefix + sizes["seq"],
+        head_dim=config.model.dim // config.model.heads,
     )
     carry = lambda model: objective.init_carry(
         step_config.cast(model), config.batch_size
