@@ -25,7 +25,7 @@ from configs import GPT_PRESETS, TrainGPT, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from gpt.attention import Kernel, pick_kernel
 from gpt.build import build_gpt
-from gpt.model import GPT, flops_per_token
+from gpt.model import GPT, cast, flops_per_token
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
 from train.devices import start
@@ -133,6 +133,7 @@ def sizes_of_data(config: TrainGPT) -> Sizes:
 def make_objective(loss_chunk: int) -> Objective:
     """The next token of sequences of text."""
     return Objective(
+        cast=cast,
         loss=partial(next_token_loss, chunk=loss_chunk),
         evaluate=partial(evaluate, chunk=loss_chunk),
     )

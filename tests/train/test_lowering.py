@@ -65,7 +65,7 @@ def trm_kernel(config: TrainTRM) -> Kernel:
         config.model.attention,
         precision=config.precision,
         length=config.model.prefix + SUDOKU["seq"],
-        head_dim=config.model.dim // config.model.heads,
+        head_dim=config.model.head_dim,
     )
 
 
@@ -123,7 +123,7 @@ def lower(
         accumulation=slices,
     )
     carry = lambda model: objective.init_carry(
-        step_config.cast(model), config.batch_size
+        objective.cast(model, step_config.dtype), config.batch_size
     )
     init = make_init(build, carry, optimizer.tx, ema=config.optim.ema > 0)
     state = abstract_state(init, mesh)
