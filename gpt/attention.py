@@ -12,21 +12,30 @@ from configs import require
 from gpt.layers import draw_kept, drop
 
 Kernel = Literal["xla", "cudnn", "splash"]
-"""XLA; NVIDIA's (16 bits, head width a multiple of 8); JAX's Pallas kernel for TPUs."""
+"""XLA; NVIDIA's (16 bits); JAX's Pallas kernel for TPUs."""
 
 SPLASH_BLOCK = 128
 """Positions must be a multiple of this for the splash kernel."""
 
+CUDNN_WIDTH = 128
+"""The widest head of which cuDNN computes the gradient on every GPU it supports."""
+
 
 def pick_kernel(
-    wanted: Literal["auto", "xla", "cudnn", "splash"], *, precision: str, length: int
+    wanted: Literal["auto", "xla", "cudnn", "splash"],
+    *,
+    precision: str,
+    length: int,
+    head_dim: int,
 ) -> Kernel:
     """The kernel to use on the devices at hand.
 
     Args:
-        wanted: by the configuration; `auto` takes the fastest that can run.
+        wanted: by the configuration; `auto` takes the fastest that can run, and whose
+            gradient can.
         precision: the compute type.
         length: positions of a sequence.
+        head_dim: width of a head.
 
     Raises:
         UserError: if a kernel is asked for where it cannot run.
@@ -34,22 +43,35 @@ def pick_kernel(
     backend = jax.default_backend()
     can = {
         "splash": backend == "tpu" and length % SPLASH_BLOCK == 0,
-        "cudnn": backend == "gpu" and precision != "float32",
+        "cudnn": backend == "gpu"
+        and compute_capability() >= 8.0
+        and precision != "float32"
+        and head_dim <= CUDNN_WIDTH,
         "xla": True,
     }
     if wanted == "auto":
         return next(kernel for kernel in ("splash", "cudnn", "xla") if can[kernel])
     needs = {
         "splash": f"a TPU and a length that divides by {SPLASH_BLOCK}",
-        "cudnn": "an NVIDIA GPU and 16 bits",
+        "cudnn": "an NVIDIA GPU of compute capability 8.0 or more, 16 bits and heads "
+        f"no wider than {CUDNN_WIDTH}",
         "xla": "nothing",
     }
     require(
         can[wanted],
         f"The attention kernel `{wanted}` needs {needs[wanted]}: got {backend}, "
-        f"{precision}, length {length}. Use `--config.model.attention auto`.",
+        f"{precision}, length {length}, heads {head_dim} wide. Use "
+        "`--config.model.attention auto`.",
     )
     return wanted
+
+
+def compute_capability() -> float:
+    """That of the first GPU; 0 if it is not NVIDIA's."""
+    try:
+        return float(jax.local_devices()[0].compute_capability)
+    except (AttributeError, ValueError):
+        return 0.0
 
 
 def attend(
@@ -76,9 +98,7 @@ def attend(
     if rate == 0.0:
         keys = None
     if kernel == "cudnn" and keys is None:
-        return jax.nn.dot_product_attention(
-            query, key, value, is_causal=causal, implementation="cudnn"
-        )
+        return cudnn(query, key, value, causal=causal)
     scaled = query * (1.0 / math.sqrt(query.shape[-1]))
     if kernel == "splash" and keys is None:
         return splash(scaled, key, value, causal=causal)
@@ -94,6 +114,46 @@ def _heads_first(
 ) -> Float[Array, "*batch heads seq head_dim"]:
     """Heads in front of positions; or the other way round."""
     return jnp.swapaxes(x, -2, -3)
+
+
+def cudnn(
+    query: Float[Array, "*batch seq heads head_dim"],
+    key: Float[Array, "*batch memory heads head_dim"],
+    value: Float[Array, "*batch memory heads head_dim"],
+    *,
+    causal: bool,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "*batch seq heads head_dim"]:
+    """Attention by NVIDIA's kernel, which keeps no scores in memory.
+
+    Its gradient needs even lengths and widths that divide by 8. Zeros make up for what
+    is missing: the position added is masked, and what comes of it is cut off.
+
+    Args:
+        query: asks.
+        key: is asked.
+        value: is averaged.
+        causal: whether position i sees only the positions 0 to i.
+        implementation: `xla` for the same on any device.
+    """
+    seq, head_dim, memory = query.shape[-3], query.shape[-1], key.shape[-3]
+
+    def pad(x: Array) -> Array:
+        x = x.reshape(-1, *x.shape[-3:])
+        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, -head_dim % 8)))
+
+    padded = tuple(map(pad, (query, key, value)))
+    lengths = None
+    if memory % 2 and not causal:  # no position sees the added one after it
+        lengths = jnp.full(padded[1].shape[0], memory, jnp.int32)
+    mixed = jax.nn.dot_product_attention(
+        *padded,
+        scale=1.0 / math.sqrt(head_dim),
+        is_causal=causal,
+        key_value_seq_lengths=lengths,
+        implementation=implementation,
+    )
+    return mixed[:, :seq, :, :head_dim].reshape(query.shape)
 
 
 def splash(

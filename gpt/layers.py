@@ -1,8 +1,8 @@
 """Layers that GPT and TRM have in common.
 
 Layers act on the last axis and take any axes in front of it. They hold float32
-weights and have no `dtype` argument: the train step casts a model once, and a layer
-computes in the type of its weights.
+weights and have no `dtype` argument: a product is computed in the narrower type of what
+comes in and of the weights, everything else in the type of what comes in.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
-from gpt.primitives import normalize, project
+from gpt.primitives import add_vector, normalize, project
 
 Initializer = Callable[[PRNGKeyArray, tuple[int, ...]], Float[Array, "..."]]
 """From a key and a shape to values."""
@@ -91,7 +91,7 @@ class Linear(eqx.Module):
 
     def __call__(self, x: Float[Array, "*axes inputs"]) -> Float[Array, "*axes outs"]:
         y = project(x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else add_vector(y, self.bias)
 
 
 class Embedding(eqx.Module):

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from configs import even_parts
 from data.text.dataset import IGNORE
 
 Total = Float[Array, ""]
@@ -44,14 +43,15 @@ def summed_cross_entropy(
     is computed along with the loss, chunk by chunk, so that nothing is computed twice.
 
     Args:
-        x: what the head reads.
-        weight: the head.
+        x: what the head reads; products are in its type.
+        weight: the head, in a type at least as wide.
         targets: tokens, or `IGNORE`.
         chunk: most tokens at a time.
 
     Source: Hsu et al. 2024, arXiv 2410.10989 (Liger), section 3.2.
     """
-    loss = lambda x, targets: (_scores(x, weight, targets)[0], ())
+    head = weight.astype(x.dtype)
+    loss = lambda x, targets: (_scores(x, head, targets)[0], ())
     return _over_chunks(loss, x, targets, chunk)[0]
 
 
@@ -61,14 +61,16 @@ def _forward(
     targets: Int[Array, " tokens"],
     chunk: int,
 ) -> tuple[Total, tuple[Array, Array]]:
-    def one(x: Array, targets: Array) -> tuple[tuple[Array, Array], Array]:
-        loss, logits_grad = _scores(x, weight, targets)
-        logits_grad = logits_grad.astype(x.dtype)
-        weight_grad = jnp.matmul(logits_grad.T, x, preferred_element_type=jnp.float32)
-        return (loss, weight_grad), logits_grad @ weight
+    head = weight.astype(x.dtype)
 
-    (loss, weight_grad), x_grad = _over_chunks(one, x, targets, chunk)
-    return loss, (x_grad.reshape(x.shape), weight_grad)
+    def one(x: Array, targets: Array) -> tuple[tuple[Array, Array], Array]:
+        loss, logits_grad = _scores(x, head, targets)
+        logits_grad = logits_grad.astype(x.dtype)
+        head_grad = jnp.matmul(logits_grad.T, x, preferred_element_type=jnp.float32)
+        return (loss, head_grad), logits_grad @ head
+
+    (loss, head_grad), x_grad = _over_chunks(one, x, targets, chunk)
+    return loss, (x_grad, head_grad.astype(weight.dtype))
 
 
 def _over_chunks(
@@ -77,27 +79,33 @@ def _over_chunks(
     targets: Int[Array, " tokens"],
     chunk: int,
 ) -> tuple[Any, Any]:
-    """The first results of `one` summed over chunks, the second ones stacked."""
-    parts = even_parts(x.shape[0], chunk)
-    cut = lambda a: a.reshape(parts, -1, *a.shape[1:])
-    inputs = (cut(x), cut(targets))
+    """The first results of `one` summed over chunks, the second ones joined.
+
+    Where the tokens do not divide, some that are not scored are added at the end.
+    """
+    tokens = x.shape[0]
+    chunks = -(-tokens // chunk)
+    size = -(-tokens // chunks)
+    missing = chunks * size - tokens
+    x = jnp.pad(x, ((0, missing), (0, 0)))
+    targets = jnp.pad(targets, (0, missing), constant_values=IGNORE)
+    inputs = x.reshape(chunks, size, -1), targets.reshape(chunks, size)
 
     def more(sums: Any, inputs: tuple[Array, Array]) -> tuple[Any, Any]:
         terms, outs = one(*inputs)
         return jax.tree.map(jnp.add, sums, terms), outs
 
-    # The first chunk starts the sums: zeros would not vary over the devices.
-    sums, first = one(*(a[0] for a in inputs))
-    sums, rest = jax.lax.scan(more, sums, jax.tree.map(lambda a: a[1:], inputs))
-    stack = lambda head, tail: jnp.concatenate((head[None], tail))
-    return sums, jax.tree.map(stack, first, rest)
+    shapes, _ = jax.eval_shape(one, *(a[0] for a in inputs))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    sums, outs = jax.lax.scan(more, zeros, inputs)
+    join = lambda a: a.reshape(chunks * size, *a.shape[2:])[:tokens]
+    return sums, jax.tree.map(join, outs)
 
 
 def _backward(chunk: int, grads: tuple[Array, Array], cotangent: Total) -> tuple:
     del chunk
-    x_grad, weight_grad = grads
-    weight_grad = (cotangent * weight_grad).astype(x_grad.dtype)
-    return (cotangent * x_grad).astype(x_grad.dtype), weight_grad, None
+    scaled = lambda grad: (cotangent * grad).astype(grad.dtype)
+    return *map(scaled, grads), None
 
 
 summed_cross_entropy.defvjp(_forward, _backward)

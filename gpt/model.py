@@ -106,6 +106,11 @@ class GPT(eqx.Module):
         self.unroll = config.unroll
         self.remat = config.remat
 
+    @property
+    def compute_type(self) -> jnp.dtype:
+        """That of the linear layers."""
+        return self.blocks.layers.qkv.weight.dtype
+
     def __call__(
         self,
         tokens: Int[Array, "batch seq"],
@@ -126,11 +131,12 @@ class GPT(eqx.Module):
             keys: for dropout, one for each sequence; none for no dropout.
         """
         x = self.embedding(tokens) + self.positions[: tokens.shape[1]]
-        if keys is None or self.dropout == 0.0:
-            return self.norm(self._blocks(x))
-        keys, embedding_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        x = dropout(x, self.dropout, embedding_keys)
-        return self.norm(self._blocks(x, keys))
+        if self.dropout == 0.0:
+            keys = None
+        if keys is not None:
+            keys, embedding_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+            x = dropout(x, self.dropout, embedding_keys)
+        return self.norm(self._blocks(x, keys)).astype(self.compute_type)
 
     def _blocks(
         self,
@@ -151,6 +157,22 @@ class GPT(eqx.Module):
             return block(x, mix, rest)
 
         return self.blocks.scan(apply, x, unroll=self.unroll, remat=self.remat)[0]
+
+
+def cast(model: GPT, dtype: jnp.dtype) -> GPT:
+    """The model with its linear layers in a type, in which they and attention compute.
+
+    Embeddings, positions, norms and the stream stay in float32, as under PyTorch's
+    autocast.
+    """
+    is_linear = lambda node: isinstance(node, Linear)
+
+    def narrow(node: Any) -> Any:
+        if not is_linear(node):
+            return node
+        return jax.tree.map(lambda w: w.astype(dtype), node)
+
+    return jax.tree.map(narrow, model, is_leaf=is_linear)
 
 
 def crop(model: GPT, block_size: int) -> GPT:

@@ -21,7 +21,7 @@ def next_token_loss(
     """The loss summed over tokens, their number, nothing to carry, the metrics.
 
     Args:
-        model: in the compute type.
+        model: cast.
         rows: none, as there is no table.
         carry: the batch.
         keys: for dropout, one for each sequence; none for no dropout.

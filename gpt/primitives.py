@@ -14,44 +14,75 @@ from jaxtyping import Array, Float
 def project(
     x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*axes outputs"]:
-    """`x @ weight`, with the axes of `x` made one.
+    """`x @ weight`, with the axes of `x` made one, in the narrower of the two types.
 
     Its gradient is then a plain product too. With more axes XLA copies the cotangent
-    into another order first. Inside `shard_map` both must vary over the same axes.
+    into another order first.
+
+    So a model in 16 bits may keep its stream in float32, or weights that it uses more
+    than once: their gradients then add up in float32, as under PyTorch's autocast.
     """
-    rows = _project_rows(x.reshape(-1, x.shape[-1]), weight)
-    return rows.reshape(*x.shape[:-1], weight.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]).astype(narrower(x, weight))
+    return _project_rows(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])
+
+
+def project_columns(
+    x: Float[Array, " inputs *axes"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, " outputs *axes"]:
+    """The same over the first axis, without a transposition of `x`."""
+    columns = x.reshape(x.shape[0], -1).astype(narrower(x, weight))
+    return _project_columns(columns, weight).reshape(weight.shape[-1], *x.shape[1:])
+
+
+def add_vector(
+    x: Float[Array, "*axes dim"], vector: Float[Array, "*rest dim"]
+) -> Float[Array, "*axes dim"]:
+    """`x + vector` in the type of `x`; the vector's gradient is summed in float32."""
+    wide = jnp.broadcast_to(vector.astype(jnp.float32), x.shape)
+    return x + wide.astype(x.dtype)
+
+
+def narrower(*arrays: Array) -> jnp.dtype:
+    """The type of the fewest bits."""
+    return min((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
 
 
 @jax.custom_vjp
 def _project_rows(
     x: Float[Array, "rows inputs"], weight: Float[Array, "inputs outputs"]
 ) -> Float[Array, "rows outputs"]:
-    return x @ weight
+    return x @ weight.astype(x.dtype)
 
 
-def _project_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ weight, (x, weight)
+def _project_rows_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _project_rows(x, weight), (x, weight)
 
 
-def _project_backward(
+def _project_rows_backward(
     kept: tuple[Array, Array], grad: Float[Array, "rows outputs"]
 ) -> tuple[Array, Array]:
     x, weight = kept
     weight_grad = jax.lax.platform_dependent(
-        x, grad, cpu=_weight_grad_on_cpu, default=_weight_grad
+        x,
+        grad,
+        cpu=partial(_weight_grad_on_cpu, weight.dtype),
+        default=partial(_weight_grad, weight.dtype),
     )
-    return (grad @ weight.T).astype(x.dtype), weight_grad.astype(weight.dtype)
+    return grad @ weight.astype(grad.dtype).T, weight_grad
 
 
 def _weight_grad(
-    x: Float[Array, "rows inputs"], grad: Float[Array, "rows outputs"]
+    dtype: jnp.dtype,
+    x: Float[Array, "rows inputs"],
+    grad: Float[Array, "rows outputs"],
 ) -> Float[Array, "inputs outputs"]:
-    return x.T @ grad
+    return jnp.matmul(x.T, grad, preferred_element_type=dtype)
 
 
 def _weight_grad_on_cpu(
-    x: Float[Array, "rows inputs"], grad: Float[Array, "rows outputs"]
+    dtype: jnp.dtype,
+    x: Float[Array, "rows inputs"],
+    grad: Float[Array, "rows outputs"],
 ) -> Float[Array, "inputs outputs"]:
     """The same, through its transpose where that is wider than high.
 
@@ -59,11 +90,35 @@ def _weight_grad_on_cpu(
     transposing it if there are many rows. The barrier keeps XLA from turning it back.
     """
     if not x.shape[0] > x.shape[1] > grad.shape[1]:
-        return _weight_grad(x, grad)
-    return jax.lax.optimization_barrier(_weight_grad(grad, x)).T
+        return _weight_grad(dtype, x, grad)
+    return jax.lax.optimization_barrier(_weight_grad(dtype, grad, x)).T
 
 
-_project_rows.defvjp(_project_forward, _project_backward)
+_project_rows.defvjp(_project_rows_forward, _project_rows_backward)
+
+
+@jax.custom_vjp
+def _project_columns(
+    x: Float[Array, "inputs columns"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, "outputs columns"]:
+    return weight.astype(x.dtype).T @ x
+
+
+def _project_columns_forward(
+    x: Array, weight: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _project_columns(x, weight), (x, weight)
+
+
+def _project_columns_backward(
+    kept: tuple[Array, Array], grad: Float[Array, "outputs columns"]
+) -> tuple[Array, Array]:
+    x, weight = kept
+    weight_grad = jnp.matmul(x, grad.T, preferred_element_type=weight.dtype)
+    return weight.astype(grad.dtype) @ grad, weight_grad
+
+
+_project_columns.defvjp(_project_columns_forward, _project_columns_backward)
 
 
 @jax.custom_vjp

@@ -23,7 +23,7 @@ from train.state import TrainState, make_init
 from train.trm import make_objective, make_trm_optimizer
 from trm.act import init_carry
 from trm.build import build_trm
-from trm.model import TRM
+from trm.model import TRM, cast
 from trm.weights import load_official
 
 FOLDER = Path(__file__).parent / "golden"
@@ -140,7 +140,9 @@ class Golden:
         return make_init(
             lambda: (self.model(), table),
             lambda model: init_carry(
-                self.step_config.cast(model), self.batch_size, self.options["seq_len"]
+                cast(model, self.step_config.dtype),
+                self.batch_size,
+                self.options["seq_len"],
             ),
             self.optimizer().tx,
             ema=True,

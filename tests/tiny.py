@@ -18,7 +18,7 @@ from train.optim import Optimizer, make_tx, warmup_cosine
 from train.state import TrainState, make_init
 from train.trm import make_objective
 from trm.build import build_trm
-from trm.model import TRM
+from trm.model import TRM, cast
 from trm.puzzle_table import sign_sgd_rows
 
 SEQ, VOCAB, PUZZLES, BATCH = 12, 7, 5, 16
@@ -92,7 +92,7 @@ def init(
     table = 0.1 * jax.random.normal(jax.random.key(9), (PUZZLES, config.puzzle_dim))
     return make_init(
         lambda: (model(config), table),
-        lambda m: objective(act).init_carry(step_config.cast(m), batch),
+        lambda m: objective(act).init_carry(cast(m, step_config.dtype), batch),
         optimizer.tx,
         ema=True,
     )

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from configs import GPT_PRESETS, TrainGPT, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from gpt.attention import Kernel, pick_kernel
-from gpt.model import GPT, build_gpt, flops_per_token
+from gpt.model import GPT, build_gpt, cast, flops_per_token
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
 from train.devices import start
@@ -72,7 +72,10 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     )
     optimizer = make_optimizer(config.optim, schedule)
     kernel = pick_kernel(
-        shape.attention, precision=config.precision, length=shape.block_size
+        shape.attention,
+        precision=config.precision,
+        length=shape.block_size,
+        head_dim=shape.n_embd // shape.n_head,
     )
     fresh = partial(build, config, sizes, kernel)
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
@@ -129,6 +132,7 @@ def sizes_of_data(config: TrainGPT) -> Sizes:
 def make_objective(loss_chunk: int) -> Objective:
     """The next token of sequences of text."""
     return Objective(
+        cast=cast,
         loss=partial(next_token_loss, chunk=loss_chunk),
         evaluate=partial(evaluate, chunk=loss_chunk),
     )

@@ -37,14 +37,10 @@ class StepConfig:
     accumulation: int = 1
     supervision_steps: int = 1
 
-    def cast(self, tree: PyTree) -> PyTree:
-        """Floating leaves in the compute type."""
-        dtype = jnp.dtype(self.precision)
-
-        def cast(leaf: Any) -> Any:
-            return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
-
-        return jax.tree.map(cast, tree)
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The compute type."""
+        return jnp.dtype(self.precision)
 
     def matmuls(self) -> contextlib.AbstractContextManager:
         """True float32 products where float32 is asked for (GPUs and TPUs round)."""
@@ -88,7 +84,7 @@ def loss_and_grads(
 
     Args:
         objective: what is learnt.
-        model: whole, in the compute type.
+        model: whole, and cast.
         table: the puzzle table, or ().
         loss_scale: what the mean loss is multiplied by while differentiating, and the
             gradients divided by; None for nothing.
@@ -200,7 +196,7 @@ def make_gradients(
         updates: Int[Array, ""],
         batch: PyTree,
     ) -> tuple[PyTree, PyTree, Array, Metrics, PyTree]:
-        model = gather(config.cast(model), specs)
+        model = gather(objective.cast(model, config.dtype), specs)
         rows = jax.lax.axis_index(AXES) * local + jnp.arange(local)
         parts: list[Grads] = []
         for index in range(config.supervision_steps):

@@ -29,6 +29,10 @@ class Objective:
     `refill` gives is a filled carry: the input of the other functions.
     """
 
+    cast: Callable[[Any, jnp.dtype], Any]
+    """`model, compute type -> model` for the other functions: cast but for those leaves
+    whose gradients add up, over rows or over several uses, in float32."""
+
     loss: Callable[..., Loss]
     """`model, rows, carry (filled), keys -> loss, (weight, carry, metrics)`. An update
     follows the gradient of the loss summed over the global batch, divided by the summed

@@ -140,7 +140,8 @@ def make_train_step(
 
     def whole_episode(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         step = state.step
-        filled = objective.refill(config.cast(state.model), state.carry, batch)
+        model = objective.cast(state.model, config.dtype)
+        filled = objective.refill(model, state.carry, batch)
         state = eqx.tree_at(lambda s: s.carry, state, filled)
         batch = jax.tree.map(lambda a: a[None], batch)
         _, shapes = jax.eval_shape(update, state, batch)
@@ -183,7 +184,7 @@ def make_eval_step(
     specs = layout(model, mesh)
 
     def device(model: Any, table: PyTree, carry: PyTree, batch: PyTree) -> Any:
-        model = gather(config.cast(model), specs)
+        model = gather(objective.cast(model, config.dtype), specs)
         carry = objective.refill(model, carry, batch)
         rows = lookup(table, objective.row_ids(carry))
         metrics, predictions = objective.evaluate(model, rows, carry)
@@ -200,7 +201,8 @@ def make_eval_step(
     @eqx.filter_jit
     def evaluate(model: Any, table: PyTree, batch: PyTree) -> tuple[Metrics, PyTree]:
         with config.matmuls():
-            carry = objective.init_carry(config.cast(model), config.batch_size)
+            cast = objective.cast(model, config.dtype)
+            carry = objective.init_carry(cast, config.batch_size)
             return split(model, table, carry, batch)
 
     return evaluate

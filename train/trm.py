@@ -37,7 +37,7 @@ from train.run_dir import Sizes
 from train.state import make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
-from trm.model import TRM
+from trm.model import TRM, cast
 from trm.objective import evaluate, row_ids, supervision_loss
 from trm.puzzle_table import sign_sgd_rows
 
@@ -79,9 +79,10 @@ def make_job(preset: str, config: TrainTRM) -> Job:
         config.model.attention,
         precision=config.precision,
         length=config.model.prefix + sizes["seq"],
+        head_dim=config.model.head_dim,
     )
     carry = lambda model: objective.init_carry(
-        step_config.cast(model), config.batch_size
+        objective.cast(model, step_config.dtype), config.batch_size
     )
     episode = config.loop == "episode"
     return Job(
@@ -144,6 +145,7 @@ def sizes_of(train: PuzzleDataset) -> Sizes:
 def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Objective:
     """Supervision steps of a TRM on puzzles of `seq` cells."""
     return Objective(
+        cast=cast,
         loss=partial(supervision_loss, config=act),
         evaluate=partial(evaluate, config=act, early=early_halt),
         init_carry=partial(init_carry, seq=seq),

@@ -112,7 +112,7 @@ def solve(
     """Supervision steps without gradient until all rows have halted.
 
     Args:
-        model: in the compute type.
+        model: cast.
         rows: the puzzle table's rows of `carry.puzzle`.
         carry: freshly refilled.
         config: `max_steps` and the halting rule.
@@ -121,6 +121,7 @@ def solve(
     Returns:
         The last carry, with the steps of each row, and its prediction.
     """
+    model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
     x = model.embed(carry.puzzle.inputs, rows)
 
     def step(carry: Carry) -> Carry:

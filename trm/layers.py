@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpt.attention import Kernel, attend
 from gpt.layers import truncated_normal
-from gpt.primitives import project
+from gpt.primitives import project, project_columns
 
 
 def rms_norm(
@@ -81,9 +81,8 @@ class SwiGLU(eqx.Module):
         self, x: Float[Array, " width *axes"]
     ) -> Float[Array, " width *axes"]:
         """The same layer along the first axis instead of the last."""
-        columns = x.reshape(x.shape[0], -1)
-        gate, up = jnp.split(self.gate_up.T @ columns, 2, axis=0)
-        return (self.down.T @ (jax.nn.silu(gate) * up)).reshape(x.shape)
+        gate, up = jnp.split(project_columns(x, self.gate_up), 2, axis=0)
+        return project_columns(jax.nn.silu(gate) * up, self.down)
 
 
 class AbstractMixer(eqx.Module):

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from gpt.layers import Embedding, Linear, truncated_normal
+from gpt.layers import Buffer, Embedding, Linear, truncated_normal
+from gpt.primitives import add_vector
 from trm.recursion import AbstractRecursion, Latents, deep_recursion
 
 
@@ -75,11 +76,16 @@ class TRM(eqx.Module):
         self.cycles = cycles
         self.positions_first = positions_first
 
+    @property
+    def compute_type(self) -> jnp.dtype:
+        """That of the latents."""
+        return jax.tree.leaves(self.recursion.init())[0].dtype
+
     def embed(
         self, inputs: Int[Array, "*batch seq"], rows: Float[Array, "*batch width"]
     ) -> Float[Array, "*batch length dim"]:
         """The question x: rows of the puzzle table, then tokens, to unit variance."""
-        x = self.embedding(inputs)
+        x = self.embedding(inputs).astype(self.compute_type)
         dim = x.shape[-1]
         if self.prefix:
             missing = self.prefix * dim - rows.shape[-1]
@@ -89,7 +95,7 @@ class TRM(eqx.Module):
             x = jnp.concatenate((front, x), axis=-2)
         scale = math.sqrt(dim)
         if self.positions is not None:
-            x = x + self.positions
+            x = add_vector(x, self.positions)
             scale = scale * 0.707106781  # keeps the variance of a sum of two
         return (scale * x.astype(jnp.float32)).astype(x.dtype)
 
@@ -109,3 +115,14 @@ class TRM(eqx.Module):
         q = self.halt_head(y[..., 0, :]).astype(jnp.float32)
         logits = self.head(y[..., self.prefix :, :])
         return Prediction(logits, q[..., 0], q[..., 1])
+
+
+def cast(model: TRM, dtype: jnp.dtype) -> TRM:
+    """The model with latents, and so all that is computed, in a type.
+
+    Weights stay in float32 and are cast where they are used, as officially, so that the
+    gradients of all uses of one add up in float32.
+    """
+    is_latent = lambda node: isinstance(node, Buffer)
+    narrow = lambda node: Buffer(node.value.astype(dtype)) if is_latent(node) else node
+    return jax.tree.map(narrow, model, is_leaf=is_latent)

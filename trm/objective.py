@@ -35,7 +35,7 @@ def supervision_loss(
     Rows that had halted before it stay as they are and count for nothing.
 
     Args:
-        model: in the compute type.
+        model: cast.
         rows: the puzzle table's rows of `carry.puzzle`.
         carry: refilled.
         keys: one for each row, for exploration.
@@ -71,7 +71,7 @@ def evaluate(
     """Metrics and predictions after all supervision steps; padding rows excluded.
 
     Args:
-        model: in the compute type.
+        model: cast.
         rows: the puzzle table's rows of `carry.puzzle`.
         carry: freshly refilled.
         config: `max_steps`, halting rule and losses.

@@ -52,6 +52,7 @@ def deep_recursion(
     nothing of them is kept for the backward pass.
     """
     frozen, still, latents = jax.lax.stop_gradient((recursion, x, latents))
+    frozen = jax.tree.map(lambda w: w.astype(x.dtype), frozen)  # once for all cycles
     latents = jax.lax.fori_loop(
         0, cycles - 1, lambda _, carried: frozen(carried, still), latents
     )

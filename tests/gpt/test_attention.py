@@ -8,14 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
 
-from configs import MeshConfig
-from gpt.attention import Kernel, attend
+from gpt.attention import attend, cudnn, splash
 from gpt.layers import dropout
-from gpt.splash import Splash
 from tests.tiny import assert_close
-from train.mesh import AXES, BATCH, REPLICATED, alone, make_mesh
 
 Arrays = tuple[jax.Array, ...]
 
@@ -163,57 +159,34 @@ def test_gradients_in_16_bits(dtype: Any, rate: float) -> None:
         assert error < 0.02 * np.linalg.norm(exact)
 
 
-# -- the Pallas kernel for TPUs, interpreted -------------------------------------------
-
-
-def loss(weight: jax.Array, x: jax.Array, *, causal: bool, kernel: Kernel) -> jax.Array:
-    """Some number that depends on queries, keys and values, each in its own way."""
-    query = x * weight
-    mixed = attend(query, x + weight, jnp.cos(query), causal=causal, kernel=kernel)
-    return jnp.sum(jnp.sin(mixed))
-
-
-def splash_case(batch: int) -> tuple[jax.Array, jax.Array]:
-    key = jax.random.key(0)
-    return (
-        jax.random.normal(key, (2, 64)),
-        jax.random.normal(key, (batch, 128, 2, 64)),
-    )
+# -- other kernels, by what computes the same here -------------------------------------
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_splash_and_its_gradients(causal: bool) -> None:
-    """Equal to those of XLA."""
-    run = lambda kernel: jax.jit(
-        jax.value_and_grad(partial(loss, causal=causal, kernel=kernel), argnums=(0, 1))
-    )(*splash_case(2))
-    assert_close(run(Splash(interpret=True)), run("xla"), 1e-5)
+@pytest.mark.parametrize(("seq", "head_dim"), [(7, 8), (8, 6), (7, 6)])
+def test_padding_for_cudnn_changes_nothing(
+    seq: int, head_dim: int, causal: bool
+) -> None:
+    """Nor in the gradients."""
+    padded = partial(cudnn, implementation="xla")
+    pull = lambda function: pull_all(partial(function, causal=causal), seq, head_dim)
+    assert_close(pull(padded), pull(attend), 1e-4)
 
 
-def test_splash_on_several_devices() -> None:
-    """Inside `shard_map`, which checks what varies: the sum of all devices' gradients.
+@pytest.mark.parametrize("causal", [False, True])
+def test_splash(causal: bool) -> None:
+    """The Pallas kernel for TPUs, interpreted, and its gradients."""
 
-    Forward alone, too, as in an evaluation.
-    """
-    mesh, case = make_mesh(MeshConfig(data=2, model=2)), splash_case(4)
-    kernel = Splash(alone, interpret=True)
-    found = over_devices(mesh, kernel, case)
-    score = partial(loss, causal=True, kernel="xla")
-    value, grads = jax.jit(jax.value_and_grad(score, argnums=(0, 1)))(*case)
-    assert_close(found, (value, value, *grads), 1e-5)
+    def interpreted(query: jax.Array, *key_value: jax.Array) -> jax.Array:
+        scaled = query / math.sqrt(query.shape[-1])
+        return splash(scaled, *key_value, causal=causal, interpret=True)
+
+    expected = pull_all(partial(attend, causal=causal), 128, 64)
+    assert_close(pull_all(interpreted, 128, 64), expected, 1e-5)
 
 
-def over_devices(mesh: Mesh, kernel: Kernel, case: tuple[jax.Array, jax.Array]) -> Any:
-    """Loss twice, and gradients, the batch split over devices as in a train step."""
-    score = partial(loss, causal=True, kernel=kernel)
-
-    def device(weight: jax.Array, x: jax.Array) -> Any:
-        weight = jax.lax.pcast(weight, AXES, to="varying")
-        plain = score(weight, x)
-        value, grads = jax.value_and_grad(score, argnums=(0, 1))(weight, x)
-        return (*jax.lax.psum((plain, value, grads[0]), AXES), grads[1])
-
-    specs = (PartitionSpec(), BATCH)
-    out = (REPLICATED, REPLICATED, REPLICATED, BATCH)
-    split = jax.shard_map(device, mesh=mesh, in_specs=specs, out_specs=out)
-    return jax.jit(split)(*case)
+def pull_all(function: Any, seq: int, head_dim: int) -> Any:
+    """The sum of some function of what attention gives, and its gradients."""
+    score = lambda *qkv: jnp.sum(jnp.sin(3 * function(*qkv)))
+    case = draw(2, seq, seq, head_dim=head_dim)
+    return jax.jit(jax.value_and_grad(score, (0, 1, 2)))(*case)

@@ -16,6 +16,7 @@ from train.gradients import make_gradients
 from train.state import TrainState
 from train.step import make_eval_step, make_train_step
 from trm.act import init_carry, refill
+from trm.model import cast
 from trm.weights import to_official
 
 STEPS = 6
@@ -146,7 +147,7 @@ def check_step(
         carry.puzzle.puzzle_id, expected["current_data/puzzle_identifiers"]
     )
 
-    model = golden.step_config.cast(jax.tree.map(jnp.asarray, before.model))
+    model = cast(jax.tree.map(jnp.asarray, before.model), golden.step_config.dtype)
     prediction = model.predict(jax.tree.map(jnp.asarray, carry.latents))
     outputs = golden.tree(f"step{t}/outputs")
     logits = prediction.logits.astype(jnp.float32)

@@ -1,0 +1,220 @@
+"""The train step of every preset can be lowered for GPUs and TPUs, none of them here.
+
+From shapes alone, with the attention kernel that `auto` takes there.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import train.gpt
+import train.trm
+from configs import GPT_PRESETS, TRM_PRESETS, TrainGPT, TrainTRM, UserError
+from data.puzzles.dataset import Puzzle
+from data.text.dataset import Tokens
+from gpt import attention
+from gpt.attention import Kernel, pick_kernel
+from train.gradients import StepConfig
+from train.mesh import AXES
+from train.objective import Objective
+from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.state import abstract_state, make_init
+from train.step import make_train_step
+
+# The others differ little, and lowering takes long: `pytest -m slow` runs them.
+QUICK = ("sudoku-attention", "gpt2", "shakespeare-char")
+
+
+def some(presets: Iterable[str]) -> list:
+    """Presets as parameters, all but a few of them marked as slow."""
+    slow = pytest.mark.slow
+    return [n if n in QUICK else pytest.param(n, marks=slow) for n in presets]
+
+
+SUDOKU = {"vocab": 11, "seq": 81, "puzzles": 1}
+TRM = {name: config for name, (_, config) in TRM_PRESETS.items()}
+GPT = {name: config for name, (_, config) in GPT_PRESETS.items()}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What our code and JAX's ask of an A100: 80 GB, compute capability 8.0."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "compute_capability", lambda: 8.0)
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
+    monkeypatch.setattr(
+        cudnn, "check_compute_capability", lambda wanted: float(wanted) <= 8.0
+    )
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
+
+
+@pytest.fixture
+def tpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+
+
+def trm_kernel(config: TrainTRM) -> Kernel:
+    return pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.prefix + SUDOKU["seq"],
+        head_dim=config.model.head_dim,
+    )
+
+
+def lower_trm(config: TrainTRM, mesh: Mesh, platform: str) -> str:
+    """The program of a preset's train step on 9x9 Sudoku."""
+    kernel, size, seq = trm_kernel(config), config.batch_size, SUDOKU["seq"]
+    objective = train.trm.make_objective(config.act, seq)
+    batch = Puzzle(*(rows(mesh, size, *n) for n in ((seq,), (seq,), ())))
+    optimizer = train.trm.make_trm_optimizer(config, 10**6)
+    build = partial(train.trm.build, config, SUDOKU, kernel)
+    return lower(config, objective, optimizer, build, batch, mesh, platform)
+
+
+def gpt_kernel(config: TrainGPT) -> Kernel:
+    return pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.block_size,
+        head_dim=config.model.n_embd // config.model.n_head,
+    )
+
+
+def lower_gpt(config: TrainGPT, mesh: Mesh, platform: str) -> str:
+    """The program of a preset's train step on GPT-2's tokens."""
+    kernel, shape = gpt_kernel(config), config.model
+    text = rows(mesh, config.batch_size, shape.block_size)
+    objective = train.gpt.make_objective(shape.loss_chunk)
+    optimizer = make_optimizer(config.optim, warmup_cosine(1e-3, 1, 10, 1.0))
+    build = partial(train.gpt.build, config, {"tokens": 50257}, kernel)
+    slices = -(-config.batch_size // config.microbatch_size)
+    batch = Tokens(text, text)
+    return lower(config, objective, optimizer, build, batch, mesh, platform, slices)
+
+
+def rows(mesh: Mesh, size: int, *shape: int) -> jax.ShapeDtypeStruct:
+    """The shape of integers for each row of a batch: one call, one step."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, None, AXES))
+    return jax.ShapeDtypeStruct((1, 1, size, *shape), jnp.int32, sharding=sharding)
+
+
+def lower(
+    config: TrainTRM | TrainGPT,
+    objective: Objective,
+    optimizer: Optimizer,
+    build: Any,
+    batch: Any,
+    mesh: Mesh,
+    platform: str,
+    slices: int = 1,
+) -> str:
+    step_config = StepConfig(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=slices,
+    )
+    carry = lambda model: objective.init_carry(
+        objective.cast(model, step_config.dtype), config.batch_size
+    )
+    init = make_init(build, carry, optimizer.tx, ema=config.optim.ema > 0)
+    state = abstract_state(init, mesh)
+    step = make_train_step(
+        objective, optimizer, mesh, step_config, state, compiled=False
+    )
+    traced = jax.jit(step).trace(state, batch)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def calls(program: str) -> dict[str, int]:
+    """How often a program calls each attention kernel."""
+    found = re.findall(r"stablehlo.custom_call @([\w$]+)", program)
+    named = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "tpu_custom_call")
+    return {name: found.count(name) for name in named if name in found}
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", some(TRM))
+def test_trm_on_a_gpu(name: str, one_device: Mesh) -> None:
+    config = TRM[name]
+    fused = config.model.mixer == "attention"
+    assert trm_kernel(config) == ("xla" if config.precision == "float32" else "cudnn")
+    assert (len(calls(lower_trm(config, one_device, "cuda"))) == 2) == fused
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("name", some(GPT))
+def test_gpt_on_a_gpu(name: str, one_device: Mesh) -> None:
+    config = GPT[name]
+    found = calls(lower_gpt(config, one_device, "cuda"))
+    half, dropout = config.precision != "float32", config.model.dropout > 0
+    assert gpt_kernel(config) == ("cudnn" if half else "xla")
+    assert len(found) == (2 if half and not dropout else 0)
+
+
+@pytest.mark.usefixtures("tpu")
+@pytest.mark.parametrize("name", some(TRM))
+def test_trm_on_a_tpu(name: str, one_device: Mesh) -> None:
+    """A length of 97 is none for splash."""
+    assert trm_kernel(TRM[name]) == "xla"
+    assert calls(lower_trm(TRM[name], one_device, "tpu")) == {}
+
+
+@pytest.mark.usefixtures("tpu")
+@pytest.mark.parametrize("name", some(GPT))
+def test_gpt_on_a_tpu(name: str, one_device: Mesh) -> None:
+    config = GPT[name]
+    splash = config.model.block_size >= 128
+    assert gpt_kernel(config) == ("splash" if splash else "xla")
+    dropout = config.model.dropout > 0
+    assert bool(calls(lower_gpt(config, one_device, "tpu"))) == (splash and not dropout)
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "sizes"),
+    [
+        ("cpu", 0.0, {}),
+        ("gpu", 0.0, {}),  # AMD
+        ("gpu", 7.5, {}),
+        ("gpu", 9.0, {"precision": "float32"}),
+        ("gpu", 9.0, {"head_dim": 136}),
+    ],
+)
+def test_cudnn_is_refused_where_it_cannot_run(
+    backend: str,
+    capability: float,
+    sizes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(attention, "compute_capability", lambda: capability)
+    case = {"precision": "bfloat16", "length": 97, "head_dim": 64} | sizes
+    assert pick_kernel("auto", **case) == "xla"
+    with pytest.raises(UserError, match="`cudnn` needs an NVIDIA GPU"):
+        pick_kernel("cudnn", **case)
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("head_dim", [20, 64, 128])
+@pytest.mark.parametrize("causal", [False, True])
+def test_odd_lengths_and_any_width_on_a_gpu(causal: bool, head_dim: int) -> None:
+    """A position that is added is masked if others would see it."""
+    shape = jax.ShapeDtypeStruct((2, 97, 8, head_dim), jnp.bfloat16)
+
+    def score(*qkv: jax.Array) -> jax.Array:
+        mixed = attention.attend(*qkv, causal=causal, kernel="cudnn")
+        return jnp.sum(mixed.astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(score, (0, 1, 2))).trace(shape, shape, shape)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert set(calls(program).values()) == {1}
+    masks = re.findall(r"mask_type\\22: \\22(\w+)\\22", program)
+    assert masks == 2 * ["CAUSAL" if causal else "PADDING"]
