@@ -324,6 +324,11 @@ class GPTConfig:
             f"`dropout` must lie in [0, 1): got {self.dropout}.",
         )
 
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.n_embd // self.n_head
+
 
 @dataclass(frozen=True, kw_only=True)
 class TRMConfig:

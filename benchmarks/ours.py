@@ -24,6 +24,7 @@ from gpt.attention import Kernel, pick_kernel
 from gpt.decode import Decoder, generate, row_keys
 from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, flops_per_token
+from gpt.model import cast as cast_gpt
 from gpt.sampling import Sampling
 from gpt.weights import from_named, to_named
 from train import gpt as train_gpt
@@ -31,7 +32,7 @@ from train import trm as train_trm
 from train.gradients import StepConfig
 from train.mesh import AXES, global_batch, make_mesh
 from train.objective import Metrics, Objective
-from train.optim import Optimizer, make_optimizer, nanogpt_cosine
+from train.optim import Optimizer
 from train.state import TrainState, abstract_state, make_init, state_shardings
 from train.step import make_train_step
 from trm.layers import swiglu_width
@@ -83,11 +84,13 @@ def make_recipe(
         length = config.model.block_size
         slices = -(-size // devices // config.microbatch_size)
         objective = train_gpt.make_objective(config.model.loss_chunk)
-        rate = nanogpt_cosine(optim.lr, optim.warmup, config.max_iters, optim.min_ratio)
-        optimizer = make_optimizer(optim, rate)
+        optimizer = train_gpt.make_gpt_optimizer(config)
         batches = texts(config, tokens)
     kernel = kernel or pick_kernel(
-        config.model.attention, precision=config.precision, length=length
+        config.model.attention,
+        precision=config.precision,
+        length=length,
+        head_dim=config.model.head_dim,
     )
     step_config = StepConfig(
         batch_size=size,
@@ -100,7 +103,9 @@ def make_recipe(
         model, table = build(config, tokens, kernel)
         return load(model), table
 
-    carry = lambda model: objective.init_carry(step_config.cast(model), size)
+    carry = lambda model: objective.init_carry(
+        objective.cast(model, step_config.dtype), size
+    )
     return Recipe(
         objective=objective,
         optimizer=optimizer,
@@ -291,7 +296,7 @@ class Generation:
 
     def __init__(self, case: Writing, model: GPT):
         self.case, self.top_k = case, 1
-        self._decoder = Decoder(jax.tree.map(lambda a: a.astype(case.precision), model))
+        self._decoder = Decoder(cast_gpt(model, jnp.dtype(case.precision)))
         self.new = np.zeros((case.batch_size, 0), np.int32)
 
     def prepare(self, steps: int) -> None:

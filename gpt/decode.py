@@ -105,7 +105,7 @@ class Decoder(eqx.Module):
             key, value = (jnp.pad(_rows(a), room) for a in kept)
             keys.append(key)
             values.append(value)
-        return self.norm(x), Cache(tuple(keys), tuple(values))
+        return self.norm(x).astype(self.dtype), Cache(tuple(keys), tuple(values))
 
     def decode(
         self, cache: Cache, token: Int[Array, " batch"], position: Int[Array, ""]
@@ -123,7 +123,8 @@ class Decoder(eqx.Module):
             x, (key, value) = block(x, partial(_extend, *memory, position))
             keys.append(key)
             values.append(value)
-        return self.logits(self.norm(x)[:, 0]), Cache(tuple(keys), tuple(values))
+        last = self.norm(x)[:, 0].astype(self.dtype)
+        return self.logits(last), Cache(tuple(keys), tuple(values))
 
     def logits(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch vocab"]:
         """Logits of the next token in float32, from what the head reads."""

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Int32
@@ -44,6 +45,7 @@ from configs import (
 from data.folder import require_memory
 from data.text.tokenizer import GPT2, Tokenizer
 from gpt.decode import Decoder, generate, row_keys
+from gpt.model import cast
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
 from train.devices import start
@@ -164,7 +166,7 @@ def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
     precision = settings.precision
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return Decoder(jax.tree.map(lambda a: a.astype(precision), model)), tokenizer
+    return Decoder(cast(model, jnp.dtype(precision))), tokenizer
 
 
 def read_prompt(prompt: str) -> str:

@@ -34,7 +34,7 @@ from train.job import Evaluator, Job, run_job
 from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
-from train.optim import make_optimizer, nanogpt_cosine
+from train.optim import Optimizer, make_optimizer, nanogpt_cosine
 from train.report import throughput
 from train.run_dir import Sizes, resumed_config
 from train.state import make_init
@@ -64,18 +64,12 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         seed=config.seed,
         accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
     )
-    schedule = nanogpt_cosine(
-        config.optim.lr,
-        config.optim.warmup,
-        config.lr_decay_iters or config.max_iters,
-        config.optim.min_ratio,
-    )
-    optimizer = make_optimizer(config.optim, schedule)
+    optimizer = make_gpt_optimizer(config)
     kernel = pick_kernel(
         shape.attention,
         precision=config.precision,
         length=shape.block_size,
-        head_dim=shape.n_embd // shape.n_head,
+        head_dim=shape.head_dim,
     )
     fresh = partial(build, config, sizes, kernel)
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
@@ -136,6 +130,14 @@ def make_objective(loss_chunk: int) -> Objective:
         loss=partial(next_token_loss, chunk=loss_chunk),
         evaluate=partial(evaluate, chunk=loss_chunk),
     )
+
+
+def make_gpt_optimizer(config: TrainGPT) -> Optimizer:
+    """The optimizer of a run."""
+    optim = config.optim
+    updates = config.lr_decay_iters or config.max_iters
+    rate = nanogpt_cosine(optim.lr, optim.warmup, updates, optim.min_ratio)
+    return make_optimizer(optim, rate)
 
 
 def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:

@@ -233,7 +233,7 @@ def evaluate_run(
             job.pretrained is not None or folder is None,
             f"An evaluation needs a checkpoint: there is none in `{folder}`. Name the "
             "directory of a run with `--config.run-dir`, or weights with "
-            "`--config.init-from` (a GPT). Without either, fresh weights are evaluated.",
+            "`--config.init-from` (a GPT); without either, fresh ones are evaluated.",
         )
         state = first_state(job, abstract)
         found = state.evaluated, state.table, 0

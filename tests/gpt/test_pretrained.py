@@ -208,8 +208,8 @@ def test_weights_of_a_folder_must_be_finite(folder: Path, kind: type) -> None:
 
 
 def test_more_blocks_than_weights(folder: Path) -> None:
-    change(folder, n_layer=1 << 20)
-    with pytest.raises(UserError, match=r"must be those of 1,048,576 blocks"):
+    change(folder, n_layer=1 << 16)
+    with pytest.raises(UserError, match=r"must be those of 65,536 blocks"):
         read_pretrained(str(folder), WANTED).load("xla")
 
 
