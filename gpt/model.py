@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from configs import GPTConfig, require
 from gpt.attention import Kernel, attend
 from gpt.layers import Embedding, LayerNorm, Linear, Stacked, dropout, normal
-from gpt.primitives import gelu
+from gpt.primitives import gelu, gelu_tanh
 
 Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
 """How positions exchange information: `query, key, value -> mixed, kept`."""
@@ -70,7 +70,7 @@ class Block(eqx.Module):
         mixed = self.attention_out(mixed.reshape(x.shape))
         x = x + dropout(mixed, self.dropout, first)
         wide = self.up(self.mlp_norm(x))
-        hidden = gelu(wide) if self.activation == "gelu" else jax.nn.gelu(wide)
+        hidden = gelu(wide) if self.activation == "gelu" else gelu_tanh(wide)
         return x + dropout(self.down(hidden), self.dropout, second), kept
 
 

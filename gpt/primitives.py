@@ -123,14 +123,15 @@ _project_columns.defvjp(_project_columns_forward, _project_columns_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """`x` times the probability that a unit normal is below it.
+    """`x` times the probability that a unit normal is below it, in float32.
 
     The gradient is written out: JAX's own keeps more, goes over the values more often,
     and through erfc, which takes longer.
 
     Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
     """
-    return x * _below(x)
+    wide = x.astype(jnp.float32)
+    return (wide * _below(wide)).astype(x.dtype)
 
 
 def _below(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
@@ -138,16 +139,23 @@ def _below(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
-    return x * _below(x), x
+    return gelu(x), x
 
 
 def _gelu_backward(x: Array, grad: Array) -> tuple[Array]:
-    x = jax.lax.optimization_barrier(x)  # else the forward's erf is kept as well
-    density = jnp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
-    return (grad * (_below(x) + x * density),)
+    barred = jax.lax.optimization_barrier(x)  # else the forward's erf is kept as well
+    wide = barred.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
+    slope = _below(wide) + wide * density
+    return ((grad * slope).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def gelu_tanh(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """The approximation of `gelu` by a hyperbolic tangent, in float32."""
+    return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

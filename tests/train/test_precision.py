@@ -1,0 +1,150 @@
+"""What is summed in float32 although a model computes in 16 bits."""
+
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+import gpt.model
+import trm.model
+from configs import GPTConfig
+from data.text.dataset import Tokens
+from gpt.build import build_gpt
+from gpt.layers import Linear
+from tests import tiny
+from train import gpt as train_gpt
+from train.gradients import StepConfig, make_gradients
+from train.state import make_init
+from trm.layers import Network
+from trm.recursion import deep_recursion
+from trm.variants.two_latent import TwoLatent
+
+HALF = jnp.dtype("bfloat16")
+
+
+def errors(found: PyTree, exact: PyTree) -> dict[str, float]:
+    """The norm of the difference of each array, over the norm of the exact one."""
+    leaves = zip(jax.tree.leaves_with_path(found), jax.tree.leaves(exact), strict=True)
+    norm = lambda a: np.linalg.norm(np.asarray(a, np.float64))
+    return {
+        jax.tree_util.keystr(path): norm(np.float64(a) - np.float64(b)) / norm(b)
+        for (path, a), b in leaves
+    }
+
+
+class Untied(eqx.Module):
+    """Copies of a network, of which the calls of a cycle take one each."""
+
+    copies: tuple[Network, ...]
+    calls: list[int] = eqx.field(static=True)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        self.calls.append(len(self.calls) % len(self.copies))
+        return self.copies[self.calls[-1]](x)
+
+
+@pytest.mark.parametrize("mixer", ["attention", "mlp"])
+def test_gradients_of_all_uses_of_a_weight_add_up_in_float32(mixer: str) -> None:
+    """They are the sum of the gradients of copies, one a use."""
+    positions = "rope" if mixer == "attention" else "none"
+    config = replace(tiny.MODEL, mixer=mixer, positions=positions, L_cycles=6)
+    model = trm.model.cast(tiny.model(config), HALF)
+    recursion, length = model.recursion, model.prefix + tiny.SEQ
+    assert isinstance(recursion, TwoLatent)
+    x = jax.random.normal(jax.random.key(5), (length, 16, tiny.MODEL.dim), HALF)
+    latents = (0.5 * x, -x)
+
+    def loss(network: Any) -> jax.Array:
+        variant = eqx.tree_at(lambda r: r.network, recursion, network)
+        y, z = deep_recursion(variant, latents, x, 1)
+        return jnp.sum(jnp.sin(y.astype(jnp.float32)) + jnp.cos(z.astype(jnp.float32)))
+
+    tied = jax.grad(loss)(recursion.network)
+    copies = jax.grad(loss)(Untied((recursion.network,) * 7, [])).copies
+    exact = jax.tree.map(lambda *grads: sum(map(np.float64, grads)), *copies)
+    assert max(errors(tied, exact).values()) < 1e-6
+
+
+def gradients(
+    objective: Any, model: Any, table: Any, batch: Any, precision: Any, mesh: Mesh
+) -> tuple[PyTree, PyTree]:
+    """Of a fresh state's first step: the model's, and the table's rows'."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    config = StepConfig(batch_size=size, precision=precision, seed=0)
+    carry = lambda model: objective.init_carry(
+        objective.cast(model, config.dtype), size
+    )
+    state = make_init(lambda: (model, table), carry, optax.sgd(0.1), ema=False)()
+    made = make_gradients(objective, mesh, config, state, refill=True)
+    grads, (_, rows), _, _ = tiny.gradients(
+        made, state, jax.tree.map(lambda a: jnp.asarray(a)[None], batch)
+    )
+    return grads, rows
+
+
+def test_a_token_that_comes_often_in_a_puzzle(one_device: Mesh) -> None:
+    """The gradient of its vector is a sum of thousands of rows."""
+    config = replace(tiny.MODEL, H_cycles=1, L_cycles=1)
+    model, table = tiny.model(config), jnp.ones((tiny.PUZZLES, config.puzzle_dim))
+    batch = tiny.puzzles(0, 1024)
+    batch.inputs[:, 2:] = 3
+    of = lambda precision: gradients(
+        tiny.objective(), model, table, batch, precision, one_device
+    )[0].embedding.weight[3]
+    assert errors(of("bfloat16"), of("float32"))[""] < 0.02
+
+
+def gpt_case() -> tuple[gpt.model.GPT, Tokens]:
+    config = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64, bias=True)
+    model = build_gpt(config, tokens=20, key=jax.random.key(0))
+    drawn = np.random.default_rng(0).integers(0, 20, (64, 65)).astype(np.int32) ** 2
+    return model, Tokens(drawn[:, :-1] % 20, drawn[:, 1:] % 20)
+
+
+def test_a_gpt_in_16_bits_follows_float32(one_device: Mesh) -> None:
+    """All gradients, biases and vectors too, which are sums over all tokens."""
+    model, batch = gpt_case()
+    objective = train_gpt.make_objective(10**6)
+    half, full = (
+        gradients(objective, model, (), batch, precision, one_device)[0]
+        for precision in ("bfloat16", "float32")
+    )
+    # Softmax does not see the bias of keys: its gradient is rounding.
+    keys = slice(32, 64)
+    hide = lambda grads: eqx.tree_at(
+        lambda g: g.blocks.layers.qkv.bias,
+        grads,
+        grads.blocks.layers.qkv.bias.at[:, keys].set(0.0),
+    )
+    found = errors(hide(half), hide(full))
+    assert max(found.values()) < 0.02, found
+
+
+def test_what_of_a_gpt_is_cast() -> None:
+    """Linear layers; what adds to the stream, or scales it, stays as it is."""
+    model, batch = gpt_case()
+    cast = gpt.model.cast(model, HALF)
+    linear = lambda node: isinstance(node, Linear)
+    nodes = jax.tree.leaves(cast, is_leaf=linear)
+    for node in nodes:
+        types = {leaf.dtype for leaf in jax.tree.leaves(node)}
+        assert types == {HALF if linear(node) else jnp.dtype("float32")}
+    assert sum(map(linear, nodes)) == 4
+    assert cast.hidden(jnp.asarray(batch.inputs)).dtype == HALF
+
+
+def test_what_of_a_trm_is_cast() -> None:
+    """Its latents, so that all is computed in their type; no weight is rounded."""
+    cast = trm.model.cast(tiny.model(), HALF)
+    latents = cast.recursion.init()
+    assert {leaf.dtype for leaf in jax.tree.leaves(latents)} == {HALF}
+    x = cast.embed(jnp.zeros(tiny.SEQ, jnp.int32), jnp.zeros(tiny.MODEL.puzzle_dim))
+    assert x.dtype == HALF
+    assert cast.embedding.weight.dtype == cast.head.weight.dtype == jnp.float32
