@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from configs import TRM_PRESETS, ACTConfig, TrainTRM, require
-from data.puzzles.dataset import PuzzleDataset
+from data.puzzles.dataset import IGNORE, PuzzleDataset
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
 from train.feed import Split, prepare_missing, train_input
@@ -195,6 +195,11 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
         seed=config.seed,
         epochs_per_block=config.data.block,
         rows=train_rows,
+    )
+    require(
+        bool((train.batch(0).labels != IGNORE).any()),
+        "A training puzzle must have a cell to learn: all labels of the first batch "
+        f"of {paths[0]} are ignored. Check `ignore_label_id` of `dataset.json`.",
     )
     test = PuzzleDataset(paths, "test", batch_size=eval_batch, rows=test_rows)
     for name in ("vocab_size", "seq_len", "num_puzzle_identifiers"):

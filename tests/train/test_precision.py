@@ -16,8 +16,8 @@ import gpt.model
 import trm.model
 from configs import GPTConfig
 from data.text.dataset import Tokens
-from gpt.build import build_gpt
 from gpt.layers import Linear
+from gpt.model import build_gpt
 from tests import tiny
 from train import gpt as train_gpt
 from train.gradients import StepConfig, make_gradients

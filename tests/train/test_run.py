@@ -260,6 +260,15 @@ def test_a_bad_dataset(
         ({"mesh.data": 16}, "The mesh must not be larger than the devices"),
         ({"model.dim": 20, "model.heads": 8}, "`heads` must divide `dim`"),
         ({"batch-size": "many"}, "batch-size"),
+        ({"batch-size": 2**31 - 1}, "`batch_size` must be at most 16777216"),
+        ({"batch-size": 1000, "epochs": 1}, "The batches of a run must fill"),
+        ({"epochs": "1e30"}, "A run must have at most 2147483647 steps"),
+        ({"act.max-steps": 2**31 - 1}, "`max_steps` must be at most 65536"),
+        ({"model.expansion": "1e-9"}, "`expansion` must give"),
+        ({"model.expansion": "1e9"}, "`expansion` must give"),
+        ({"optim.warmup": 2**40}, "`warmup` must be at most 2147483647"),
+        ({"seed": 2**63}, "`seed` must lie in 0 .. 4294967295"),
+        ({"data.build": None, "data.paths": "no-such-folder"}, "no-such-folder"),
     ],
 )
 def test_bad_settings(

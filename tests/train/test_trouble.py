@@ -233,6 +233,14 @@ def test_a_finished_run_is_evaluated_and_nothing_else(
     assert new == {folder / "evaluations.jsonl"}
 
 
+def test_devices_that_are_not_there(dataset: Path, tmp_path: Path) -> None:
+    argv = words(dataset, tmp_path / "run")
+    process = runs.start("train.trm", argv, JAX_PLATFORMS="abacus")
+    _, err = finish(process, 2)
+    assert err.startswith("error: The devices must be available")
+    assert len(err.splitlines()) == 1
+
+
 def test_nothing_to_evaluate(dataset: Path, tmp_path: Path) -> None:
     mistyped = words(dataset, tmp_path / "no-such-run")
     _, err = finish(runs.start("train.trm", [*mistyped, "--config.run.eval-only"]), 2)
