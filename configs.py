@@ -81,12 +81,6 @@ def _require_within(name: str, value: int | float, least: int, largest: int) -> 
     require(value <= largest, f"`{name}` must be at most {largest}: got {value}.")
 
 
-def even_parts(total: int, largest: int) -> int:
-    """The fewest equal parts of `total` that are none larger than `largest`."""
-    fewest = -(-total // largest)
-    return next(n for n in range(fewest, total + 1) if total % n == 0)
-
-
 # -- data ------------------------------------------------------------------------------
 
 

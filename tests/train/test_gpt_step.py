@@ -1,7 +1,9 @@
 """A GPT on the shared step: any mesh, slices, dropout, float16."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
+from typing import Any
+from unittest.mock import create_autospec
 
 import equinox as eqx
 import jax
@@ -13,14 +15,16 @@ from jax.sharding import Mesh
 
 from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig
 from data.text.dataset import IGNORE, Tokens
-from gpt.model import build_gpt, crop
+from gpt.model import GPT, build_gpt, crop
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, NonFiniteError
 from train.gpt import make_objective
-from train.gradients import StepConfig, make_gradients
+from train.gradients import StepConfig, accumulate_grads, make_gradients
+from train.loop import PendingMetrics
 from train.mesh import global_batch, make_mesh
 from train.optim import Optimizer, make_tx, matrices, nanogpt_cosine
+from train.report import Report
 from train.state import TrainState, abstract_state, init_state, make_init
 from train.step import make_train_step
 
@@ -97,6 +101,43 @@ def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     assert_close(state.model, expected.model)
 
 
+def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
+    """13 sequences, at most 12 at once: 7 and 6, each gone through once."""
+    del one_device
+    sizes: list[int] = []
+
+    def loss(model: GPT, rows: tuple[()], carry: Tokens, keys: jax.Array) -> Any:
+        jax.debug.callback(lambda: sizes.append(keys.shape[0]))
+        return objective.loss(model, rows, carry, keys)
+
+    objective = make_objective(64)
+    model = build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
+    batch = jax.tree.map(lambda a: jnp.asarray(a[:13]), tokens(0))
+    run = partial(accumulate_grads, replace(objective, loss=loss), 2)
+    grads, _ = jax.jit(run)(
+        model, (), None, batch, jax.random.split(jax.random.key(0), 13)
+    )
+    jax.effects_barrier()
+    assert sorted(sizes) == [6, 7]
+    assert float(grads.weight) == float((batch.targets != IGNORE).sum())
+
+
+@pytest.mark.parametrize(("sizes", "slices"), [((1, 1), 5), ((4, 2), 2)])
+def test_uneven_slices_are_the_whole_batch(sizes: tuple[int, int], slices: int) -> None:
+    """With dropout, which depends on the row alone."""
+    text = jax.tree.map(lambda *a: np.concatenate(a)[:24], tokens(0), tokens(1))
+
+    def gradients(mesh: Mesh, slices: int) -> object:
+        step_config = replace(PLAN, batch_size=24, accumulation=slices)
+        state = init_state(init(replace(CONFIG, dropout=0.3)), mesh)
+        made = make_gradients(make_objective(64), mesh, step_config, state, refill=True)
+        placed = global_batch(mesh, 24, 1)(jax.tree.map(lambda a: a[None], text))
+        grads, _, _, metrics = tiny.gradients(made, state, placed)
+        return jax.device_get((grads, metrics))
+
+    assert_close(gradients(mesh_of(*sizes), slices), gradients(mesh_of(1, 1), 1))
+
+
 @pytest.mark.parametrize("sizes", MESHES)
 def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
     def gradients(mesh: Mesh) -> object:
@@ -149,7 +190,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
     step = make_train_step(
         make_objective(64), optimizer(), one_device, step_config, state
     )
-    before = jax.device_get(state)
+    before = jax.tree.map(np.array, state)  # a copy: the state is donated
     skipped = []
     for t in range(40):
         state, metrics = step(state, batch(one_device, t))
@@ -165,6 +206,77 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
     assert int(state.updates) == 40 - good
     assert float(state.scale.factor) == 2.0 ** (40 - good)
     assert np.isfinite(float(metrics["loss"][0]))
+
+
+def overflowing(model: GPT, token: int) -> GPT:
+    """The model with a unit that is beyond float16 where a token comes, elsewhere 0."""
+    layers = model.blocks.layers
+    first = lambda weight, value: weight.at[:, 0].set(value)
+    return eqx.tree_at(
+        lambda m: (
+            m.embedding.weight,
+            m.blocks.layers.up.weight,
+            m.blocks.layers.down.weight,
+        ),
+        model,
+        (
+            first(50 * model.embedding.weight, -1.0).at[token, 0].set(100.0),
+            layers.up.weight.at[:, :, 0].set(0.0).at[:, 0, 0].set(3e4),
+            first(layers.down.weight, 0.0),
+        ),
+    )
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_float16_survives_an_overflow_of_the_forward_pass(
+    one_device: Mesh, ema: bool
+) -> None:
+    """The batch is skipped: nothing changes, its metrics are empty, others go on."""
+    slow = optimizer(optax.sgd(1e-3))
+    fresh = lambda: build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
+    build = lambda: (overflowing(fresh(), VOCAB - 1), ())
+    make = make_init(build, lambda _: (), slow.tx, ema=ema, scaled=True)
+    state = init_state(make, one_device)
+    state = eqx.tree_at(lambda s: s.scale.factor, state, jnp.array(4.0))
+    step = make_train_step(
+        make_objective(64), slow, one_device, replace(PLAN, precision="float16"), state
+    )
+    report = create_autospec(Report, instance=True)
+    report.rate.return_value = 1.0
+    pending = PendingMetrics(
+        report, create_autospec(Checkpoints, instance=True, newest=None)
+    )
+    for t in range(4):
+        text = tokens(t)
+        inputs = np.minimum(text.inputs, VOCAB - 2)
+        inputs[3, 2] = VOCAB - 1 if t == 2 else 0
+        one = jax.tree.map(
+            lambda a: jnp.asarray(a)[None, None], Tokens(inputs, text[1])
+        )
+        before = jax.tree.map(np.array, state)  # a copy: the state is donated
+        state, metrics = step(state, one)
+        pending.put(t, True, metrics)
+        pending.flush()
+        same = jax.tree.map(np.array_equal, state.model, before.model)
+        assert all(jax.tree.leaves(same)) == (t == 2)
+        assert float(metrics["skipped"][0]) == (t == 2)
+        assert float(metrics["loss"][1] > 0) == (t != 2)
+    assert (int(state.step), int(state.updates)) == (4, 3)
+    assert float(state.scale.factor) == 2.0
+    (said,) = report.say.call_args.args
+    assert "step 2: a float16 number overflowed" in said
+    losses = [call.args[2]["loss"] for call in report.record.call_args_list]
+    assert [loss is None for loss in losses] == [False, False, True, False]
+
+
+def test_float16_that_always_overflows_ends_the_run() -> None:
+    """Once no scale could help."""
+    checkpoints = create_autospec(Checkpoints, instance=True, newest=None)
+    pending = PendingMetrics(create_autospec(Report, instance=True), checkpoints)
+    pair = lambda value: (jnp.float32(value), jnp.ones(()))
+    pending.put(7, False, {"loss_scale": pair(0.5), "skipped": pair(1.0)})
+    with pytest.raises(NonFiniteError, match="overflow in float16"):
+        pending.flush()
 
 
 def test_the_scale_grows_after_many_good_updates() -> None:

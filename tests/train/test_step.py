@@ -19,7 +19,7 @@ from tests.tiny import assert_close, assert_equal
 from train.gradients import make_gradients
 from train.mesh import global_batch, layout, make_mesh, process_rows
 from train.state import TrainState, abstract_state, init_state
-from train.step import make_eval_step, make_train_step
+from train.step import make_eval_step, make_train_step, make_update
 from trm.act import Carry, init_carry
 from trm.objective import row_ids
 
@@ -288,6 +288,24 @@ def test_halted_rows_of_an_episode_do_not_change() -> None:
     assert float(metrics["lm_loss"][1]) == tiny.BATCH // 2
     np.testing.assert_array_equal(row_grads[: tiny.BATCH // 2], 0.0)
     assert (np.abs(row_grads[tiny.BATCH // 2 :]).max(axis=1) > 0).all()
+
+
+def test_the_table_of_an_episode_changes_for_rows_under_way() -> None:
+    """A puzzle that has halted in all rows keeps its row, which does not decay."""
+    mesh, optimizer, objective = mesh_of(1, 1), tiny.optimizer(), tiny.objective()
+    state = init_state(tiny.init(optimizer), mesh)
+    half = np.arange(tiny.BATCH) < tiny.BATCH // 2
+    drawn = tiny.puzzles(0, tiny.BATCH)
+    puzzle = drawn._replace(puzzle_id=np.where(half, [0, 2] * 8, [2, 3] * 8))
+    puzzle = jax.tree.map(lambda a: jnp.asarray(a, jnp.int32), puzzle)
+    carry = objective.refill(state.model, state.carry, puzzle)
+    carry = eqx.tree_at(lambda c: c.halted, carry, jnp.asarray(half))
+    state = eqx.tree_at(lambda s: s.carry, state, carry)
+    update = make_update(objective, optimizer, mesh, tiny.PLAN, state, refill=False)
+    batch = jax.tree.map(lambda a: a[None], puzzle)
+    after, _ = jax.jit(update)(state, batch)
+    changed = np.asarray(after.table != state.table).any(axis=1)
+    np.testing.assert_array_equal(changed, [False, False, True, True, False])
 
 
 def test_bfloat16_keeps_parameters_in_float32() -> None:
