@@ -428,7 +428,8 @@ class ACTConfig:
     """Adaptive computation time: how many supervision steps a puzzle gets."""
 
     max_steps: int = 16
-    """Supervision steps after which a puzzle is let go. N_sup, `halt_max_steps`."""
+    """Supervision steps after which a puzzle is forced to halt. N_sup in the paper,
+    `halt_max_steps` officially."""
 
     exploration: float = 0.1
     """Probability of demanding a random least number of steps, drawn for each row at

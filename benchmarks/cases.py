@@ -27,7 +27,7 @@ def trm_config(
 ) -> TrainTRM:
     """The paper's recipe for Sudoku at its full rate from the first step.
 
-    Without exploration, whose random numbers differ between two codes.
+    Without exploration, whose random numbers differ between two implementations.
     """
     config = TRM_PRESETS["sudoku" if mixer == "mlp" else "sudoku-attention"][1]
     return replace(
@@ -61,8 +61,8 @@ def gpt_config(
 ) -> tuple[TrainGPT, int]:
     """A run of `ORIGINS` and its tokens; a number that is 0 stays as it is there.
 
-    Without dropout, whose random numbers differ between two codes, and at the full rate
-    from the first step.
+    Without dropout, whose random numbers differ between two implementations, and at the
+    full rate from the first step.
     """
     preset, tokens, batch_sizes = ORIGINS[name]
     config, batch_size = GPT_PRESETS[preset][1], batch_size or batch_sizes[kind]

@@ -117,8 +117,8 @@ def _prepare(
         if bench.precision == "float32" and not errors[name] <= settings.tolerance:
             raise SystemExit(
                 f"`{name}` must agree to {settings.tolerance:g} before timing: the "
-                f"codes differ by {errors[name]:.1e} (relative). Compare the two "
-                "models, or raise `--tolerance`."
+                f"implementations differ by {errors[name]:.1e} (relative). Compare the "
+                "two models, or raise `--tolerance`."
             )
     if settings.compile == "yes" or (
         settings.compile == "auto" and bench.kind == "gpu"

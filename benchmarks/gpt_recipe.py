@@ -1,11 +1,11 @@
-"""Train on tiny Shakespeare by both codes: `python -m benchmarks.gpt_recipe`.
+"""Train on tiny Shakespeare by both implementations: `python -m benchmarks.gpt_recipe`.
 
 nanoGPT's recipe for a CPU (4 layers, width 128, 2000 updates), the whole of it: from
 starting Python to the last evaluation and checkpoint. One after the other, each on the
 same core with one thread.
 
 The loss that a run ends with depends on the seed, and is estimated: to compare the two
-codes take several seeds, and many sequences.
+implementations take several seeds, and many sequences.
 
 Examples:
     python -m benchmarks.gpt_recipe --nanogpt ../nanoGPT
@@ -79,14 +79,14 @@ class Settings:
         )
         require(
             self.eval_interval > 0 and STEPS % self.eval_interval == 0,
-            f"`--eval-interval` must divide {STEPS}, where both codes end: got "
-            f"{self.eval_interval}. Use 250, for instance.",
+            f"`--eval-interval` must divide {STEPS}, where both implementations end: "
+            f"got {self.eval_interval}. Use 250, for instance.",
         )
 
 
 @dataclass(frozen=True)
 class Run:
-    """A whole run of one of the codes."""
+    """A whole run of one of the implementations."""
 
     seed: int
     seconds: float

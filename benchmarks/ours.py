@@ -193,7 +193,7 @@ class OurStep:
         return self._outcome(self.state, self._metrics)
 
 
-def _learnt(
+def _learned(
     state: TrainState, beta1: float, named: Callable[[Any], Weights]
 ) -> dict[str, np.ndarray]:
     """The first step's gradients and the weights after it, by others' names."""
@@ -218,7 +218,7 @@ def trm_step(config: TrainTRM, weights: Weights | None) -> OurStep:
             "z_H": np.asarray(y.astype(jnp.float32)),
             "z_L": np.asarray(z.astype(jnp.float32)),
             "table": np.asarray(state.table),
-            **_learnt(state, config.optim.beta1, named),
+            **_learned(state, config.optim.beta1, named),
         }
 
     return OurStep(make_recipe(config, VOCAB, load=load), outcome)
@@ -238,7 +238,7 @@ def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
         return {
             "loss": np.asarray(total / count),
             "norm": np.asarray(metrics["grad_norm"][0]),
-            **_learnt(state, config.optim.beta1, named),
+            **_learned(state, config.optim.beta1, named),
         }
 
     return OurStep(make_recipe(config, tokens, load=load), outcome)

@@ -83,7 +83,7 @@ def loss_and_grads(
     """Gradients of the loss of some rows, in one go, and the next carry.
 
     Args:
-        objective: what is learnt.
+        objective: what is to be learned.
         model: whole, and cast.
         table: the puzzle table, or ().
         loss_scale: what the mean loss is multiplied by while differentiating, and the
@@ -169,7 +169,7 @@ def make_gradients(
     """The gradients of one update, by all devices.
 
     Args:
-        objective: what is learnt.
+        objective: what is to be learned.
         mesh: the devices.
         config: slices, supervision steps, precision, seed.
         state: shapes of the state, for its layout.

@@ -122,7 +122,7 @@ def make_train_step(
     """The train step, `state, batch -> state, metrics`.
 
     Args:
-        objective: what is learnt.
+        objective: what is to be learned.
         optimizer: how parameters change.
         mesh: the devices.
         config: slices, supervision steps, precision, seed.
@@ -176,7 +176,7 @@ def make_eval_step(
     """The compiled evaluation, `model, table, batch -> metrics, predictions`.
 
     Args:
-        objective: what is learnt.
+        objective: what is to be learned.
         mesh: the devices.
         config: its batch size and precision.
         model: a model, or its shapes.

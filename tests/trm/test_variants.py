@@ -92,7 +92,7 @@ def test_every_trained_weight_gets_gradient(config: TRMConfig) -> None:
 
 @every
 @pytest.mark.slow
-def test_four_puzzles_are_learnt_by_heart(config: TRMConfig) -> None:
+def test_four_puzzles_are_memorised(config: TRMConfig) -> None:
     """And so recursion, halting and refill work together."""
     act = ACTConfig(max_steps=3, exploration=0.1, loss="softmax")
     objective, model = (
