@@ -132,6 +132,11 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
         run_dir.write_config()
         with closing(open_report(job, config, run_dir, done)) as report:
             report.say(_opening(job, run_dir.folder, state, restored is not None))
+            if run_dir.new_length:
+                report.say(
+                    f"The run has another length ({run_dir.new_length}): from here its "
+                    "learning rate follows the schedule of the new one."
+                )
             loop = Loop(
                 step=make_train_step(
                     job.objective,

@@ -120,6 +120,7 @@ class RunDir:
     Attributes:
         folder: the directory.
         recorded: what `config.json` says of the data and the code.
+        new_length: how the length of a continued run has changed; empty if not.
     """
 
     def __init__(self, config: Any, preset: str, recorded: dict[str, Any]):
@@ -147,6 +148,7 @@ class RunDir:
         started = time.strftime("%Y%m%d-%H%M%S")
         self.folder = Path(config.run_dir or f"runs/{preset}-{started}")
         self._lock: TextIO | None = None
+        self.new_length = ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
@@ -195,6 +197,9 @@ class RunDir:
             old: what `config.json` or a checkpoint says; nothing of the first version.
         """
         changed = differences(without_record(old), self._new) if old else []
+        for name in old.keys() & {"epochs", "max_iters"}:
+            if old[name] != self._new[name]:
+                self.new_length = f"{name}: {old[name]} -> {self._new[name]}"
         require(
             not changed,
             f"`{self.folder}` holds a run of another configuration: "

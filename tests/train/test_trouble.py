@@ -233,6 +233,23 @@ def test_a_finished_run_is_evaluated_and_nothing_else(
     assert new == {folder / "evaluations.jsonl"}
 
 
+def test_a_longer_run_goes_on_from_a_complete_one(
+    complete: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """At the same path or another, and says that the schedule changes."""
+    folder = Path(shutil.copytree(complete, tmp_path / "run"))
+    moved = Path(shutil.copytree(dataset, tmp_path / "moved"))
+    more = {"data.paths": moved, "epochs": 14, "accumulation": 2}
+    out, err = finish(start(dataset, folder, **more))
+    assert "Going on from step 96" in out
+    assert "another length (epochs: 12.0 -> 14.0)" in out
+    assert err == ""
+    assert metrics(folder)[: len(metrics(complete))] == metrics(complete)
+    assert last_step(folder) == 112
+    _, err = finish(start(dataset, folder), 2)
+    assert "A run cannot be shorter than it is" in err
+
+
 def test_devices_that_are_not_there(dataset: Path, tmp_path: Path) -> None:
     argv = words(dataset, tmp_path / "run")
     process = runs.start("train.trm", argv, JAX_PLATFORMS="abacus")
