@@ -161,9 +161,9 @@ def test_the_others_wait_for_a_dataset(tmp_path: Path) -> None:
     patch = (
         "import time\n"
         "make = feed.prepare\n"
-        "def slowly(*arguments):\n"
+        "def slowly(*arguments, **options):\n"
         "    time.sleep(40)\n"
-        "    make(*arguments)\n"
+        "    make(*arguments, **options)\n"
         "feed.prepare = slowly\n"
     )
     (out, _), _ = ends(both(where | {"batch-size": 64}, (patch, "")), 0)
