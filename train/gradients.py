@@ -1,7 +1,7 @@
 """The gradient of one update: where grad meets `shard_map`.
 
-Each device gathers the parameters in the compute type, works on its own rows of the
-batch without any communication, and reduces its gradients once.
+Each device gathers the parameters, cast as the objective says, works on its own rows of
+the batch without any communication, and reduces its gradients once.
 """
 
 import contextlib

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpt.attention import Kernel, attend
 from gpt.layers import truncated_normal
-from gpt.primitives import project, project_columns
+from gpt.primitives import gated, project, project_columns
 
 
 def rms_norm(
@@ -75,14 +75,14 @@ class SwiGLU(eqx.Module):
 
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
         gate, up = jnp.split(project(x, self.gate_up), 2, axis=-1)
-        return project(jax.nn.silu(gate) * up, self.down)
+        return project(gated(gate, up), self.down)
 
     def over_first_axis(
         self, x: Float[Array, " width *axes"]
     ) -> Float[Array, " width *axes"]:
         """The same layer along the first axis instead of the last."""
         gate, up = jnp.split(project_columns(x, self.gate_up), 2, axis=0)
-        return project_columns(jax.nn.silu(gate) * up, self.down)
+        return project_columns(gated(gate, up), self.down)
 
 
 class AbstractMixer(eqx.Module):

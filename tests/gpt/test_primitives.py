@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gpt.primitives import gelu, normalize, project
+from gpt.primitives import gated, gelu, normalize, project, project_columns
 from tests.tiny import assert_close
 
 
@@ -33,6 +33,12 @@ def test_gelu() -> None:
     assert_close(pull(gelu, x), pull(plain, x), 1e-6)
 
 
+def test_gated() -> None:
+    gate, up = normal(7, 5, 30), normal(8, 5, 30)
+    plain = lambda gate, up: gate / (1.0 + jnp.exp(-gate)) * up
+    assert_close(pull(gated, 4 * gate, up), pull(plain, 4 * gate, up), 1e-6)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_normalize(scale: float) -> None:
     """Where the epsilon counts, too."""
@@ -56,6 +62,28 @@ def test_project(rows: int, inputs: int, outputs: int) -> None:
     assert_close(pull(project, x, weight), pull(jnp.matmul, x, weight), 1e-6)
 
 
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES)
+def test_project_columns(rows: int, inputs: int, outputs: int) -> None:
+    x, weight = normal(2, inputs, 2, rows // 2), normal(3, inputs, outputs)
+    plain = lambda x, weight: jnp.einsum("irs,io->ors", x, weight)
+    assert_close(pull(project_columns, x, weight), pull(plain, x, weight), 1e-6)
+
+
+@pytest.mark.parametrize("function", [project, project_columns])
+def test_products_are_in_the_narrower_type(function: Callable[..., Any]) -> None:
+    """Each gradient is of the type of its argument; a wide weight's is not rounded."""
+    x, weight = normal(2, 16, 16), normal(3, 16, 16)
+    half = lambda a: a.astype(jnp.bfloat16)
+    for a, b in ((half(x), weight), (x, half(weight))):
+        assert function(a, b).dtype == jnp.bfloat16
+        found = jax.grad(lambda *ab: jnp.sum(function(*ab)), (0, 1))(a, b)
+        assert [g.dtype for g in found] == [a.dtype, b.dtype]
+    score = lambda x, weight: jnp.sum(function(x, weight).astype(jnp.float32))
+    weight_grad = jax.grad(score, 1)(half(x), weight)
+    exact = jax.grad(score, 1)(half(x).astype(jnp.float32), weight)
+    assert_close(weight_grad, exact, 1e-6)
+
+
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SIZES[:2])
 def test_project_of_stacked_weights(rows: int, inputs: int, outputs: int) -> None:
     x, weights = normal(4, 3, rows, inputs), normal(5, 3, inputs, outputs)
@@ -65,7 +93,13 @@ def test_project_of_stacked_weights(rows: int, inputs: int, outputs: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("function", "shapes"), [(gelu, [(99,)]), (project, [(24, 8), (8, 4)])]
+    ("function", "shapes"),
+    [
+        (gelu, [(99,)]),
+        (gated, [(99,), (99,)]),
+        (project, [(24, 8), (8, 4)]),
+        (project_columns, [(8, 24), (8, 4)]),
+    ],
 )
 def test_gradients_in_16_bits(
     function: Callable[..., Any], shapes: list[tuple[int, ...]]
