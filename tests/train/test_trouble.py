@@ -58,7 +58,7 @@ def test_a_signal_before_the_first_step_ends_it_at_once(
     process.send_signal(number)
     since = time.monotonic()
     _, err = process.communicate(timeout=60)
-    assert time.monotonic() - since < 2.0
+    assert time.monotonic() - since < 5.0
     assert process.returncode in (-number, 128 + number)
     assert "Traceback" not in err or after == 0.3  # Python itself was starting
 
@@ -82,7 +82,7 @@ def slowly(*arguments):
     from dataclasses import replace
     split, = splits(*arguments)
     def batch(index):
-        time.sleep(3)
+        time.sleep(10)
         return split.batch(index)
     return [replace(split, batches=2 * split.batches, batch=lambda i: batch(i % 2))]
 trm.test_splits = slowly
@@ -109,7 +109,7 @@ def test_an_evaluation_is_left_and_made_up_for(
     process.send_signal(signal.SIGTERM)
     since = time.monotonic()
     out, _ = finish(process, 143)
-    assert time.monotonic() - since < 8, "less than the four batches take"
+    assert time.monotonic() - since < 30, "less than the four batches take"
     assert "Stopped at step 24, which is saved" in out
     finish(start(dataset, folder))
     assert metrics(folder) == metrics(complete)
