@@ -264,7 +264,11 @@ def test_chaotic_case() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["trajectory_attention", "trajectory_mlp"])
 def test_trajectory(name: str, one_device: Mesh) -> None:
-    """A hundred updates on 4x4 Sudoku: the smoothed loss within 2 %."""
+    """A hundred updates on 4x4 Sudoku: the smoothed loss within 2 %.
+
+    That of the token MLP within 4 %: it is chaotic (see `test_chaotic_case`), and how
+    LLVM orders the same sums moves it by 2 to 3 % after 70 updates.
+    """
     golden = Golden(name)
     state = golden.state()
     step = make_train_step(
@@ -282,4 +286,6 @@ def test_trajectory(name: str, one_device: Mesh) -> None:
     smooth = lambda values: np.convolve(values, np.ones(10) / 10, "valid")
     ours, theirs = smooth(losses), smooth(golden.arrays["log/lm_loss"])
     assert theirs[-1] < 0.9 * theirs[0]
-    np.testing.assert_allclose(ours, theirs, rtol=0.02)
+    tolerance = 0.04 if golden.options["mlp_t"] else 0.02
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance)
+    np.testing.assert_allclose(ours[:60], theirs[:60], rtol=0.02)
