@@ -44,7 +44,7 @@ def test_metadata_keeps_other_keys_apart(write_dataset):
         ({"blank_identifier_id": 100}, "`blank_identifier_id` is 100, with"),
         ({"vocab_size": 2**31}, "`vocab_size` is 2147483648"),
         ({"sets": ["../train/all"]}, "`sets` is "),
-        ({"sets": ["/tmp/all"]}, "`sets` is "),
+        ({"sets": ["/elsewhere/all"]}, "`sets` is "),
         ({"sets": ["..\\all"]}, "`sets` is "),
         ({"sets": ["all", "all"]}, "`sets` is "),
     ],
