@@ -106,8 +106,8 @@ def infer(
         default = None
     arch, notes = options.get("arch") or {}, []
 
-    def tell(name: str, official: str, usual: Any) -> Any:
-        """A setting as given, or as the options say, or a default and a note of it."""
+    def tell(name: str, official: str, usual: Any, used: bool = True) -> Any:
+        """A setting as given, or as the options say, or a default; a note if used."""
         for value in (getattr(given, name), arch.get(official)):
             if value is not None:
                 require(
@@ -117,12 +117,13 @@ def infer(
                 )
                 return value
         value = usual if default is None else getattr(default, name)
-        notes.append(f"{name}={value}")
+        if used:
+            notes.append(f"{name}={value}")
         return value
 
     prefix = _fixed_prefix(variant, puzzle_dim, dim)
-    if prefix is None and given.seq is not None and length is not None:
-        prefix = length - given.seq
+    if prefix is None and length is not None and given.seq is not None:
+        prefix = given.prefix or length - given.seq
     if prefix is None:
         least = -(-puzzle_dim // dim)
         prefix = tell("prefix", "puzzle_emb_len", _usual_prefix(length, least))
@@ -140,27 +141,26 @@ def infer(
             f"got `{positions}`, and the checkpoint has no such weights. Use a "
             "checkpoint of the official code.",
         )
-    heads = tell("heads", "num_heads", 8) if mixer == "attention" else 8
-    H_cycles = L_cycles = 1
-    if variant != "transformer":
-        usual = (2, 2) if variant == "hrm" else (3, 4 if seq == 900 else 6)
-        H_cycles = tell("H_cycles", "H_cycles", usual[0])
-        L_cycles = tell("L_cycles", "L_cycles", usual[1])
+    cycles = {"hrm": (2, 2), "transformer": (1, 1)}
+    T, n = cycles.get(variant, (3, 4 if seq == 900 else 6))
+    recursive = variant != "transformer"
     config = TRMConfig(
         variant=variant,
         mixer=mixer,
         positions=positions,
         dim=dim,
-        heads=heads,
-        expansion=_expansion(shapes, level, dim, length, arch.get("expansion", 4.0)),
+        heads=tell("heads", "num_heads", 8, mixer == "attention"),
+        expansion=_expansion(
+            shapes, level, dim, length, _number(arch, "expansion", 4.0)
+        ),
         layers=_layers(shapes, level),
         H_layers=_layers(shapes, "H_level") if variant == "hrm" else None,
-        H_cycles=H_cycles,
-        L_cycles=L_cycles,
+        H_cycles=tell("H_cycles", "H_cycles", T, recursive),
+        L_cycles=tell("L_cycles", "L_cycles", n, recursive),
         prefix=prefix,
         puzzle_dim=puzzle_dim,
-        rope_theta=float(arch.get("rope_theta", 10000.0)),
-        norm_eps=float(arch.get("rms_norm_eps", 1e-5)),
+        rope_theta=_number(arch, "rope_theta", 10000.0),
+        norm_eps=_number(arch, "rms_norm_eps", 1e-5),
     )
     return Official(
         weights=weights,
@@ -197,6 +197,16 @@ def _variant(names: Mapping[str, Any]) -> Any:
         f"baseline: it holds {found} (`L_level.layers.*`, `H_level.layers.*`, "
         f"`*_init`). Use a checkpoint of the official code."
     )
+
+
+def _number(arch: Mapping[str, Any], name: str, usual: float) -> float:
+    """An option that is a number."""
+    value = arch.get(name, usual)
+    require(
+        isinstance(value, int | float),
+        f"`{name}` must be a number: got {value!r}. Repair `all_config.yaml`.",
+    )
+    return float(value)
 
 
 def _layers(names: Mapping[str, Any], level: str) -> int:
@@ -278,7 +288,7 @@ def _expansion(
             widths[width] = shape[1]
     least = max((1.5 * (w - 256) / width for width, w in widths.items()), default=0)
     most = min((1.5 * w / width for width, w in widths.items()), default=4.0)
-    for value in (float(told), float(math.floor(least) + 1), most):
+    for value in (told, float(math.floor(least) + 1), most):
         if value > 0 and all(
             swiglu_width(width, value) == inner for width, inner in widths.items()
         ):
