@@ -70,10 +70,22 @@ def write_official(
     file: str = "step_6.safetensors",
     style: str = STYLES[0],
     narrow: bool = False,
+    before: bool = False,
 ) -> Path:
-    """A checkpoint of a case with its `all_config.yaml`, in a folder of their own."""
+    """A checkpoint of a case with its `all_config.yaml`, in a folder of their own.
+
+    Args:
+        folder: of both.
+        golden: the case.
+        file: name of the checkpoint.
+        style: what all names begin with.
+        narrow: whether fresh latents are in bfloat16.
+        before: whether it is of the weights before the first update.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = weights_of(golden, style)
+    if before:
+        weights = {style + n: a for n, a in golden.tree("weights").items()}
     write_state_dict(rounded(weights) if narrow else weights, folder / file)
     (folder / "all_config.yaml").write_text(yaml.safe_dump(options_of(golden)))
     return folder / file

@@ -88,7 +88,7 @@ def find(source: str) -> tuple[Path, Path | None]:
         return path, _beside(path)
     parts = _HUB.fullmatch(source)
     require(
-        parts is not None and PurePosixPath(source).parts[0] not in (".", ".."),
+        parts is not None and not {".", ".."} & set(source.split("/")),
         "An official checkpoint must be a file, a folder with one, or a model of the "
         f"Hugging Face hub as `owner/name`: there is no `{source}`. Check the path or "
         "name.",

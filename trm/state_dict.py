@@ -6,6 +6,7 @@ PyTorch's are read by its reader of plain data (`weights_only`), which runs no c
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -93,7 +94,8 @@ def write_state_dict(weights: StateDict, path: Path) -> None:
             "another `--out`."
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def brief(error: BaseException) -> str:
@@ -103,7 +105,7 @@ def brief(error: BaseException) -> str:
 
 def _save_safetensors(weights: StateDict, path: Path) -> None:
     # `save_file` writes the memory of an array as it lies.
-    plain = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    plain = {name: np.array(array, order="C") for name, array in weights.items()}
     save_file(plain, path, metadata={"format": "pt"})
 
 
