@@ -141,11 +141,17 @@ def all_config(config: TrainTRM) -> dict[str, Any]:
         **official(_PLAIN, config),
         **official(_OPTIM, config.optim),
         **official(_TABLE, config.table),
-        "eval_interval": config.eval.epochs,
+        "epochs": _whole(config.epochs),
+        "eval_interval": _whole(config.eval.epochs),
         "ema": config.optim.ema > 0,
         "ema_rate": config.optim.ema or 0.999,
         "freeze_weights": config.freeze,
     }
+
+
+def _whole(epochs: float) -> int | float:
+    """Epochs as the official code takes them, without a decimal point."""
+    return int(epochs) if epochs == int(epochs) else epochs
 
 
 def write_all_config(config: TrainTRM, path: Path) -> None:

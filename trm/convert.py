@@ -21,7 +21,6 @@ if __name__ == "__main__":
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,10 +38,10 @@ from train.adopt import adopt
 from train.devices import start
 from train.run_dir import load_run, recorded_run
 from train.state import TrainState
-from train.trm import build, make_trm_init, make_trm_optimizer
+from train.trm import make_trm_init, make_trm_optimizer
 from trm.all_config import FILE, train_config, write_all_config
 from trm.official import Given, Official
-from trm.pretrained import first_weights, read_official, step_of
+from trm.pretrained import build_official, read_official, step_of
 from trm.state_dict import write_state_dict
 from trm.weights import PREFIX, TABLE, to_official
 
@@ -123,8 +122,7 @@ def import_run(
         out: the directory.
     """
     sizes = {"vocab": official.vocab, "seq": official.seq, "puzzles": puzzles}
-    like = jax.eval_shape(partial(build, config, sizes))
-    make = lambda: first_weights(official, like, config)
+    make = lambda: build_official(official, config, puzzles)
     optimizer = make_trm_optimizer(config, 1)
     state = at_step(make_trm_init(config, sizes, optimizer, make)(), step)
     kinds = {name: array.dtype.name for name, array in official.weights.items()}

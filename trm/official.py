@@ -101,6 +101,13 @@ def infer(
     level = "H_level" if variant == "transformer" else "L_level"
     mixer = "mlp" if any(".mlp_t." in name for name in shapes) else "attention"
     puzzle_dim = shapes.get(TABLE, (0, 0))[1]
+    for name in (name for name in shapes if name.endswith("self_attn.o_proj.weight")):
+        require(
+            shapes[name][-1] == dim,
+            f"Attention heads must make up the width of {dim}: got `{name}` of shape "
+            f"{shapes[name]}, as with a number of heads that does not divide the width "
+            "(the official baseline has 12 for 512). No such model can be built here.",
+        )
     length = _length(shapes, level)
     if default is not None and (default.variant, default.mixer) != (variant, mixer):
         default = None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Array
 
 from configs import TrainTRM, TRMConfig, UserError, require
 from trm.all_config import FILE, read_all_config
+from trm.build import build_trm
 from trm.model import TRM
 from trm.official import Given, Official, infer
 from trm.state_dict import SUFFIXES, brief, read_state_dict
@@ -68,6 +70,26 @@ def first_weights(
     elif source.puzzles != len(table) and jax.process_index() == 0:
         print(table_note(source.puzzles, len(table)))
     return model, jnp.asarray(table)
+
+
+def build_official(
+    official: Official, config: TrainTRM, puzzles: int | None = None
+) -> tuple[TRM, Array]:
+    """The model of an official checkpoint, and its puzzle table.
+
+    Args:
+        official: as `read_official` gives it.
+        config: of `train_config`.
+        puzzles: rows that the table is to have. None: those that it has.
+
+    Raises:
+        UserError: if the weights are not those of one model.
+    """
+    sizes = {"vocab": official.vocab, "seq": official.seq}
+    build = partial(build_trm, config.model, key=jax.random.key(0), **sizes)
+    rows = (puzzles or official.puzzles, config.model.puzzle_dim)
+    table = jax.ShapeDtypeStruct(rows, jnp.float32)
+    return first_weights(official, (jax.eval_shape(build), table), config)
 
 
 def table_note(stored: int, wanted: int) -> str:
