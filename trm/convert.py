@@ -121,7 +121,7 @@ def import_run(
         step: that the checkpoint is of.
         out: the directory.
     """
-    sizes = {"vocab": official.vocab, "seq": official.seq, "puzzles": puzzles}
+    sizes = official.sizes | {"puzzles": puzzles}
     make = lambda: build_official(official, config, puzzles)
     optimizer = make_trm_optimizer(config, 1)
     state = at_step(make_trm_init(config, sizes, optimizer, make)(), step)

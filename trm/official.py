@@ -54,6 +54,11 @@ class Official:
         """Rows of the puzzle table; 1 without one."""
         return self.weights[TABLE].shape[0] if TABLE in self.weights else 1
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes that otherwise come from the data."""
+        return {"vocab": self.vocab, "seq": self.seq, "puzzles": self.puzzles}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
