@@ -97,11 +97,15 @@ def convert(
     )
     official, path = read_official(source, given)
     config = train_config(official.config, official.options)
-    if data is not None:
-        paths = dataclasses.replace(config.data, paths=(str(data),))
-        config = dataclasses.replace(config, data=paths)
     puzzles = official.puzzles
     if metadata is not None:
+        require(
+            metadata.vocab_size == official.vocab,
+            f"The checkpoint must be for puzzles of {metadata.vocab_size} tokens, as "
+            f"`{data}` has: it is for {official.vocab}. Name another `--data`.",
+        )
+        paths = dataclasses.replace(config.data, paths=(str(data),))
+        config = dataclasses.replace(config, data=paths)
         puzzles = metadata.num_puzzle_identifiers
     for line in describe(official):
         print(line)

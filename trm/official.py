@@ -134,10 +134,11 @@ def infer(
         return value
 
     prefix = _fixed_prefix(variant, puzzle_dim, dim)
+    least = -(-puzzle_dim // dim)
     if prefix is None and length is not None and given.seq is not None:
-        prefix = given.prefix or length - given.seq
+        left = given.prefix or length - given.seq
+        prefix = left if left >= least else None
     if prefix is None:
-        least = -(-puzzle_dim // dim)
         prefix = tell("prefix", "puzzle_emb_len", _usual_prefix(length, least))
         prefix = prefix or least
     seq = _cells(given.seq, length, prefix, vocab, notes)

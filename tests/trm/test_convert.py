@@ -249,6 +249,16 @@ def test_weights_that_are_no_numbers(
         import_(tmp_path / "step_1.safetensors", tmp_path / "run")
 
 
+def test_a_dataset_of_other_puzzles(tmp_path: Path) -> None:
+    prepare(GeneratedSudoku(size=6, train=4, test=2), tmp_path / "six")
+    path = write_official(tmp_path, Golden("trm_attention"))
+    with pytest.raises(UserError, match=r"puzzles of 8 tokens, .*: it is for 6"):
+        import_(path, tmp_path / "run", "--data", tmp_path / "six")
+    path = write_official(tmp_path / "mlp", Golden("trm_mlp"))
+    with pytest.raises(UserError, match="must be for puzzles of 36 cells: it has 19"):
+        import_(path, tmp_path / "run", "--data", tmp_path / "six")
+
+
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Give one of them"):
         convert.main(["--out", str(tmp_path / "run")])
