@@ -219,10 +219,12 @@ def test_what_nobody_tells_is_said(
 def test_a_checkpoint_of_another_shape(tmp_path: Path) -> None:
     golden = Golden("trm_attention")
     weights = weights_of(golden)
-    weights["L_level.layers.1.self_attn.o_proj.weight"] = np.zeros((32, 30), np.float32)
+    weights["L_level.layers.1.mlp.down_proj.weight"] = np.zeros((32, 99), np.float32)
     path = tmp_path / "step_1.safetensors"
     write_state_dict(weights, path)
-    with pytest.raises(UserError, match=r"o_proj\.weight` must have shape \(32, 32\)"):
+    with pytest.raises(
+        UserError, match=r"down_proj\.weight` must have shape \(32, 256"
+    ):
         import_(path, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "nothing is left of it"
     path.unlink()

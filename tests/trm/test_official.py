@@ -176,6 +176,13 @@ def test_sizes_that_do_not_fit() -> None:
     name = "L_level.layers.0.mlp.down_proj.weight"
     with pytest.raises(UserError, match="that one expansion gives"):
         infer(weights | {name: np.zeros((32, 257), np.float32)}, {})
+    name = "L_level.layers.1.self_attn.o_proj.weight"
+    with pytest.raises(UserError, match="number of heads that does not divide"):
+        infer(
+            weights_of(Golden("trm_attention"))
+            | {name: np.zeros((32, 30), np.float32)},
+            {},
+        )
     name = "embed_tokens.embedding_weight"
     with pytest.raises(UserError, match="must be a matrix"):
         infer(weights | {name: np.zeros(6, np.float32)}, {})
