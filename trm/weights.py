@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import TRMConfig, require
+from gpt.layers import truncated_normal
 from trm.model import TRM
 
 PREFIX = "_orig_mod.model.inner."
@@ -109,7 +110,18 @@ def load_official(
         replaced.append(jnp.asarray(_to_ours(value, leaf.shape, turn), leaf.dtype))
     identities = {id(leaf): new for leaf, new in zip(ours, replaced, strict=True)}
     leaves, structure = jax.tree.flatten(model)
-    return jax.tree.unflatten(structure, [identities[id(leaf)] for leaf in leaves])
+    leaves = [identities.get(id(leaf), leaf) for leaf in leaves]
+    return jax.tree.map(_drawn, jax.tree.unflatten(structure, leaves))
+
+
+def _drawn(leaf: Any) -> jax.Array:
+    """A weight, or a fresh latent in place of an abstract one.
+
+    Only latents can be left: those that a variant has, and its checkpoints do not.
+    """
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return truncated_normal(jax.random.key(0), leaf.shape, 1.0)
+    return leaf
 
 
 def split_prefix(
