@@ -40,11 +40,13 @@ def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     with path.open("rb") as file:
         start = file.read(9)
-    if start.startswith(_ZIP) or start.startswith(_PICKLE):
+    # Safetensors: 8 bytes of length, which may look like a pickle, and a JSON object.
+    safe = start[5:] == b"\0\0\0{"
+    if not safe and start.startswith((_ZIP, _PICKLE)):
         stored = _load_torch(path, mmap=start.startswith(_ZIP))
         return _as_arrays(*_find_weights(stored, path), path)
     require(
-        len(start) == 9 and start[8:] == b"{",
+        safe,
         f"A checkpoint must be a file that `torch.save` or safetensors wrote: {path} "
         "is neither. Copy or download it again.",
     )

@@ -49,6 +49,20 @@ def test_turned_arrays_are_written_as_they_read(tmp_path: Path) -> None:
     assert_same(read_state_dict(tmp_path / "a.safetensors")[0], turned)
 
 
+def test_a_length_that_looks_like_a_pickle(tmp_path: Path) -> None:
+    """A header of 0x80 bytes, or so many more that the first byte is the same."""
+    names = ("x" * size for size in range(8, 600, 8))
+    for name in names:
+        path = tmp_path / f"{len(name)}.safetensors"
+        write_state_dict({name: WEIGHTS["a.weight"]}, path)
+        with path.open("rb") as file:
+            first = file.read(1)
+        assert_same(read_state_dict(path)[0], {name: WEIGHTS["a.weight"]})
+        if first == b"\x80":
+            return
+    raise AssertionError("no such length")
+
+
 def test_files_that_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -68,7 +82,7 @@ def test_files_that_cannot_be_written(tmp_path: Path) -> None:
         write_state_dict(WEIGHTS, tmp_path / "there.pt" / "a.safetensors")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"no checkpoint at all"])
+@pytest.mark.parametrize("content", [b"", b"PK", b"no checkpoint at all", b"{" * 20])
 def test_files_of_another_kind(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "step_1").write_bytes(content)
     with pytest.raises(UserError, match=r"`torch\.save` or safetensors wrote"):
@@ -78,7 +92,7 @@ def test_files_of_another_kind(content: bytes, tmp_path: Path) -> None:
 def test_a_truncated_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_state_dict(WEIGHTS, path)
-    for content in (path.read_bytes()[:-3], b"{" * 20):
+    for content in (path.read_bytes()[:-3], path.read_bytes()[:20]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="must be a safetensors file: it is dam"):
             read_state_dict(path)
