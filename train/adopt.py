@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs import RunConfig, TrainGPT, TrainTRM
+from configs import LARGEST, RunConfig, TrainGPT, TrainTRM
 from data.folder import new_folder
 from train.checkpoint import Checkpoints
 from train.run_dir import settings
@@ -18,16 +18,16 @@ def adopt(
     out: Path,
     config: TrainTRM | TrainGPT,
     recorded: Mapping[str, Any],
-    state: TrainState,
+    states: Iterable[TrainState],
 ) -> None:
-    """Write a run directory that holds one checkpoint; it appears when it is complete.
+    """Write a run directory of checkpoints; it appears when it is complete.
 
     Args:
         out: the directory to make.
         config: of the run; its `run_dir` will be `out`.
         recorded: `kind`, `sizes` and what else `config.json` is to say of the weights.
             Without a `data_hash`, any data of these sizes may follow.
-        state: the checkpoint.
+        states: the checkpoints, by ascending step; made when they are wanted.
 
     Raises:
         UserError: if there is something at `out` already.
@@ -38,9 +38,11 @@ def adopt(
     tree = settings(config) | {"recorded": record}
     with new_folder(out) as folder:
         (folder / "config.json").write_text(json.dumps(tree, indent=2) + "\n")
-        checkpoints = Checkpoints(folder / "checkpoints", RunConfig(), settings=tree)
+        keep_all = RunConfig(keep_last=LARGEST)
+        checkpoints = Checkpoints(folder / "checkpoints", keep_all, settings=tree)
         try:
-            checkpoints.save(state)
-            checkpoints.wait()
+            for state in states:
+                checkpoints.save(state)
+                checkpoints.wait()
         finally:
             checkpoints.close()

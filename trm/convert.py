@@ -20,7 +20,7 @@ if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ from train.state import TrainState
 from train.trm import make_trm_init, make_trm_optimizer
 from trm.all_config import FILE, train_config, write_all_config
 from trm.official import Given, Official
-from trm.pretrained import build_official, read_official, step_of
+from trm.pretrained import build_official, find, read_file, step_of
 from trm.state_dict import write_state_dict
 from trm.weights import PREFIX, TABLE, to_official
 
@@ -52,6 +52,7 @@ def convert(
     out: Path,
     run: Annotated[Path | None, tyro.conf.arg(name="to-official")] = None,
     checkpoint: Literal["best", "newest"] = "best",
+    all_steps: bool = False,
     data: Path | None = None,
     seq: int | None = None,
     heads: int | None = None,
@@ -67,7 +68,9 @@ def convert(
         out: run directory to make; of an export, the file (`.safetensors`, else as
             `torch.save` writes it).
         run: the run to export, instead of a `source`.
-        checkpoint: which of the run's checkpoints.
+        checkpoint: which of the run's checkpoints to export.
+        all_steps: import all steps of a folder as checkpoints of one run, not the last
+            alone.
         data: dataset to import for; a puzzle table of another size becomes its mean.
         seq: cells of a puzzle, where neither weights nor `data` tell.
         heads: attention heads, where `all_config.yaml` does not tell; so the next four.
@@ -95,7 +98,8 @@ def convert(
         positions=positions,
         seq=cells,
     )
-    official, path = read_official(source, given)
+    files = find(source, every=all_steps)
+    official = read_file(*files[-1], given)
     config = train_config(official.config, official.options)
     puzzles = official.puzzles
     if metadata is not None:
@@ -109,37 +113,42 @@ def convert(
         puzzles = metadata.num_puzzle_identifiers
     for line in describe(official):
         print(line)
-    import_run(official, config, puzzles, step_of(path.name) or 0, out)
+    read = lambda: ((step_of(f.name) or 0, read_file(f, c, given)) for f, c in files)
+    import_run(read(), config, official, puzzles, out)
     print(f"Wrote {out}.")
 
 
 def import_run(
-    official: Official, config: TrainTRM, puzzles: int, step: int, out: Path
+    steps: Iterable[tuple[int, Official]],
+    config: TrainTRM,
+    official: Official,
+    puzzles: int,
+    out: Path,
 ) -> None:
-    """Write a run directory with the weights of an official checkpoint.
+    """Write a run directory with the weights of official checkpoints.
 
     Args:
-        official: the weights.
+        steps: their steps and weights, ascending.
         config: of the run.
-        puzzles: rows that its puzzle table is to have.
-        step: that the checkpoint is of.
+        official: one of them.
+        puzzles: rows that the puzzle table is to have.
         out: the directory.
+
+    Raises:
+        UserError: if they are not of one model.
     """
     sizes = official.sizes | {"puzzles": puzzles}
-    make = lambda: build_official(official, config, puzzles)
     optimizer = make_trm_optimizer(config, 1)
-    state = at_step(make_trm_init(config, sizes, optimizer, make)(), step)
+
+    def state(step: int, weights: Official) -> TrainState:
+        make = lambda: build_official(weights, config, puzzles)
+        return at_step(make_trm_init(config, sizes, optimizer, make)(), step)
+
     kinds = {name: array.dtype.name for name, array in official.weights.items()}
-    official_record = {
-        "prefix": official.prefix,
-        "kinds": {name: kind for name, kind in kinds.items() if kind != "float32"},
-    }
-    adopt(
-        out,
-        config,
-        {"kind": "trm", "sizes": sizes, "official": official_record},
-        state,
-    )
+    kept = {name: kind for name, kind in kinds.items() if kind != "float32"}
+    about = {"prefix": official.prefix, "kinds": kept}
+    recorded = {"kind": "trm", "sizes": sizes, "official": about}
+    adopt(out, config, recorded, (state(*found) for found in steps))
 
 
 def at_step(state: TrainState, step: int) -> TrainState:

@@ -32,19 +32,29 @@ def read_official(
 
     Args:
         source: a file; a folder with one; or a model of the hub, `owner/name`, and a
-            file or folder of it after another `/`.
+            file or folder of it after another `/`. Of several steps it is the last.
         given: what is known of it besides.
         default: what a setting that nobody tells is taken for.
 
     Raises:
         UserError: if nothing of the kind is there, it is damaged, or it is no TRM.
     """
-    path, beside = find(source)
+    ((path, beside),) = find(source)
+    return read_file(path, beside, given, default), path
+
+
+def read_file(
+    path: Path,
+    beside: Path | None,
+    given: Given | None = None,
+    default: TRMConfig | None = None,
+) -> Official:
+    """The model of a file of weights, with the `all_config.yaml` beside it."""
     weights, embedded = read_state_dict(path)
     options = read_all_config(beside) if beside else {}
     if not options and isinstance(embedded.get("arch"), dict):
         options = embedded
-    return infer(weights, options, given, default), path
+    return infer(weights, options, given, default)
 
 
 def first_weights(
@@ -100,14 +110,22 @@ def table_note(stored: int, wanted: int) -> str:
     )
 
 
-def find(source: str) -> tuple[Path, Path | None]:
-    """The file of weights, and the `all_config.yaml` beside it."""
+def find(source: str, *, every: bool = False) -> list[tuple[Path, Path | None]]:
+    """The file of weights, and the `all_config.yaml` beside it.
+
+    Args:
+        source: as in `read_official`.
+        every: whether to give all steps of a run, ascending, not the last alone.
+
+    Raises:
+        UserError: if there is none, or several that are no steps of one run.
+    """
     path = Path(source)
     if path.is_file():
-        return path, _beside(path)
+        return [(path, _beside(path))]
     if path.is_dir():
-        path = path / choose([p.name for p in path.iterdir() if p.is_file()], source)
-        return path, _beside(path)
+        names = choose([p.name for p in path.iterdir() if p.is_file()], source)
+        return [(path / n, _beside(path / n)) for n in (names if every else names[-1:])]
     parts = _HUB.fullmatch(source)
     require(
         parts is not None and not {".", ".."} & set(source.split("/")),
@@ -116,11 +134,11 @@ def find(source: str) -> tuple[Path, Path | None]:
         "name.",
     )
     assert parts is not None
-    return _download(parts["model"], (parts["path"] or "").strip("/"))
+    return _download(parts["model"], (parts["path"] or "").strip("/"), every)
 
 
-def choose(names: Sequence[str], where: str) -> str:
-    """The checkpoint among these files: the only one, or the one of the last step.
+def choose(names: Sequence[str], where: str) -> list[str]:
+    """The checkpoint among these files: the only one, or the steps of one run.
 
     Raises:
         UserError: if there is none, or several that are no steps of one run.
@@ -131,16 +149,16 @@ def choose(names: Sequence[str], where: str) -> str:
         f"A checkpoint must be a file such as `step_1000`, `.pt` or `.safetensors`: "
         f"there is none in `{where}`. Check the path or name.",
     )
-    folders = {PurePosixPath(name).parent for name in found}
     if len(found) == 1:
-        return found[0]
+        return found
+    folders = {PurePosixPath(name).parent for name in found}
     steps = {step: name for name in found if (step := step_of(name)) is not None}
     require(
         len(folders) == 1 and len(steps) == len(found),
         f"One checkpoint must be chosen: `{where}` has {', '.join(found[:8])}. Name "
         f"one, as `{where}/{found[0]}`.",
     )
-    return steps[max(steps)]
+    return [steps[step] for step in sorted(steps)]
 
 
 def is_checkpoint(name: str) -> bool:
@@ -163,8 +181,8 @@ def _beside(path: Path) -> Path | None:
     return config if config.is_file() else None
 
 
-def _download(model: str, path: str) -> tuple[Path, Path | None]:
-    """A checkpoint of the hub and its `all_config.yaml`, kept in the hub's cache."""
+def _download(model: str, path: str, every: bool) -> list[tuple[Path, Path | None]]:
+    """Checkpoints of the hub and their `all_config.yaml`, kept in the hub's cache."""
     from huggingface_hub import HfApi, hf_hub_download
 
     def attempt(call: Callable[[], str | list[str]], what: str) -> str | list[str]:
@@ -179,9 +197,11 @@ def _download(model: str, path: str) -> tuple[Path, Path | None]:
 
     files = attempt(lambda: HfApi().list_repo_files(model), "The list of files")
     inside = [f for f in files if not path or f == path or f.startswith(f"{path}/")]
-    chosen = path if path in files else choose(inside, f"{model}/{path}".strip("/"))
+    where = f"{model}/{path}".strip("/")
+    chosen = [path] if path in files else choose(inside, where)
     fetch = lambda name: Path(
         str(attempt(lambda: hf_hub_download(model, name), f"`{name}`"))
     )
-    config = str(PurePosixPath(chosen).with_name(FILE))
-    return fetch(chosen), fetch(config) if config in files else None
+    config = str(PurePosixPath(chosen[0]).with_name(FILE))
+    beside = fetch(config) if config in files else None
+    return [(fetch(name), beside) for name in (chosen if every else chosen[-1:])]

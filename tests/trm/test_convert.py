@@ -1,6 +1,7 @@
 """Official checkpoints into run directories and back, through the command."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -183,6 +184,28 @@ def test_a_run_trained_here_goes_there_and_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_all_steps_of_a_folder(tmp_path: Path) -> None:
+    """More of them than a run keeps by itself, each with its own weights."""
+    golden = Golden("trm_mlp")
+    for step in (9, 10, 200, 1000):
+        path = write_official(tmp_path / "in", golden, f"step_{step}.safetensors")
+    weights = weights_of(golden) | {TABLE: np.ones((7, 32), np.float32)}
+    path = tmp_path / "in" / "step_10.safetensors"
+    path.unlink()
+    write_state_dict(weights, path)
+    assert import_(tmp_path / "in", tmp_path / "one").step == 1000
+    run = import_(tmp_path / "in", tmp_path / "all", "--all-steps")
+    assert run.step == 1000
+    saved = sorted(int(p.name) for p in (tmp_path / "all" / "checkpoints").iterdir())
+    assert saved == [9, 10, 200, 1000]
+    for step in (200, 1000):
+        shutil.rmtree(tmp_path / "all" / "checkpoints" / str(step))
+    run = load_run(tmp_path / "all")
+    assert run.step == 10
+    np.testing.assert_array_equal(run.table, 1.0)
+
+
+@pytest.mark.slow
 def test_another_dataset_gets_the_mean_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,8 +324,8 @@ def test_which_files_are_checkpoints() -> None:
 
 def test_one_checkpoint_of_several() -> None:
     steps = ["step_9", "step_10", "all_config.yaml", "step_10_all_preds.0"]
-    assert choose(steps, "x") == "step_10"
-    assert choose(["model.pt", "README.md"], "x") == "model.pt"
+    assert choose(steps, "x") == ["step_9", "step_10"]
+    assert choose(["model.pt", "README.md"], "x") == ["model.pt"]
     for names in (["a/step_1", "b/step_2"], ["mlp.pt", "attention.pt"]):
         with pytest.raises(UserError, match=f"Name one, as `x/{min(names)}`"):
             choose(names, "x")
@@ -339,8 +362,8 @@ def test_models_of_the_hub(
 
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *_: FILES)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    path, config = find(source)
-    assert asked == files
+    ((path, config),) = find(source)
+    assert sorted(asked) == sorted(files)
     assert path == Path("/cache/me/mine") / files[0]
     assert (config is None) == (len(files) == 1)
     with pytest.raises(UserError, match="Name one, as `me/mine/v1/step_5`"):
