@@ -5,9 +5,11 @@ PyTorch's are read by its reader of plain data (`weights_only`), which runs no c
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeGuard
 
 import jax.numpy as jnp
@@ -140,12 +142,18 @@ def _torch(path: Path) -> Any:
 def _load_torch(path: Path, *, mmap: bool) -> Any:
     torch = _torch(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings(action="ignore"):  # of what then fails
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UnpicklingError as error:
+        raise UserError(
+            f"A checkpoint must hold tensors alone: {path} is damaged, or holds "
+            "objects whose reading would run code, which is never done. Copy or "
+            "download it again, or save its state dict alone."
+        ) from error
     except Exception as error:
         raise UserError(
-            f"A checkpoint must be plain tensors that `torch.save` wrote: PyTorch does "
-            f"not read {path} ({brief(error)}). It is damaged, or holds code, which is "
-            "never run. Copy or download it again."
+            f"A checkpoint must be a file that `torch.save` wrote: {path} is damaged "
+            f"({brief(error).split('. ')[0]}). Copy or download it again."
         ) from error
 
 

@@ -120,7 +120,7 @@ def test_a_truncated_file_of_pytorch(cut: float, tmp_path: Path) -> None:
     write_state_dict({"a": np.ones((50, 50), np.float32)}, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole))])
-    with pytest.raises(UserError, match=r"PyTorch does not read .*step_1"):
+    with pytest.raises(UserError, match=r"step_1 is damaged"):
         read_state_dict(path)
 
 
@@ -150,7 +150,7 @@ def test_code_does_not_run(form: str, tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(code))
     else:
         torch.save({"a": torch.ones(1), "b": code} if form == "inside" else code, path)
-    with pytest.raises(UserError, match="holds code, which is never run"):
+    with pytest.raises(UserError, match="would run code, which is never done"):
         read_state_dict(path)
     assert not code.target.exists()
 
@@ -185,7 +185,6 @@ def test_a_state_dict_beside_other_things(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_state_dict(tmp_path / "both.pth")[0]["a"], 2.0)
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_tensors_that_are_no_arrays(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"a": torch.eye(3).to_sparse()}, tmp_path / "step_1")
