@@ -154,13 +154,51 @@ class GeneratedSudoku:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ARC:
+    """How tasks of the Abstraction and Reasoning Corpus become a dataset."""
+
+    source: str = "kaggle/combined"
+    """Folder of `*_SUBSET_challenges.json` and `*_SUBSET_solutions.json`, also gzipped,
+    or of folders `SUBSET` with one JSON file a task. The official repository has them
+    in this folder."""
+
+    subsets: tuple[str, ...] = ("training", "evaluation", "concept")
+    """Sets of tasks to train on. `subsets`."""
+
+    test: tuple[str, ...] = ("evaluation",)
+    """Those whose test pairs are tested on instead. `test-set-name`."""
+
+    augmentations: int = 1000
+    """Images added to each task, as far as there are so many. Officially `num-aug`."""
+
+    seed: int = 42
+    """Seed of the augmentations and of the order of the tasks. `seed`."""
+
+    processes: int = 2
+    """Processes that make images; the dataset is the same with any number."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in self.test if name not in self.subsets]
+        require(
+            bool(self.test) and not missing,
+            f"`test` must name some of the subsets {', '.join(self.subsets)}: got "
+            f"{', '.join(self.test) or 'none'}.",
+        )
+        require_not_negative(self, "augmentations")
+        require_seed(self.seed)
+        require_processes(self.processes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PuzzleDataConfig:
     """Where the puzzles lie, and how they are made if they are missing."""
 
     paths: tuple[str, ...] = ("datasets/sudoku-extreme-1k-aug-1000",)
     """Directories in the official format; several are merged. `data_paths`."""
 
-    build: SudokuExtreme | GeneratedSudoku | None = field(default_factory=SudokuExtreme)
+    build: SudokuExtreme | GeneratedSudoku | ARC | None = field(
+        default_factory=SudokuExtreme
+    )
     """How to make the first path if it is missing. None: stop if it is missing."""
 
     block: int = 5000
