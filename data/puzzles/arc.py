@@ -14,10 +14,9 @@ where they stand in another subset, too.
 """
 
 import hashlib
-import itertools
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -27,7 +26,7 @@ from jaxtyping import Int
 
 from configs import ARC, LARGEST, require
 from data.folder import check_vacant, new_folder, parallel_map
-from data.puzzles.arc_grid import COLORS, SIDE, VOCAB, name_image
+from data.puzzles.arc_grid import SIDE, VOCAB, name_image
 from data.puzzles.arc_images import Images, draw_images, image_tokens
 from data.puzzles.arc_tasks import Pair, Task, read_subsets
 from data.puzzles.metadata import Metadata
@@ -49,9 +48,7 @@ class Group(NamedTuple):
     """Whether its test pairs are test examples; else they are trained on."""
 
     images: Images
-    """None yet where it is settled which there are."""
-
-    first_id: int = 0
+    first_id: int
     """Identifier of the first image; the others follow."""
 
     def pairs(self, split: str) -> Sequence[Pair]:
@@ -59,6 +56,19 @@ class Group(NamedTuple):
         if split == "test":
             return self.task.test
         return [*self.task.train, *(() if self.tested else self.task.test)]
+
+    def examples(self, split: str) -> int:
+        """How many examples of a split it has."""
+        return self.images.size * len(self.pairs(split))
+
+
+class Place(NamedTuple):
+    """Where the tokens of a group go."""
+
+    split: str
+    group: Group
+    rows: tuple[int, int]
+    """First row in the files, and rows of the whole files."""
 
 
 def build(config: ARC, out: Path) -> None:
@@ -69,44 +79,52 @@ def build(config: ARC, out: Path) -> None:
     """
     check_vacant(out)
     groups = draw_groups(config)
-    splits = {
-        "train": groups,
-        "test": [group for group in groups if group.tested],
-    }
+    tested = [group for group in groups if group.tested]
+    splits = {"train": groups, "test": tested}
     _check_space(splits, out)
     names = ["<blank>", *image_names(groups)]
     with new_folder(out) as folder:
+        places = [
+            place
+            for split, own in splits.items()
+            for place in _make_files(split, own, folder / split)
+        ]
+        write = partial(_write_tokens, config.seed, folder)
+        written = _bar(
+            parallel_map(write, places, config.processes), "tokens", len(places)
+        )
+        digests = {split: hashlib.sha256() for split in splits}
+        for place, digest in zip(places, written, strict=True):
+            digests[place.split].update(digest)
         for split, own in splits.items():
-            _write_split(split, own, len(names), config, folder / split)
+            extra = {
+                "kind": "arc",
+                "seed": config.seed,
+                "source": ", ".join(config.subsets),
+                "content_hash": digests[split].hexdigest(),
+            }
+            _metadata(split, own, len(names), extra).write(folder / split)
         _write_json(names, folder / "identifiers.json")
-        tasks = {group.task.name: group.task.to_json() for group in splits["test"]}
+        tasks = {group.task.name: group.task.to_json() for group in tested}
         _write_json(tasks, folder / "test_puzzles.json")
 
 
 def draw_groups(config: ARC) -> list[Group]:
     """The tasks of all subsets, each subset in random order, with their images."""
     order = np.random.default_rng((config.seed, 0))
-    groups: list[Group] = []
-    none = Images(np.empty(0, int), np.empty((0, COLORS), np.uint8))
-    for subset, tasks in read_subsets(config).items():
-        for i in order.permutation(len(tasks)).tolist():
-            groups.append(Group(len(groups), tasks[i], subset in config.test, none))
-    draw = partial(_draw_group, config)
-    drawn = parallel_map(draw, groups, config.processes)
-    groups = list(_bar(drawn, "images", len(groups)))
-    counts = [group.images.size for group in groups]
-    first_ids = itertools.accumulate(counts, initial=1)
-    return [
-        group._replace(first_id=first_id)
-        for group, first_id in zip(groups, first_ids, strict=False)
+    tasks = [
+        (subset, tasks[i])
+        for subset, tasks in read_subsets(config).items()
+        for i in order.permutation(len(tasks)).tolist()
     ]
-
-
-def _draw_group(config: ARC, group: Group) -> Group:
-    """The group with its images."""
-    rng = np.random.default_rng((config.seed, 1, group.number))
-    pairs = [*group.task.train, *group.task.test]
-    return group._replace(images=draw_images(pairs, config.augmentations, rng))
+    groups: list[Group] = []
+    first_id = 1
+    for number, (subset, task) in enumerate(_bar(tasks, "images", len(tasks))):
+        rng = np.random.default_rng((config.seed, 1, number))
+        images = draw_images([*task.train, *task.test], config.augmentations, rng)
+        groups.append(Group(number, task, subset in config.test, images, first_id))
+        first_id += images.size
+    return groups
 
 
 def image_names(groups: Iterable[Group]) -> Iterable[str]:
@@ -118,42 +136,58 @@ def image_names(groups: Iterable[Group]) -> Iterable[str]:
             yield name_image(name, symmetry, own)
 
 
-def _write_split(
-    split: str, groups: Sequence[Group], names: int, config: ARC, folder: Path
-) -> None:
-    """Write the five arrays and `dataset.json` of one split.
+def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Place]:
+    """The place of each group in the five files of a split.
 
-    Args:
-        split: `train` or `test`.
-        groups: of the split.
-        names: identifiers of the dataset.
-        config: how the dataset is made.
-        folder: to make and to write into.
+    Those of identifiers and indices are written, those of tokens have their length.
     """
     folder.mkdir()
     images = np.array([group.images.size for group in groups])
     pairs = np.array([len(group.pairs(split)) for group in groups])
-    puzzles, examples = int(images.sum()), int((images * pairs).sum())
-    index = np.int32 if examples < LARGEST else np.int64
+    ends = _ends(images * pairs)
+    index = np.int32 if ends[-1] < LARGEST else np.int64
     ids = [np.arange(group.images.size) + group.first_id for group in groups]
     arrays = {
         "puzzle_identifiers": np.concatenate(ids).astype(np.int32),
         "puzzle_indices": _ends(np.repeat(pairs, images)).astype(index),
         "group_indices": _ends(images).astype(index),
     }
-    digest = hashlib.sha256()
     for name, array in arrays.items():
         np.save(folder / f"all__{name}.npy", array)
-        digest.update(array.tobytes())
+    *starts, total = ends.tolist()
     for field in FIELDS:
-        path, shape = folder / f"all__{field}.npy", (examples, CELLS)
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    places = list(zip(groups, _ends(images * pairs).tolist(), strict=False))
-    write = partial(_write_group, split, config.seed, folder, examples)
-    written = parallel_map(write, places, config.processes)
-    for part in _bar(written, split, len(places)):
-        digest.update(part)
-    Metadata(
+        path = folder / f"all__{field}.npy"
+        np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(total, CELLS))
+    return [
+        Place(split, group, (start, total))
+        for group, start in zip(groups, starts, strict=True)
+    ]
+
+
+def _write_tokens(seed: int, folder: Path, place: Place) -> bytes:
+    """The SHA-256 of a group's tokens, written to their place.
+
+    Not through a mapped file: what is written to one counts as memory of a process.
+    """
+    split, group, (first, total) = place
+    move = np.random.default_rng((seed, 2, group.number)) if split == "train" else None
+    tokens = image_tokens(group.pairs(split), group.images, move)
+    digest = hashlib.sha256(f"{group.first_id} {tokens.shape}".encode())
+    for field, own in zip(FIELDS, tokens, strict=True):
+        path = folder / split / f"all__{field}.npy"
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size - (total - first) * CELLS)
+            file.write(own.data)
+        digest.update(own.data)
+    return digest.digest()
+
+
+def _metadata(
+    split: str, groups: Sequence[Group], names: int, extra: Mapping[str, object]
+) -> Metadata:
+    """What `dataset.json` says of a split of a dataset with so many identifiers."""
+    puzzles = sum(group.images.size for group in groups)
+    return Metadata(
         pad_id=0,
         ignore_label_id=0,
         blank_identifier_id=0,
@@ -161,54 +195,19 @@ def _write_split(
         seq_len=CELLS,
         num_puzzle_identifiers=names,
         total_groups=len(groups),
-        mean_puzzle_examples=examples / puzzles,
+        mean_puzzle_examples=sum(group.examples(split) for group in groups) / puzzles,
         total_puzzles=puzzles,
         sets=("all",),
-        extra={
-            "kind": "arc",
-            "seed": config.seed,
-            "source": ", ".join(config.subsets),
-            "content_hash": digest.hexdigest(),
-        },
-    ).write(folder)
-
-
-def _write_group(
-    split: str, seed: int, folder: Path, examples: int, place: tuple[Group, int]
-) -> bytes:
-    """The SHA-256 of the tokens of a group, written to their place.
-
-    Args:
-        split: `train` or `test`.
-        seed: of the dataset.
-        folder: of the split, where the files have their full length.
-        examples: of the split.
-        place: the group, and the number of its first example.
-    """
-    group, first = place
-    rng = None
-    if split == "train":
-        rng = np.random.default_rng((seed, 2, group.number))
-    tokens = image_tokens(group.pairs(split), group.images, rng)
-    for field, own in zip(FIELDS, tokens, strict=True):
-        path = folder / f"all__{field}.npy"
-        with path.open("r+b") as file:
-            file.seek(path.stat().st_size - (examples - first) * CELLS)
-            file.write(np.ascontiguousarray(own).data)
-    return hashlib.sha256(np.ascontiguousarray(tokens).data).digest()
-
-
-def _check_space(splits: dict[str, list[Group]], out: Path) -> None:
-    """Raise `UserError` unless the examples fit onto the disk."""
-    needed = (
-        2
-        * CELLS
-        * sum(
-            group.images.size * len(group.pairs(split))
-            for split, groups in splits.items()
-            for group in groups
-        )
+        extra=extra,
     )
+
+
+def _check_space(splits: Mapping[str, Sequence[Group]], out: Path) -> None:
+    """Raise `UserError` unless the examples fit onto the disk."""
+    examples = sum(
+        group.examples(split) for split, groups in splits.items() for group in groups
+    )
+    needed = 2 * CELLS * examples
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     have = shutil.disk_usage(parent).free
     require(
