@@ -1,7 +1,9 @@
 """Time our ARC builder against the official one: `python -m benchmarks.arc_build`.
 
 Both build the same slice of tasks as commands of their own, in turns; the start of the
-process and the writing of the files count. What comes out is compared by its counts.
+process and the writing of the files count. Beside wall time stands the processor time
+of all processes, which other work on the machine disturbs less. What comes out is
+compared by its counts.
 
 Example:
     python -m benchmarks.arc_build --source kaggle/combined --official ../trm \
@@ -44,17 +46,18 @@ def write_slice(source: Path, tasks: int, folder: Path) -> None:
             path.write_text(json.dumps(content))
 
 
-def run(command: list[str], cwd: Path, out: Path) -> tuple[float, str]:
-    """Seconds that a command takes, and what its dataset counts."""
-    start = time.perf_counter()
+def run(command: list[str], cwd: Path, out: Path) -> tuple[float, float, str]:
+    """Wall and processor seconds of a command, and what its dataset counts."""
+    start, before = time.perf_counter(), os.times()
     environment = os.environ | {"PYTHONPATH": str(cwd)}
     subprocess.run(
         command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, check=True
     )
-    seconds = time.perf_counter() - start
+    wall, after = time.perf_counter() - start, os.times()
+    used = sum(after[2:4]) - sum(before[2:4])  # user and system, of children
     keys = ("total_groups", "total_puzzles", "mean_puzzle_examples")
     about = json.loads((out / "train" / "dataset.json").read_text())
-    return seconds, ", ".join(f"{key} {about[key]:g}" for key in keys)
+    return wall, used, ", ".join(f"{key} {about[key]:g}" for key in keys)
 
 
 def main() -> None:
@@ -70,7 +73,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     args = parser.parse_args()
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_slice(args.source, args.tasks, folder)
@@ -89,15 +92,21 @@ def main() -> None:
                 words += ["--augmentations", aug, "--processes", str(processes)]
                 module = [sys.executable, "-m", "data.prepare", "arc"]
                 ours = Path(__file__).resolve().parents[1]
-                programs[f"ours, {processes}"] = ([*module, *words], ours, out)
+                programs[f"ours x {processes}"] = ([*module, *words], ours, out)
             for label, program in programs.items():
-                seconds, counts = run(*program)
-                times.setdefault(label, []).append(seconds)
-                print(f"{label:12s} {seconds:7.2f} s  {counts}", flush=True)
-    medians = {label: statistics.median(own) for label, own in times.items()}
-    for label, seconds in medians.items():
-        ratio = medians["official"] / seconds
-        print(f"{label:12s} {seconds:7.2f} s, median; {ratio:.1f} times as fast")
+                wall, used, counts = run(*program)
+                times.setdefault(label, []).append((wall, used))
+                print(f"{label:10s} {wall:7.2f} s {used:7.2f} s  {counts}", flush=True)
+    medians = {
+        label: [statistics.median(column) for column in zip(*own, strict=True)]
+        for label, own in times.items()
+    }
+    for label, own in medians.items():
+        pairs = zip(("wall", "processor"), own, medians["official"], strict=True)
+        parts = (
+            f"{name} {ours:.2f} s (x{his / ours:.1f})" for name, ours, his in pairs
+        )
+        print(f"{label:10s} median: {', '.join(parts)}")
 
 
 if __name__ == "__main__":
