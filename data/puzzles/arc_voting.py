@@ -39,6 +39,9 @@ ATTEMPTS = 2
 PLACEHOLDER = [[0, 0], [0, 0]]
 """What stands in the competition's sample of a submission."""
 
+CHUNK = 4096
+"""Answers whose grids are cropped at once."""
+
 Question = tuple[str, bytes]
 """A task and the key of a test input."""
 
@@ -148,25 +151,30 @@ class Votes:
         Raises:
             UserError: if an identifier is none of the dataset.
         """
-        real = identifiers != self._blank
-        ids = identifiers[real].tolist()
+        real = np.flatnonzero(identifiers != self._blank)
+        ids, names = identifiers[real], len(self._identifiers)
+        wrong = ids[(ids < 0) | (ids >= names)].tolist()
         require(
-            all(0 <= i < len(self._identifiers) for i in ids),
-            f"Identifiers must lie in 0 .. {len(self._identifiers) - 1}: got "
-            f"{min(ids, default=0)} .. {max(ids, default=0)}. Vote on the dataset that "
-            "was evaluated.",
+            not wrong,
+            f"Identifiers must lie in 0 .. {names - 1}: got {wrong[:1]}. Vote on the "
+            "dataset that was evaluated.",
         )
-        q = np.exp(-np.logaddexp(0, -q_halt_logits[real].astype(np.float64)))
-        rows = zip(
-            ids, crop(inputs[real]), crop(predictions[real]), q.tolist(), strict=True
-        )
-        for identifier, question, answer, confidence in rows:
-            name, symmetry, colors = parse_image(self._identifiers[int(identifier)])
-            where = name, grid_key(undo(question, symmetry, colors))
-            key = grid_key(undo(answer, symmetry, colors))
-            tally = self._tally(where, key, identifier)
-            tally.first = min(tally.first, identifier)
-            tally.qs.append(confidence)
+        for start in range(0, len(real), CHUNK):
+            rows = real[start : start + CHUNK]
+            q = np.exp(-np.logaddexp(0, -q_halt_logits[rows].astype(np.float64)))
+            grids = crop(inputs[rows]), crop(predictions[rows])
+            for own in zip(identifiers[rows].tolist(), *grids, q.tolist(), strict=True):
+                self._count(*own)
+
+    def _count(
+        self, identifier: int, question: np.ndarray, answer: np.ndarray, q: float
+    ) -> None:
+        """Count one answer, both grids being images."""
+        name, symmetry, colors = parse_image(self._identifiers[identifier])
+        where = name, grid_key(undo(question, symmetry, colors))
+        tally = self._tally(where, grid_key(undo(answer, symmetry, colors)), identifier)
+        tally.first = min(tally.first, identifier)
+        tally.qs.append(q)
 
     def merge(self, tallies: Tallies) -> None:
         """Count the `tallies` of other votes too: of another process or evaluation."""
