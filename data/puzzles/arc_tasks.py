@@ -117,6 +117,19 @@ def read_subset(source: Path, subset: str, *, secret: bool = False) -> list[Task
     return tasks
 
 
+def read_task(path: Path, *, secret: bool = False) -> Task:
+    """The task of a JSON file of its own, named as the file is.
+
+    Args:
+        path: the file.
+        secret: whether the test outputs may be missing.
+
+    Raises:
+        UserError: if the file is not as ARC's are.
+    """
+    return _parse_task(path.name.split(".")[0], read_json(path), path, secret)
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file, plain or gzipped, holds.
 
@@ -196,7 +209,7 @@ def _read_folder(source: Path, subset: str, secret: bool) -> list[Task]:
         f"Each task must have a file name of its own: {source / subset} has several "
         f"{sorted(repeated)[:1]}. Rename them.",
     )
-    return [_parse_task(path.stem, read_json(path), path, secret) for path in files]
+    return [read_task(path, secret=secret) for path in files]
 
 
 def _add_solutions(

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from configs import ARC, UserError
-from data.puzzles.arc_tasks import as_grid, read_json, read_subset, read_subsets
+from data.puzzles.arc_tasks import (
+    as_grid,
+    read_json,
+    read_subset,
+    read_subsets,
+    read_task,
+)
 from tests.arc_golden import RAW
+
+
+PAIR = {"input": [[1]], "output": [[2]]}
 
 
 def content(subset: str, what: str):
@@ -57,6 +66,16 @@ def test_a_task_is_its_pairs(source: Path):
     assert task.test[0].output.dtype == np.uint8
 
 
+def test_a_file_of_one_task_may_lack_the_answer(tmp_path: Path):
+    asked = {"train": [PAIR], "test": [{"input": [[4, 4]]}]}
+    write(tmp_path / "0a1b.json", asked)
+    task = read_task(tmp_path / "0a1b.json", secret=True)
+    assert task.name == "0a1b"
+    assert task.test[0].input.tolist() == [[4, 4]]
+    with pytest.raises(UserError, match=r"test\[0\]: a pair must have"):
+        read_task(tmp_path / "0a1b.json")
+
+
 def test_solutions_may_be_secret_in_a_test_set_alone(source: Path):
     (source / "arc_mine_solutions.json").unlink()
     (task,) = read_subset(source, "mine", secret=True)
@@ -95,9 +114,6 @@ def test_a_task_of_the_test_set_is_not_trained_on_elsewhere(source: Path):
 def test_what_is_no_grid_is_told(grid, got):
     with pytest.raises(UserError, match=got):
         as_grid(grid)
-
-
-PAIR = {"input": [[1]], "output": [[2]]}
 
 
 @pytest.mark.parametrize(
