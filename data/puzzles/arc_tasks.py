@@ -127,7 +127,7 @@ def read_task(path: Path, *, secret: bool = False) -> Task:
     Raises:
         UserError: if the file is not as ARC's are.
     """
-    return _parse_task(path.name.split(".")[0], read_json(path), path, secret)
+    return _parse_task(_task_name(path), read_json(path), path, secret)
 
 
 def read_json(path: Path) -> Any:
@@ -195,21 +195,29 @@ def _find(source: Path, subset: str, what: str) -> Path | None:
 
 def _read_folder(source: Path, subset: str, secret: bool) -> list[Task]:
     """The tasks of a folder, and of those in it, of one JSON file each."""
-    files = sorted((source / subset).rglob("*.json"), key=lambda path: path.stem)
+    folder = source / subset
+    files = sorted(
+        [*folder.rglob("*.json"), *folder.rglob("*.json.gz")], key=_task_name
+    )
     require(
         bool(files),
         f"A subset must be a file *_{subset}_challenges.json or a folder {subset} of "
         f"one JSON file a task: {source} has neither. Check `--source` and "
         f"`--subsets`; {WHERE[0].lower()}{WHERE[1:]}.",
     )
-    names = [path.stem for path in files]
+    names = [*map(_task_name, files)]
     repeated = [name for name in set(names) if names.count(name) > 1]
     require(
         not repeated,
-        f"Each task must have a file name of its own: {source / subset} has several "
+        f"Each task must have a file name of its own: {folder} has several "
         f"{sorted(repeated)[:1]}. Rename them.",
     )
     return [read_task(path, secret=secret) for path in files]
+
+
+def _task_name(path: Path) -> str:
+    """The name of the task in a file of its own."""
+    return path.name.removesuffix(".gz").removesuffix(".json")
 
 
 def _add_solutions(

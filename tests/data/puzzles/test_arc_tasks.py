@@ -15,7 +15,6 @@ from data.puzzles.arc_tasks import (
 )
 from tests.arc_golden import RAW
 
-
 PAIR = {"input": [[1]], "output": [[2]]}
 
 
@@ -53,7 +52,11 @@ def test_plain_gzipped_and_single_files_hold_the_same_tasks(tmp_path: Path):
         path.write_bytes(gzip.compress(json.dumps(value).encode()))
     assert same(read_subset(tmp_path, "training"), plain)
     for i, task in enumerate(plain):
-        write(tmp_path / f"single/part{i % 2}/{task.name}.json", task.to_json())
+        path = tmp_path / f"single/part{i % 2}/{task.name}.json"
+        write(path, task.to_json())
+        if i == 0:
+            path.with_suffix(".json.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
     singles = read_subset(tmp_path, "single")
     assert same(singles, sorted(plain, key=lambda task: task.name))
 
