@@ -405,7 +405,7 @@ class GPTConfig:
 class TRMConfig:
     """A Tiny Recursive Model (arXiv 2510.04871) or one of its relatives."""
 
-    variant: Literal["trm", "single_z", "hier6", "hrm", "transformer"] = "trm"
+    variant: Literal["trm", "single_z", "hier6", "hrm", "transformer", "eqr"] = "trm"
     """What is refined, and how. Officially a model class each (`arch`)."""
 
     mixer: Literal["attention", "mlp"] = "mlp"
@@ -956,6 +956,11 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
             ),
             act=ACTConfig(halt="compare", continue_loss=True),
         ),
+    ),
+    "sudoku-eqr": (
+        "Sudoku-Extreme, EqR: random latents and noise; over 99 % in its paper with "
+        "many restarts.",
+        TrainTRM(model=TRMConfig(variant="eqr", prefix=0, puzzle_dim=0)),
     ),
     "maze": (
         "Maze-Hard 30x30, attention: 85.3 % in the paper; four 48 GB GPUs, < 24 h.",
