@@ -2,7 +2,8 @@
 
 `golden/arc` holds the builder's input (`raw`), what it wrote with 5 augmentations and
 seed 1 (`dataset`, its arrays in `dataset.npz`), predictions for its test split with
-padding, and what the evaluator made of them, in batches of 7 (commit e7b6871).
+padding, and what the evaluator made of them, in batches of 7 (commit e7b6871). The ten
+tasks are of fchollet/ARC-AGI (Apache-2.0).
 """
 
 import json

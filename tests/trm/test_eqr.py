@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ def test_without_noise_it_is_the_official_code() -> None:
     built = load_official(weights, built, BARE)
     x = built.embed(jnp.asarray(golden["inputs"]), jnp.zeros((3, 0)))
     latents = jnp.asarray(golden["z_H"]), jnp.asarray(golden["z_L"])
-    after = jax.jit(built.refine)(latents, x)
+    after = eqx.filter_jit(built.refine)(latents, x)
     assert_close(after, (golden["out_z_H"], golden["out_z_L"]), 1e-5)
     said = built.predict(after)
     assert_close(said.logits, golden["logits"], 1e-5)
@@ -70,7 +71,9 @@ def test_a_cycle_with_noise() -> None:
     for number in range(3):
         expected = towards(expected, for_z, number)
     assert_close(
-        jax.jit(recursion)((y, z), x, noise), (towards(y, expected, 3), expected), 1e-4
+        eqx.filter_jit(recursion)((y, z), x, noise),
+        (towards(y, expected, 3), expected),
+        1e-4,
     )
     draws = np.stack([noise(0), noise(1), noise.fold(1)(0)])
     assert abs(draws.mean()) < 0.1
@@ -82,7 +85,7 @@ def test_a_cycle_with_noise() -> None:
 def test_the_noise_of_a_puzzle_is_its_own(mixer: str) -> None:
     """Whatever else is in the batch, and in the layout of either network."""
     built = model(mixer)
-    refine = jax.jit(built.refine)
+    refine = eqx.filter_jit(built.refine)
     latents, x = start(built)
     together = refine(latents, x, KEYS)
     order = np.array([2, 0, 3, 1])
@@ -101,10 +104,8 @@ def test_every_cycle_has_other_noise() -> None:
     assert isinstance(recursion, EqR)
     axes = lambda tree: jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), tree)
     noise = Noise(KEYS, (tiny.SEQ, 16), jnp.dtype("float32"), True)
-    cycle = jax.jit(recursion)
-    after = jax.jit(deep_recursion, static_argnums=3)(
-        recursion, axes((y, z)), axes(x), 2, noise
-    )
+    cycle = eqx.filter_jit(recursion)
+    after = eqx.filter_jit(deep_recursion)(recursion, axes((y, z)), axes(x), 2, noise)
     first = cycle(axes((y, z)), axes(x), noise.fold(0))
     assert_close(after, cycle(first, axes(x), noise.fold(1)), 1e-4)
 
@@ -128,7 +129,7 @@ def test_other_variants_take_no_keys() -> None:
     built = tiny.model()
     latents = jax.random.normal(jax.random.key(1), (2, 4, 4 + tiny.SEQ, 16))
     latents, x = (latents[0], latents[1]), latents[0] + 1
-    refine = jax.jit(built.refine)
+    refine = eqx.filter_jit(built.refine)
     assert_equal(refine(latents, x, KEYS), refine(latents, x))
     assert_equal(built.start(latents, jnp.ones(4, bool), KEYS), latents)
 
