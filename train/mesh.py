@@ -136,9 +136,9 @@ def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyT
     return lambda tree: jax.tree.map(place, tree)
 
 
-def first_row(tree: PyTree[Array]) -> PyTree:
-    """The first row of global arrays that this process holds, on the host."""
-    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data)[0], tree)
+def first_rows(tree: PyTree[Array]) -> PyTree:
+    """The rows of global arrays on the first device of this process, on the host."""
+    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), tree)
 
 
 def describe_layout(tree: PyTree, mesh: Mesh) -> str:

@@ -10,6 +10,7 @@ from gpt.attention import Kernel, padding
 from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
+from trm.variants.eqr import EqR
 from trm.variants.hrm import HRM
 from trm.variants.single_latent import SingleLatent
 from trm.variants.six_latent import SixLatent
@@ -78,6 +79,8 @@ def build_recursion(
         case "hrm":
             high = build_network(config, length, kernel, second_key)
             return HRM(high, network, config.dim, config.L_cycles, key=latent_key)
+        case "eqr":
+            return EqR(network, config.dim, config.L_cycles, key=latent_key)
         case "transformer":
             return Transformer(network, config.dim, key=latent_key)
         case _:

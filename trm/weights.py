@@ -24,6 +24,7 @@ _BUFFERS = {
     "single_z": {"L_init": "fresh_z"},
     "transformer": {"H_init": "fresh_z"},
     "hier6": {"H_init": "fresh_y"},
+    "eqr": {},  # fresh latents are drawn
 }
 # Networks of each variant: official name -> field of the recursion.
 _NETWORKS = {
@@ -32,6 +33,7 @@ _NETWORKS = {
     "hier6": {"L_level": "network"},
     "hrm": {"L_level": "low", "H_level": "high"},
     "transformer": {"H_level": "network"},
+    "eqr": {"L_level": "network"},
 }
 
 
@@ -114,7 +116,9 @@ def load_official(
         replaced.append(jnp.asarray(_to_ours(value, leaf.shape, turn), leaf.dtype))
     identities = {id(leaf): new for leaf, new in zip(ours, replaced, strict=True)}
     leaves, structure = jax.tree.flatten(model)
-    return jax.tree.unflatten(structure, [identities[id(leaf)] for leaf in leaves])
+    return jax.tree.unflatten(
+        structure, [identities.get(id(leaf), leaf) for leaf in leaves]
+    )
 
 
 def load_official_table(
