@@ -282,7 +282,7 @@ class Checkpoints:
         return self._first_good(steps, lambda step: self._state(step, abstract))
 
     def restore_weights(
-        self, model: PyTree, table: PyTree, *, best: bool
+        self, model: PyTree, table: PyTree, *, best: bool, only: int | None = None
     ) -> tuple[PyTree, PyTree, int] | None:
         """The weights to release, the table, and their step; None without a checkpoint.
 
@@ -294,10 +294,11 @@ class Checkpoints:
             table: the same of the puzzle table; () without one.
             best: the checkpoint of the highest score instead of the newest one; the
                 newest if none has a score.
+            only: the checkpoint of this step and no other.
 
         Raises:
             UserError: if there are checkpoints, and they are those of another model or
-                none can be read.
+                none can be read, or if that of `only` is not among them.
         """
 
         def read(step: int) -> tuple[PyTree, PyTree, int]:
@@ -319,7 +320,20 @@ class Checkpoints:
             return self._scores.get(step, unscored) if best else 0.0, step
 
         steps = sorted(self._manager.all_steps(), key=order, reverse=True)
+        if only is not None:
+            kept = ", ".join(map(str, sorted(steps))) or "none"
+            require(
+                only in steps,
+                f"A checkpoint must be one of those that are kept: got step {only}, "
+                f"and there are {kept}. Name one of these.",
+            )
+            steps = [only]
         return self._first_good(steps, read)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     def _first_good(
         self, steps: Sequence[int], read: Callable[[int], Result]

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -134,6 +135,13 @@ def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyT
         return jax.make_array_from_callback(shape, sharding, part)
 
     return lambda tree: jax.tree.map(place, tree)
+
+
+def everywhere(tree: PyTree[Array]) -> PyTree[np.ndarray]:
+    """Global arrays, whole, on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def first_row(tree: PyTree[Array]) -> PyTree:
