@@ -17,7 +17,7 @@ import types
 import typing
 import uuid
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
@@ -340,6 +340,9 @@ class LoadedRun:
     step: int
     """Of the checkpoint."""
 
+    sizes: Sizes = field(default_factory=dict)
+    """What the data's sizes were."""
+
 
 def load_run(
     run_dir: str | Path,
@@ -382,7 +385,7 @@ def load_run(
             f"A run must have a checkpoint to read: `{run_dir}` has none yet. Wait for "
             "the first, or train first."
         )
-    return LoadedRun(kind, config, *restored)
+    return LoadedRun(kind, config, *restored, sizes=sizes)
 
 
 def kept_steps(run_dir: str | Path) -> list[int]:

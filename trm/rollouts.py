@@ -8,7 +8,7 @@ Source: arXiv 2605.19943 (PTRM), algorithm 1 and its published settings.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from trm.recursion import AbstractRecursion, Latents
 Choice = Literal["best_q", "mode", "residual", "first"]
 """Which rollout answers: of the highest q_halt; of the answer that most have given; of
 the least change in its last step; that halted after the fewest steps."""
+
+CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ added up in the order of the puzzles, so that neither mesh nor queue changes a d
 """
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int
 
 from data.puzzles.dataset import IGNORE
 from trm.evaluation import Answers, Effort, Trace
-from trm.rollouts import Choice, select
+from trm.rollouts import CHOICES, Choice, select
 
-CHOICES: tuple[Choice, ...] = get_args(Choice)
 Sums = dict[str, tuple[Any, int]]
 """Sums, of numbers or of arrays, each with the count to divide it by."""
 

@@ -1,0 +1,166 @@
+"""`python -m train.evaluate` on a small run."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs import (
+    TRM_PRESETS,
+    ACTConfig,
+    EvalConfig,
+    GeneratedSudoku,
+    MeshConfig,
+    PuzzleDataConfig,
+    RunConfig,
+    TRMConfig,
+    UserError,
+)
+from data.build import prepare
+from train.evaluate import main
+from train.trm import main as train
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "arc"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two evaluations and three checkpoints."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    prepare(GeneratedSudoku(size=4, train=64, test=21), folder / "data")
+    config = replace(
+        TRM_PRESETS["quickstart"][1],
+        batch_size=16,
+        epochs=6.0,
+        run_dir=str(folder / "run"),
+        model=TRMConfig(
+            dim=16, layers=1, prefix=1, puzzle_dim=16, H_cycles=1, L_cycles=1
+        ),
+        act=ACTConfig(max_steps=3),
+        data=PuzzleDataConfig(paths=(str(folder / "data"),), build=None),
+        mesh=MeshConfig(data=1),
+        eval=EvalConfig(batch_size=8, epochs=3.0),
+        run=RunConfig(save_every=8, keep_every=1, compilation_cache=None),
+    )
+    assert train("quickstart", config) == 0
+    return folder / "run"
+
+
+def evaluated(run: Path, out: Path, *words: str) -> list[dict[str, Any]]:
+    """What the command writes."""
+    base = ["--run-dir", str(run), "--out", str(out / "out.json")]
+    main(
+        [*base, *words]
+        if "--mesh.data" in words
+        else [*base, "--mesh.data", "1", *words]
+    )
+    return json.loads((out / "out.json").read_text())["results"]
+
+
+def contents(folder: Path) -> dict[str, tuple[str, int]]:
+    """A hash of every file, and when it was written."""
+    return {
+        str(path): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            path.stat().st_mtime_ns,
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_all_checkpoints_as_the_training_loop_saw_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fixed` at the training depth; and not a byte of the run changes."""
+    before = contents(run)
+    results = evaluated(run, tmp_path, "--checkpoints", "all")
+    assert contents(run) == before
+    assert [found["step"] for found in results] == [8, 12, 16, 24]
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    seen = {line["step"]: line for line in lines if line["split"] == "eval"}
+    assert seen.keys() == {12, 24}
+    for found in results:
+        assert found["puzzles"] == found["scored"] == 21
+        assert found["curve"]["accuracy"][-1] == found["values"]["accuracy"]
+        for name in found["values"].keys() & seen.get(found["step"], {}).keys():
+            theirs = seen[found["step"]][name]
+            assert found["values"][name] == pytest.approx(theirs, rel=1e-5), name
+    said = capsys.readouterr().out
+    assert "The most puzzles are solved by step" in said
+    assert said.count("puzzles solved") == 4
+
+
+def test_modes_meshes_and_files(run: Path, tmp_path: Path) -> None:
+    """`refill` on eight devices and a small queue answers as `halt` on one."""
+    files = [tmp_path / "halt.npz", tmp_path / "refill.npz"]
+    common = ["--max-steps", "5", "--checkpoints", "12", "--predictions"]
+    (halt,) = evaluated(run, tmp_path, "--mode", "halt", *common, str(files[0]))
+    refill_words = ["--mode", "refill", "--queue", "2", "--mesh.data", "8"]
+    (refill,) = evaluated(run, tmp_path, *common, str(files[1]), *refill_words)
+    for name in ("exact_accuracy", "steps", "q_halt_accuracy"):
+        assert refill["values"][name] == halt["values"][name]
+    assert refill["curve"]["exact_accuracy"] == halt["curve"]["exact_accuracy"]
+    assert len(refill["curve"]["accuracy"]) == 5
+    one, other = map(np.load, files)
+    assert set(one) == {
+        *("number", "inputs", "labels", "puzzle_id"),
+        *("predictions", "q_halt", "steps", "exact"),
+    }
+    np.testing.assert_array_equal(one["number"], np.arange(21))
+    for name in ("predictions", "steps", "exact", "inputs"):
+        np.testing.assert_array_equal(one[name], other[name])
+    np.testing.assert_allclose(one["q_halt"], other["q_halt"], atol=1e-5)
+    right = (one["predictions"] == one["labels"]).all(1)
+    np.testing.assert_array_equal(right, one["exact"])
+    assert halt["values"]["exact_accuracy"] == right.mean()
+
+
+@pytest.mark.slow
+def test_rollouts(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--rollouts.number", "3", "--rollouts.sigma", "0.5", "--mode", "refill"]
+    (found,) = evaluated(run, tmp_path, *words, "--rollouts.select", "first")
+    shares = found["rollouts"]
+    for rule in ("best_q", "mode", "residual", "first"):
+        assert shares["1/any"] <= shares["3/any"]
+        assert 0 <= shares[f"3/{rule}"] <= shares["3/any"] <= 1
+    assert found["values"]["exact_accuracy"] == shares["3/first"]
+    assert "any: pass@K" in capsys.readouterr().out
+    (again,) = evaluated(run, tmp_path, *words, "--rows", "4", "--queue", "1")
+    assert again["rollouts"] == shares
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--checkpoints", "13"], "there are 8, 12, 16, 24. Name one"),
+        (["--checkpoints", "last"], "must be `best`, `newest`, `all` or steps"),
+        (["--rollouts.select", "first"], "needs rollouts that halt"),
+        (["--rollouts.sigma", "-1"], "`sigma` must be"),
+        (["--submission", "s.json"], "A submission needs an ARC dataset"),
+        (["--data", "nowhere"], "there is no nowhere"),
+        (["--rows", "7", "--mesh.data", "2"], "must divide by the 2 devices"),
+        (["--predictions", "a.json"], "must name an `.npz` file"),
+    ],
+)
+def test_bad_settings(words: list[str], said: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        evaluated(run, tmp_path, *words)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_left_out_of_all(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "checkpoints" / "16" / "ema" / "manifest.ocdbt").unlink()
+    with pytest.warns(UserWarning, match="steps 16 are all damaged"):
+        results = evaluated(copy, tmp_path, "--checkpoints", "all", "--puzzles", "4")
+    assert [found["step"] for found in results] == [8, 12, 24]
+    with pytest.raises(UserError, match="steps 16 are all damaged"):
+        evaluated(copy, tmp_path, "--checkpoints", "16")
