@@ -6,6 +6,7 @@ from the Hugging Face hub or from files at hand:
     python -m data.prepare sudoku
     python -m data.prepare sudoku --train-csv train.csv --test-csv test.csv
     python -m data.prepare generate --out datasets/sudoku-6x6 --size 6
+    python -m data.prepare arc --source kaggle/combined
 
 Text, as nanoGPT's files:
 
@@ -31,6 +32,7 @@ from typing import Annotated, Any
 import tyro
 
 from configs import (
+    ARC,
     GeneratedSudoku,
     OpenWebText,
     Shakespeare,
@@ -90,6 +92,7 @@ def _shakespeare(
 COMMANDS = {
     "sudoku": _command(SudokuExtreme, "datasets/sudoku-extreme-1k-aug-1000"),
     "generate": _command(GeneratedSudoku),
+    "arc": _command(ARC, "datasets/arc1concept-aug-1000"),
     "shakespeare-char": _shakespeare_char,
     "shakespeare": _shakespeare,
     "openwebtext": _command(OpenWebText, "datasets/openwebtext"),

@@ -84,11 +84,18 @@ def undo(
 def to_tokens(grid: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "900"]:
     """A grid in the upper left corner of a canvas, with its border."""
     canvas = np.zeros((SIDE + 1, SIDE + 1), np.uint8)
+    draw(canvas, grid)
+    return canvas[:SIDE, :SIDE].reshape(-1)
+
+
+def draw(
+    canvas: UInt8[np.ndarray, "31 31"], grid: UInt8[np.ndarray, "rows columns"]
+) -> None:
+    """Draw a grid with its border into the upper left corner of an empty canvas."""
     rows, columns = grid.shape
     canvas[:rows, :columns] = grid + FIRST
     canvas[rows, :columns] = BORDER
     canvas[:rows, columns] = BORDER
-    return canvas[:SIDE, :SIDE].reshape(-1)
 
 
 def crop_sizes(

@@ -109,6 +109,7 @@ def read_subset(source: Path, subset: str, *, secret: bool = False) -> list[Task
         )
     tasks = []
     for name, task in content.items():
+        _expect(task, dict, challenges, f", {name},")
         if solutions is not None:
             _add_solutions(name, task, answers, challenges, solutions)
         tasks.append(_parse_task(name, task, challenges, secret and solutions is None))
@@ -199,27 +200,31 @@ def _read_folder(source: Path, subset: str, secret: bool) -> list[Task]:
 
 
 def _add_solutions(
-    name: str, task: Any, answers: dict[str, Any], challenges: Path, solutions: Path
+    name: str,
+    task: dict[str, Any],
+    answers: dict[str, Any],
+    challenges: Path,
+    solutions: Path,
 ) -> None:
     """Put the solutions of a task into its test pairs."""
-    asked = len(task["test"]) if isinstance(task, dict) and "test" in task else 0
-    own = answers.get(name, [])
+    test = _expect(task.get("test", []), list, challenges, f", {name}, test,")
+    asked, own = len(test), answers.get(name, [])
     require(
         isinstance(own, list) and len(own) == asked,
         f"Each test input must have a solution: {name} has {asked} in {challenges} and "
         f"{len(own) if isinstance(own, list) else 'no list'} in {solutions}. Take both "
         "files from one release.",
     )
-    for pair, output in zip(task["test"], own, strict=True):
-        _expect(pair, dict, challenges, f" of {name}")["output"] = output
+    for pair, output in zip(test, own, strict=True):
+        _expect(pair, dict, challenges, f", {name}, test,")["output"] = output
 
 
 def _parse_task(name: str, task: Any, path: Path, secret: bool) -> Task:
     """A task of JSON, checked."""
-    _expect(task, dict, path, f" of {name}")
+    _expect(task, dict, path, f", {name},")
     parts = {}
     for part in ("train", "test"):
-        pairs = _expect(task.get(part), list, path, f".{part} of {name}")
+        pairs = _expect(task.get(part), list, path, f", {name}, {part},")
         require(bool(pairs), f"A task must have a {part} pair: {name} in {path} lacks.")
         hidden = secret and part == "test"
         parts[part] = [

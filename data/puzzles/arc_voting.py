@@ -9,9 +9,9 @@ first, and of equally many that with the highest mean of sigmoid(q_halt).
     votes.metrics()  # {"ARC/pass@1": 0.4, "ARC/pass@2": 0.45, ...}
     votes.submission()  # {"007bbfb7": [{"attempt_1": [[0, 7], [7, 7]], ...}]}
 
-Those of several processes, or of several evaluations, are merged: `votes.merge(tallies)`
-with the `tallies` of the others. Nothing depends on the order in which votes came: sums
-are exact, and grids of equal rank stand in the order of the images.
+Votes of several processes, or of several evaluations, are merged: `votes.merge` takes
+the `tallies` of others. Nothing depends on the order in which votes came: sums are
+exact, and grids of equal rank stand in the order of the images.
 
 Source: official `evaluators/arc.py`, where equal ranks stand in the order of arrival.
 """

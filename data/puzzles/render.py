@@ -11,7 +11,7 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from data.puzzles import sudoku
+from data.puzzles import arc_grid, sudoku
 
 Render = Callable[[Integer[np.ndarray, " seq"], Bool[np.ndarray, " seq"]], list[str]]
 
@@ -34,7 +34,11 @@ def numbers(
     return ["".join(row).rstrip() for row in rows]
 
 
-KINDS: Mapping[str, Render] = {"sudoku": sudoku.render, "numbers": numbers}
+KINDS: Mapping[str, Render] = {
+    "sudoku": sudoku.render,
+    "arc": arc_grid.render,
+    "numbers": numbers,
+}
 """How the kinds that `dataset.json` may name are drawn."""
 
 
@@ -48,6 +52,8 @@ def guess_kind(seq_len: int, vocab_size: int | None = None) -> str:
     fits = (box for box in sudoku.BOXES.values() if box.size**2 == seq_len)
     if any(vocab_size in (None, box.size + 2) for box in fits):
         return "sudoku"
+    if (seq_len, vocab_size) == (arc_grid.SIDE**2, arc_grid.VOCAB):
+        return "arc"
     return "numbers"
 
 
