@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from configs import (
     UserError,
 )
 from data.build import prepare
+from data.puzzles.arc_voting import Votes
+from tests import runs
+from tests.arc_golden import write_official
 from train.evaluate import main
 from train.trm import main as train
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "arc"
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,69 @@ def test_a_damaged_checkpoint_is_left_out_of_all(run: Path, tmp_path: Path) -> N
     assert [found["step"] for found in results] == [8, 12, 24]
     with pytest.raises(UserError, match="steps 16 are all damaged"):
         evaluated(copy, tmp_path, "--checkpoints", "16")
+
+
+@pytest.mark.slow
+def test_two_processes_answer_as_one(run: Path, tmp_path: Path) -> None:
+    """Each with one device; the first writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = ["--run-dir", str(run), "--mode", "refill", "--checkpoints", "24"]
+    common += ["--predictions", str(tmp_path / "two.npz"), "--mesh.distributed"]
+    common += ["--out", str(tmp_path / "two.json"), "--mesh.processes", "2"]
+    common += ["--mesh.coordinator", f"127.0.0.1:{port}", "--mesh.process"]
+    started = [runs.start("train.evaluate", [*common, str(i)]) for i in range(2)]
+    (said, _), (quiet, _) = [runs.finish(process) for process in started]
+    assert "puzzles solved" in said
+    assert "puzzles solved" not in quiet
+    (two,) = json.loads((tmp_path / "two.json").read_text())["results"]
+    file = tmp_path / "one.npz"
+    words = ["--mode", "refill", "--checkpoints", "24", "--predictions", str(file)]
+    (one,) = evaluated(run, tmp_path, *words)
+    for name in ("exact_accuracy", "steps", "q_halt_accuracy"):
+        assert two["values"][name] == one["values"][name]
+    ours, theirs = np.load(tmp_path / "two.npz"), np.load(file)
+    np.testing.assert_array_equal(ours["number"], theirs["number"])
+    np.testing.assert_array_equal(ours["predictions"], theirs["predictions"])
+
+
+@pytest.mark.slow
+def test_arc_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint at a time, and both together; what is saved votes the same."""
+    data = write_official(tmp_path / "data")
+    preset = TRM_PRESETS["arc1"][1]
+    config = replace(
+        preset,
+        batch_size=8,
+        epochs=1.0,
+        precision="float32",
+        run_dir=str(tmp_path / "run"),
+        model=replace(
+            preset.model, dim=16, heads=2, layers=1, H_cycles=1, L_cycles=1, prefix=1,
+            puzzle_dim=16, expansion=1.0,
+        ),
+        act=replace(preset.act, max_steps=1),
+        data=PuzzleDataConfig(paths=(str(data),), build=None),
+        mesh=MeshConfig(data=1),
+        eval=EvalConfig(batch_size=2, epochs=1000.0, final_puzzles=2),
+        run=RunConfig(compilation_cache=None, save_every=1),
+    )  # fmt: skip
+    assert train("arc1", config) == 0
+    files = ["--predictions", str(tmp_path / "p.npz")]
+    files += ["--rows", "10", "--submission", str(tmp_path / "s.json")]
+    words = ["--checkpoints", "all", "--votes", "together", *files]
+    first, second = evaluated(tmp_path / "run", tmp_path, *words)
+    assert "ARC/pass@1" in capsys.readouterr().out
+    votes = Votes.of_datasets([data])
+    for found in (first, second):
+        saved = np.load(tmp_path / f"p-{found['step']}.npz")
+        names = ("puzzle_id", "inputs", "predictions", "q_halt")
+        votes.add(*(saved[name] for name in names))
+        assert votes.metrics() == found["votes"]
+    submission = json.loads((tmp_path / f"s-{second['step']}.json").read_text())
+    assert submission == votes.submission()
+    alone = evaluated(tmp_path / "run", tmp_path, *words[:2], *files)[1]
+    votes = Votes.of_datasets([data])
+    votes.add(*(saved[name] for name in names))
+    assert alone["votes"] == votes.metrics()
