@@ -311,8 +311,9 @@ class Checkpoints:
             stored = {p: v for p, v in stored.items() if p.startswith(prefixes)}
             self._require_same(stored, wanted, step)
             parts = self._read(step, wanted)
-            rows = parts["table"]["rows"] if "table" in parts else table
-            return parts[name], rows, step
+            if "table" in parts:
+                return parts[name], parts["table"]["rows"], step
+            return parts[name], jax.tree.map(_empty, table), step
 
         def order(step: int) -> tuple[float, int]:
             # What cannot be read may have been the best: a warning will tell.
@@ -377,9 +378,8 @@ class Checkpoints:
         if "table" in parts:
             parts["table"] = parts["table"]["rows"]
         # What holds no number was not stored: it is made as it is wanted.
-        empty = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)
         rest = {
-            name: jax.tree.map(empty, part)
+            name: jax.tree.map(_empty, part)
             for name, part in vars(abstract).items()
             if name not in parts and name not in counters
         }
@@ -439,6 +439,11 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
             self._manager.reload()
+
+
+def _empty(leaf: Any) -> jax.Array:
+    """What holds no number, of the shape and the type wanted."""
+    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _crc(arrays: Mapping[str, Sequence[object]]) -> int:

@@ -21,7 +21,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,7 @@ from configs import (
 )
 from data.puzzles.arc_voting import Votes
 from data.puzzles.dataset import PuzzleDataset
+from train.answers import Arrays, KeptAnswers, named
 from train.checkpoint import OtherModelError
 from train.devices import start
 from train.gradients import StepConfig
@@ -53,52 +54,9 @@ from train.queues import make_queue_step, queues
 from train.run_dir import LoadedRun, kept_steps, load_run, recorded_run
 from trm.evaluation import Answers, Effort, answer
 from trm.model import cast
-from trm.rollouts import PUBLISHED, Choice, Published
+from trm.rollouts import Choice, Rollouts
 from trm.scoring import Sums, add, settle
 from trm.summary import Result, compare, describe, result
-
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollouts:
-    """Noisy attempts at each puzzle (PTRM, arXiv 2605.19943)."""
-
-    preset: Literal["none", "sudoku", "maze", "arc2"] = "none"
-    """Published settings for what is not given: sudoku: sigma 0.3, 100 rollouts, 64
-    steps, best_q; maze: 1.0, 100, 16, mode; arc2: 0.2, 25, 16, best_q."""
-
-    number: int | None = None
-    """Attempts at each puzzle (K). Without a preset 1."""
-
-    sigma: float | None = None
-    """Standard deviation of the noise added to the scratchpad before each supervision
-    step; latents have a root mean square of 1. Without a preset 0."""
-
-    select: Choice | None = None
-    """Which attempt answers: that of the highest q_halt; of the answer that most give;
-    of the least change in its last step; that halts first (not with `--mode fixed`)."""
-
-    seed: int = 0
-    """Seed of the noise, which is drawn for each puzzle, rollout and step."""
-
-    def resolved(self) -> Published:
-        """What is to be done.
-
-        Raises:
-            UserError: if a value is out of range.
-        """
-        plain = Published(sigma=0.0, number=1, steps=0, select="best_q")
-        settings = PUBLISHED.get(self.preset, plain)
-        given = {name: getattr(self, name) for name in ("number", "sigma", "select")}
-        given = {name: value for name, value in given.items() if value is not None}
-        settings = replace(settings, **given)
-        require_positive(settings, "number", largest=MOST_STEPS)
-        require(
-            0.0 <= settings.sigma < float("inf"),
-            f"`sigma` must be a number from 0 on: got {settings.sigma}. Use about 0.3.",
-        )
-        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,15 +222,16 @@ def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:
 # -- evaluating ------------------------------------------------------------------------
 
 
-def evaluate_checkpoint(work: Work, run: LoadedRun) -> tuple[Result, Arrays]:
-    """What a checkpoint reaches, and arrays over all puzzles."""
+def evaluate_checkpoint(
+    work: Work, run: LoadedRun, keep: Callable[[Arrays], None]
+) -> Result:
+    """What a checkpoint reaches; `keep` gets puzzles and answers, queue by queue."""
     total: Sums = {}
-    parts: list[Arrays] = []
     sweeps, seconds = 0, 0.0
     quiet = None if jax.process_index() == 0 else True
     with tqdm(total=work.examples, unit="puzzle", disable=quiet) as bar:
         for puzzles, numbers in queues(work.dataset, work.examples, work.mesh):
-            if not parts:  # compile, which does not count, and answer nothing
+            if not total:  # compile, which does not count, and answer nothing
                 nothing = jnp.full_like(numbers, -1)
                 jax.block_until_ready(work.step(run.model, run.table, puzzles, nothing))
             begin = time.perf_counter()
@@ -287,10 +246,9 @@ def evaluate_checkpoint(work: Work, run: LoadedRun) -> tuple[Result, Arrays]:
             )
             total = add(total, sums)
             sweeps += int(answers.sweeps.sum())
-            own = {"number": numbers[real], **puzzles._asdict(), **vars(chosen)}
-            parts.append(own)
+            keep({"number": numbers[real], **puzzles._asdict(), **vars(chosen)})
             bar.update(len(real))
-    found = result(
+    return result(
         total,
         work.effort,
         step=run.step,
@@ -298,7 +256,6 @@ def evaluate_checkpoint(work: Work, run: LoadedRun) -> tuple[Result, Arrays]:
         row_steps=sweeps * work.rows,
         seconds=seconds,
     )
-    return found, jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def loaded_runs(settings: Settings) -> Iterator[LoadedRun]:
@@ -346,37 +303,27 @@ def evaluate_run(settings: Settings) -> list[Result]:
         f"A submission needs an ARC dataset, with a `test_puzzles.json`: got "
         f"{', '.join(paths)}. Name it with `--data`.",
     )
+    first = jax.process_index() == 0
+    is_arc = is_arc and settings.split == "test" and first
     votes, work, found = None, None, []
     for run in loaded_runs(settings):
         work = work or make_work(settings, config, run)
-        one, arrays = evaluate_checkpoint(work, run)
+        if is_arc and (votes is None or settings.votes == "each"):
+            votes = Votes.of_datasets(paths)
+        kept = KeptAnswers(votes, bool(settings.predictions) and first)
+        one = evaluate_checkpoint(work, run, kept)
         found.append(one)
-        if jax.process_index() != 0:
+        if not first:
             continue
-        if is_arc and settings.split == "test":
-            if votes is None or settings.votes == "each":
-                votes = Votes.of_datasets(paths)
-            votes.add(*(arrays[name] for name in VOTE))
+        if votes is not None:
             one["votes"] = votes.metrics()
         print(f"\n{settings.run_dir}, step {run.step}:\n{describe(one)}", flush=True)
+        path = partial(named, step=run.step, several=settings.several)
         if settings.predictions:
-            path = named(settings.predictions, run.step, settings.several)
-            np.savez_compressed(path, allow_pickle=False, **arrays)
+            kept.save(path(settings.predictions))
         if settings.submission and votes is not None:
-            votes.write_submission(
-                named(settings.submission, run.step, settings.several)
-            )
+            votes.write_submission(path(settings.submission))
     return found
-
-
-VOTE = ("puzzle_id", "inputs", "predictions", "q_halt")
-"""The arrays that vote."""
-
-
-def named(file: str, step: int, several: bool) -> Path:
-    """The path of a file, with the step in its name where there are several."""
-    path = Path(file)
-    return path.with_stem(f"{path.stem}-{step}") if several else path
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ would stay in. Any trained model can do it.
 Source: arXiv 2605.19943 (PTRM), algorithm 1 and its published settings.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from configs import MOST_STEPS, require, require_positive
 from trm.recursion import AbstractRecursion, Latents
 
 Choice = Literal["best_q", "mode", "residual", "first"]
@@ -41,6 +42,47 @@ PUBLISHED = {
 }
 """Sudoku-Extreme 87.4 -> 98.75 %, Maze-Hard 83.8 -> 86.7 %, ARC-AGI-2 pass@1 7.4 -> 8.5
 %, all without training. Source: arXiv 2605.19943."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Noisy attempts at each puzzle (PTRM, arXiv 2605.19943)."""
+
+    preset: Literal["none", "sudoku", "maze", "arc2"] = "none"
+    """Published settings for what is not given: sudoku: sigma 0.3, 100 rollouts, 64
+    steps, best_q; maze: 1.0, 100, 16, mode; arc2: 0.2, 25, 16, best_q."""
+
+    number: int | None = None
+    """Attempts at each puzzle (K). Without a preset 1."""
+
+    sigma: float | None = None
+    """Standard deviation of the noise added to the scratchpad before each supervision
+    step; latents have a root mean square of 1. Without a preset 0."""
+
+    select: Choice | None = None
+    """Which attempt answers: that of the highest q_halt; of the answer that most give;
+    of the least change in its last step; that halts first (not with `--mode fixed`)."""
+
+    seed: int = 0
+    """Seed of the noise, which is drawn for each puzzle, rollout and step."""
+
+    def resolved(self) -> Published:
+        """What is to be done.
+
+        Raises:
+            UserError: if a value is out of range.
+        """
+        plain = Published(sigma=0.0, number=1, steps=0, select="best_q")
+        settings = PUBLISHED.get(self.preset, plain)
+        given = {name: getattr(self, name) for name in ("number", "sigma", "select")}
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = replace(settings, **given)
+        require_positive(settings, "number", largest=MOST_STEPS)
+        require(
+            0.0 <= settings.sigma < float("inf"),
+            f"`sigma` must be a number from 0 on: got {settings.sigma}. Use about 0.3.",
+        )
+        return settings
 
 
 # -- on the devices --------------------------------------------------------------------

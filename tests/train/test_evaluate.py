@@ -19,6 +19,7 @@ from configs import (
     MeshConfig,
     PuzzleDataConfig,
     RunConfig,
+    TrainTRM,
     TRMConfig,
     UserError,
 )
@@ -30,26 +31,29 @@ from train.evaluate import main
 from train.trm import main as train
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two evaluations and three checkpoints."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    prepare(GeneratedSudoku(size=4, train=64, test=21), folder / "data")
-    config = replace(
+def small(folder: Path, **model: Any) -> TrainTRM:
+    """A run on 4x4 Sudoku of two evaluations and four checkpoints."""
+    if not (folder / "data").exists():
+        prepare(GeneratedSudoku(size=4, train=64, test=21), folder / "data")
+    shape = {"dim": 16, "layers": 1, "prefix": 1, "puzzle_dim": 16, **model}
+    return replace(
         TRM_PRESETS["quickstart"][1],
         batch_size=16,
         epochs=6.0,
         run_dir=str(folder / "run"),
-        model=TRMConfig(
-            dim=16, layers=1, prefix=1, puzzle_dim=16, H_cycles=1, L_cycles=1
-        ),
+        model=TRMConfig(H_cycles=1, L_cycles=1, **shape),
         act=ACTConfig(max_steps=3),
         data=PuzzleDataConfig(paths=(str(folder / "data"),), build=None),
         mesh=MeshConfig(data=1),
         eval=EvalConfig(batch_size=8, epochs=3.0),
         run=RunConfig(save_every=8, keep_every=1, compilation_cache=None),
     )
-    assert train("quickstart", config) == 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    assert train("quickstart", small(folder)) == 0
     return folder / "run"
 
 
@@ -166,6 +170,14 @@ def test_a_damaged_checkpoint_is_left_out_of_all(run: Path, tmp_path: Path) -> N
     assert [found["step"] for found in results] == [8, 12, 24]
     with pytest.raises(UserError, match="steps 16 are all damaged"):
         evaluated(copy, tmp_path, "--checkpoints", "16")
+
+
+@pytest.mark.slow
+def test_a_run_without_a_puzzle_table(tmp_path: Path) -> None:
+    config = replace(small(tmp_path, prefix=0, puzzle_dim=0), epochs=3.0)
+    assert train("quickstart", config) == 0
+    (found,) = evaluated(tmp_path / "run", tmp_path, "--mode", "refill")
+    assert found["scored"] == 21
 
 
 @pytest.mark.slow
