@@ -107,7 +107,8 @@ def test_modes_meshes_and_files(run: Path, tmp_path: Path) -> None:
     files = [tmp_path / "halt.npz", tmp_path / "refill.npz"]
     common = ["--max-steps", "5", "--checkpoints", "12", "--predictions"]
     (halt,) = evaluated(run, tmp_path, "--mode", "halt", *common, str(files[0]))
-    refill_words = ["--mode", "refill", "--queue", "2", "--mesh.data", "8"]
+    refill_words = ["--mode", "refill", "--queue", "2", "--mesh.data", "4"]
+    refill_words += ["--mesh.model", "2"]
     (refill,) = evaluated(run, tmp_path, *common, str(files[1]), *refill_words)
     for name in ("exact_accuracy", "steps", "q_halt_accuracy"):
         assert refill["values"][name] == halt["values"][name]
