@@ -95,6 +95,13 @@ def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
     return jax.tree.map(total, tree, specs)
 
 
+def everywhere(tree: PyTree[Array]) -> PyTree[np.ndarray]:
+    """Global arrays, whole, on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
     """Row numbers of a global batch that this process's devices hold, ascending.
 
@@ -135,13 +142,6 @@ def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyT
         return jax.make_array_from_callback(shape, sharding, part)
 
     return lambda tree: jax.tree.map(place, tree)
-
-
-def everywhere(tree: PyTree[Array]) -> PyTree[np.ndarray]:
-    """Global arrays, whole, on the host of every process."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def first_row(tree: PyTree[Array]) -> PyTree:
