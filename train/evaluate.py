@@ -284,8 +284,8 @@ def loaded_runs(settings: Settings) -> Iterator[LoadedRun]:
         yield run
 
 
-def evaluate_run(settings: Settings) -> list[Result]:
-    """What the checkpoints of a run reach, and the files that are asked for.
+def evaluate_run(settings: Settings) -> Iterator[Result]:
+    """What each checkpoint of a run reaches; writes the files of its answers.
 
     Raises:
         UserError: if run, data and settings do not go together.
@@ -305,25 +305,21 @@ def evaluate_run(settings: Settings) -> list[Result]:
     )
     first = jax.process_index() == 0
     is_arc = is_arc and settings.split == "test" and first
-    votes, work, found = None, None, []
+    votes, work = None, None
     for run in loaded_runs(settings):
         work = work or make_work(settings, config, run)
         if is_arc and (votes is None or settings.votes == "each"):
             votes = Votes.of_datasets(paths)
         kept = KeptAnswers(votes, bool(settings.predictions) and first)
-        one = evaluate_checkpoint(work, run, kept)
-        found.append(one)
-        if not first:
-            continue
+        found = evaluate_checkpoint(work, run, kept)
         if votes is not None:
-            one["votes"] = votes.metrics()
-        print(f"\n{settings.run_dir}, step {run.step}:\n{describe(one)}", flush=True)
+            found["votes"] = votes.metrics()
         path = partial(named, step=run.step, several=settings.several)
-        if settings.predictions:
+        if settings.predictions and first:
             kept.save(path(settings.predictions))
         if settings.submission and votes is not None:
             votes.write_submission(path(settings.submission))
-    return found
+        yield found
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -337,17 +333,21 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     settings.check()
     start(settings.mesh, RunConfig())
-    found = evaluate_run(settings)
-    if jax.process_index() != 0:
-        return
-    if len(found) > 1:
-        print("\n" + compare(found))
-    name = f"{Path(settings.run_dir).name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path = Path(settings.out or Path("evaluations") / name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"settings": asdict(settings), "results": found}
-    path.write_text(json.dumps(about, indent=1) + "\n")
-    print(f"\nWritten to {path}.")
+    run = Path(settings.run_dir).name
+    default = f"evaluations/{run}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path = Path(settings.out or default)
+    for file in (path, Path(settings.predictions), Path(settings.submission)):
+        file.parent.mkdir(parents=True, exist_ok=True)  # or it says why not, at once
+    results: list[Result] = []
+    for found in evaluate_run(settings):
+        results.append(found)
+        if jax.process_index() == 0:
+            print(f"\n{run}, step {found['step']}:\n{describe(found)}", flush=True)
+            about = {"settings": asdict(settings), "results": results}
+            path.write_text(json.dumps(about, indent=1) + "\n")
+    if jax.process_index() == 0:
+        print("\n" + compare(results) if len(results) > 1 else "")
+        print(f"Written to {path}.")
 
 
 if __name__ == "__main__":

@@ -129,6 +129,27 @@ def test_rollouts_differ() -> None:
     assert (jax.random.key_data(keys[0]) != jax.random.key_data(keys[1])).any()
 
 
+def test_a_rollout_is_algorithm_1_written_out() -> None:
+    """z gets noise before each step and y none: here z is the second latent of two."""
+    model, (puzzles, _) = tiny.model(), queue()
+    ours, number, rollout = answers(NOISY), 5, 2
+    item = number * NOISY.rollouts + rollout
+    x = model.embed(puzzles.inputs[number], TABLE[puzzles.puzzle_id[number]])
+    y, z = (jnp.broadcast_to(a, x.shape) for a in model.recursion.init())
+    for step in range(int(ours.steps[item])):
+        key = jax.random.key(NOISY.seed)
+        for value in (number, rollout, step, 1):
+            key = jax.random.fold_in(key, value)
+        before = y, z
+        z = z + NOISY.sigma * jax.random.normal(key, z.shape)
+        y, z = model.refine((y, z), x)
+        said = model.predict((y, z))
+        assert said.q_halt == pytest.approx(float(ours.trace.q_halt[item, step]), 1e-4)
+    np.testing.assert_array_equal(said.logits.argmax(-1), ours.tokens[item])
+    squares = [jnp.mean((a - b) ** 2) for a, b in zip(before, (y, z), strict=True)]
+    assert ours.residual[item] == pytest.approx(np.sqrt(np.mean(squares)), 1e-4)
+
+
 def test_a_rollout_does_not_depend_on_the_others() -> None:
     """Nor on the rows, on the queue, on more rollouts."""
     whole = answers(NOISY)
