@@ -460,7 +460,11 @@ class TRMConfig:
     """Feed-forward width over `dim`, before SwiGLU's 2/3 and rounding. `expansion`."""
 
     layers: int = 2
-    """Blocks of each network. `L_layers` (and `H_layers` where there are two)."""
+    """Blocks of the network; of HRM's fast one. `L_layers`; of the transformer baseline
+    `H_layers`."""
+
+    H_layers: int | None = None
+    """Blocks of HRM's slow network. None: as many as `layers`. `H_layers`."""
 
     H_cycles: int = 3
     """Deep-recursion cycles a supervision step; the last has gradient. T."""
@@ -487,6 +491,13 @@ class TRMConfig:
     def __post_init__(self) -> None:
         require_positive(self, "dim", "heads", "layers", largest=MOST_STEPS)
         require_positive(self, "H_cycles", "L_cycles", largest=MOST_STEPS)
+        if self.H_layers is not None:
+            require_positive(self, "H_layers", largest=MOST_STEPS)
+            require(
+                self.variant == "hrm",
+                f"`H_layers` is for `variant=hrm`, which has two networks: got "
+                f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
+            )
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
         require(
@@ -790,6 +801,19 @@ class TrainTRM:
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; parameters, losses and norms are float32. `forward_dtype`."""
 
+    init_from: str = "scratch"
+    """First weights: `scratch`; the directory of another run; or an official
+    checkpoint, a file, a folder, or `owner/name` on the Hugging Face hub. The model is
+    then theirs. `load_checkpoint`."""
+
+    init_table: Literal["keep", "mean", "zeros"] = "keep"
+    """The puzzle table that goes with them. `keep`: theirs if it has as many rows as
+    the data have puzzles, else as `mean` (official). `mean`: all rows the mean of
+    theirs. `zeros`: a fresh one."""
+
+    freeze: bool = False
+    """Train the puzzle table alone; the network stays as it is. `freeze_weights`."""
+
     run_dir: str = ""
     """Folder of the run; the same command on it continues the run. Empty:
     `runs/<preset>-<time>`."""
@@ -819,6 +843,12 @@ class TrainTRM:
             self.loop == "stream"
             or (self.supervision_steps == 1 and self.steps_per_call == 1),
             "`supervision_steps` and `steps_per_call` above 1 need `loop=stream`.",
+        )
+        require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
+        require(
+            not self.freeze or self.model.puzzle_dim > 0 or self.init_from != "scratch",
+            "`freeze` trains the puzzle table alone: got puzzle_dim=0, no table. Train "
+            "with freeze=False.",
         )
 
 
