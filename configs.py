@@ -154,13 +154,126 @@ class GeneratedSudoku:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MazeHard:
+    """How maze lists in CSV form become a dataset (Maze-Hard by default)."""
+
+    source: str = "sapientinc/maze-30x30-hard-1k"
+    """A Hugging Face dataset, or a local folder, with `train.csv` and `test.csv`."""
+
+    train_csv: tuple[str, ...] = ()
+    """Local CSV files (`.csv` or `.csv.gz`) to train on, instead of `source`."""
+
+    test_csv: tuple[str, ...] = ()
+    """Local CSV files to test on, instead of `source`."""
+
+    subsample: int | None = None
+    """Training mazes drawn from the source; all of them if None. `subsample-size`."""
+
+    dihedral: bool = True
+    """Train on the 8 turned and mirrored images of each maze, as the paper says. The
+    official builder makes none unless told to (`aug`)."""
+
+    seed: int = 0
+    """Seed of the subsample (the official draw has none)."""
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.train_csv) == bool(self.test_csv),
+            "`train_csv` and `test_csv` must be given together: got "
+            f"{len(self.train_csv)} and {len(self.test_csv)} files. Give both or none.",
+        )
+        if self.subsample is not None:
+            require_positive(self, "subsample")
+        require_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedMaze:
+    """How mazes are made up: random walls, kept where the way is long."""
+
+    size: int = 30
+    """Rows and columns."""
+
+    least_path: int = 110
+    """Fewest cells of the shortest path, both ends counted (Maze-Hard: 110)."""
+
+    train: int = 1000
+    """Training mazes before augmentation."""
+
+    test: int = 1000
+    """Test mazes, none of which is an image of a training maze."""
+
+    unique: bool = False
+    """Only mazes with one shortest path. (In others the answer is that of Maze-Hard:
+    from S, it goes down where it can, else right, else left, else up.)"""
+
+    dihedral: bool = False
+    """Train on the 8 turned and mirrored images of each maze."""
+
+    seed: int = 0
+    """Seed of the mazes."""
+
+    processes: int = 1
+    """Processes that search. The mazes are the same."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "train", "test")
+        require_seed(self.seed)
+        require_processes(self.processes)
+        require(2 <= self.size <= 64, f"`size` must lie in 2 .. 64: got {self.size}.")
+        require(
+            2 <= self.least_path <= self.size**2 // 2 + self.size,
+            f"`least_path` must lie in 2 .. {self.size**2 // 2 + self.size}, about as "
+            f"long as paths get in {self.size}x{self.size}: got {self.least_path}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARC:
+    """How tasks of the Abstraction and Reasoning Corpus become a dataset."""
+
+    source: str = "kaggle/combined"
+    """Folder of `*_SUBSET_challenges.json` and `*_SUBSET_solutions.json`, also gzipped,
+    or of folders `SUBSET` with one JSON file a task. The official repository has them
+    in this folder."""
+
+    subsets: tuple[str, ...] = ("training", "evaluation", "concept")
+    """Sets of tasks to train on. `subsets`."""
+
+    test: tuple[str, ...] = ("evaluation",)
+    """Those whose test pairs are tested on instead. `test-set-name`."""
+
+    augmentations: int = 1000
+    """Images added to each task, as far as there are so many. Officially `num-aug`."""
+
+    seed: int = 42
+    """Seed of the augmentations and of the order of the tasks. `seed`."""
+
+    processes: int = 2
+    """Processes that make images; the dataset is the same with any number."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in self.test if name not in self.subsets]
+        require(
+            bool(self.test) and not missing,
+            f"`test` must name some of the subsets {', '.join(self.subsets)}: got "
+            f"{', '.join(self.test) or 'none'}.",
+        )
+        require_not_negative(self, "augmentations")
+        require_seed(self.seed)
+        require_processes(self.processes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PuzzleDataConfig:
     """Where the puzzles lie, and how they are made if they are missing."""
 
     paths: tuple[str, ...] = ("datasets/sudoku-extreme-1k-aug-1000",)
     """Directories in the official format; several are merged. `data_paths`."""
 
-    build: SudokuExtreme | GeneratedSudoku | None = field(default_factory=SudokuExtreme)
+    build: SudokuExtreme | GeneratedSudoku | MazeHard | GeneratedMaze | ARC | None = (
+        field(default_factory=SudokuExtreme)
+    )
     """How to make the first path if it is missing. None: stop if it is missing."""
 
     block: int = 5000
@@ -328,7 +441,7 @@ class GPTConfig:
 class TRMConfig:
     """A Tiny Recursive Model (arXiv 2510.04871) or one of its relatives."""
 
-    variant: Literal["trm", "single_z", "hier6", "hrm", "transformer"] = "trm"
+    variant: Literal["trm", "single_z", "hier6", "hrm", "transformer", "eqr"] = "trm"
     """What is refined, and how. Officially a model class each (`arch`)."""
 
     mixer: Literal["attention", "mlp"] = "mlp"
@@ -838,6 +951,18 @@ same wherever they lie; a longer run follows the schedule of its new length."""
 
 _ATTENTION = TRMConfig(mixer="attention", positions="rope")
 
+_ARC1 = TrainTRM(
+    epochs=100000.0,
+    model=replace(_ATTENTION, L_cycles=4),
+    optim=OptimConfig(weight_decay=0.1),
+    table=TableConfig(lr=1e-2, weight_decay=0.1),
+    data=PuzzleDataConfig(
+        paths=("datasets/arc1concept-aug-1000",), build=ARC(), block=10000
+    ),
+    eval=EvalConfig(epochs=10000.0),
+)
+"""Source: official `config/cfg_pretrain.yaml` and README."""
+
 TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
     "sudoku": (
         "Sudoku-Extreme, token MLP: 87.4 % in the paper; one 48 GB GPU, < 36 h.",
@@ -910,6 +1035,46 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
             act=ACTConfig(halt="compare", continue_loss=True),
         ),
     ),
+    "sudoku-eqr": (
+        "Sudoku-Extreme, EqR: random latents and noise; over 99 % in its paper with "
+        "many restarts.",
+        TrainTRM(model=TRMConfig(variant="eqr", prefix=0, puzzle_dim=0)),
+    ),
+    "maze": (
+        "Maze-Hard 30x30, attention: 85.3 % in the paper; four 48 GB GPUs, < 24 h.",
+        TrainTRM(
+            model=replace(_ATTENTION, L_cycles=4),
+            data=PuzzleDataConfig(
+                paths=("datasets/maze-30x30-hard-1k",), build=MazeHard()
+            ),
+        ),
+    ),
+    "maze-small": (
+        "10x10 mazes made up here; a quarter of an hour on two CPU cores.",
+        TrainTRM(
+            batch_size=32,
+            epochs=12.0,
+            precision="float32",
+            model=TRMConfig(dim=64, prefix=1, puzzle_dim=64, H_cycles=2, L_cycles=2),
+            act=ACTConfig(max_steps=8),
+            optim=OptimConfig(
+                lr=2e-3,
+                warmup=200,
+                min_ratio=0.1,
+                weight_decay=0.1,
+                ema=0.995,
+            ),
+            table=TableConfig(lr=2e-3),
+            data=PuzzleDataConfig(
+                paths=("datasets/maze-10x10",),
+                build=GeneratedMaze(
+                    size=10, least_path=12, train=20000, unique=True, dihedral=True
+                ),
+            ),
+            eval=EvalConfig(epochs=2.0, puzzles=256, batch_size=128),
+            run=RunConfig(log_every=100, save_every=500),
+        ),
+    ),
     "sudoku-transformer": (
         "Sudoku-Extreme, 8 layers, no recursion; 8 heads (the official 12 do not fit).",
         TrainTRM(
@@ -917,6 +1082,25 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 _ATTENTION, variant="transformer", layers=8, H_cycles=1, prefix=1
             ),
             act=ACTConfig(halt="compare"),
+        ),
+    ),
+    "arc1": (
+        "ARC-AGI-1, attention: 44.6 % in the paper; four 80 GB GPUs, 3 days. With "
+        "L_cycles 6 others report 52.8 % against their 43.0 % with 4.",
+        _ARC1,
+    ),
+    "arc2": (
+        "ARC-AGI-2, attention: 7.8 % in the paper; four 80 GB GPUs, 3 days.",
+        replace(
+            _ARC1,
+            data=replace(
+                _ARC1.data,
+                paths=("datasets/arc2concept-aug-1000",),
+                build=ARC(
+                    subsets=("training2", "evaluation2", "concept"),
+                    test=("evaluation2",),
+                ),
+            ),
         ),
     ),
 }

@@ -6,15 +6,33 @@ from typing import assert_never
 
 import numpy as np
 
-from configs import GeneratedSudoku, OpenWebText, Shakespeare, SudokuExtreme, TextFiles
+from configs import (
+    ARC,
+    GeneratedMaze,
+    GeneratedSudoku,
+    MazeHard,
+    OpenWebText,
+    Shakespeare,
+    SudokuExtreme,
+    TextFiles,
+)
 from data.folder import only_maker, say
-from data.puzzles import generate, sudoku
+from data.puzzles import arc, generate, maze, maze_generate, sudoku
 from data.puzzles.metadata import Metadata
 from data.text import build as text
 from data.text import openwebtext
 from data.text.reading import read_about
 
-Build = SudokuExtreme | GeneratedSudoku | Shakespeare | OpenWebText | TextFiles
+Build = (
+    SudokuExtreme
+    | GeneratedSudoku
+    | MazeHard
+    | GeneratedMaze
+    | ARC
+    | Shakespeare
+    | OpenWebText
+    | TextFiles
+)
 
 
 def prepare(build: Build, out: Path, *, exist_ok: bool = False) -> None:
@@ -52,6 +70,12 @@ def _build(build: Build, out: Path) -> None:
             sudoku.build(build, out)
         case GeneratedSudoku():
             generate.build(build, out)
+        case MazeHard():
+            maze.build(build, out)
+        case GeneratedMaze():
+            maze_generate.build(build, out)
+        case ARC():
+            arc.build(build, out)
         case Shakespeare():
             text.build_shakespeare(build, out)
         case OpenWebText():

@@ -6,6 +6,10 @@ from the Hugging Face hub or from files at hand:
     python -m data.prepare sudoku
     python -m data.prepare sudoku --train-csv train.csv --test-csv test.csv
     python -m data.prepare generate --out datasets/sudoku-6x6 --size 6
+    python -m data.prepare maze
+    python -m data.prepare generated-maze --out datasets/maze-10x10 --size 10 \
+        --least-path 14
+    python -m data.prepare arc --source kaggle/combined
 
 Text, as nanoGPT's files:
 
@@ -31,7 +35,10 @@ from typing import Annotated, Any
 import tyro
 
 from configs import (
+    ARC,
+    GeneratedMaze,
     GeneratedSudoku,
+    MazeHard,
     OpenWebText,
     Shakespeare,
     SudokuExtreme,
@@ -90,6 +97,9 @@ def _shakespeare(
 COMMANDS = {
     "sudoku": _command(SudokuExtreme, "datasets/sudoku-extreme-1k-aug-1000"),
     "generate": _command(GeneratedSudoku),
+    "maze": _command(MazeHard, "datasets/maze-30x30-hard-1k"),
+    "generated-maze": _command(GeneratedMaze),
+    "arc": _command(ARC, "datasets/arc1concept-aug-1000"),
     "shakespeare-char": _shakespeare_char,
     "shakespeare": _shakespeare,
     "openwebtext": _command(OpenWebText, "datasets/openwebtext"),

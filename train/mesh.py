@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -94,6 +95,13 @@ def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
     return jax.tree.map(total, tree, specs)
 
 
+def everywhere(tree: PyTree[Array]) -> PyTree[np.ndarray]:
+    """Global arrays, whole, on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
     """Row numbers of a global batch that this process's devices hold, ascending.
 
@@ -136,9 +144,9 @@ def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyT
     return lambda tree: jax.tree.map(place, tree)
 
 
-def first_row(tree: PyTree[Array]) -> PyTree:
-    """The first row of global arrays that this process holds, on the host."""
-    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data)[0], tree)
+def first_rows(tree: PyTree[Array]) -> PyTree:
+    """The rows of global arrays on the first device of this process, on the host."""
+    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), tree)
 
 
 def describe_layout(tree: PyTree, mesh: Mesh) -> str:

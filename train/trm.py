@@ -35,7 +35,7 @@ from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.job import Evaluator, Job, run_job
 from train.loop import Evaluation, Intervals
-from train.mesh import first_row, global_batch, make_mesh, process_rows
+from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
 from train.run_dir import Sizes, load_run, resumed_config
@@ -302,7 +302,11 @@ def test_splits(
 
 
 def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
-    """An evaluation as a table, and its first puzzle as a board."""
+    """An evaluation as a table, and its first puzzle as a board.
+
+    Where the kind of puzzle has rules, the first puzzles are judged by them too: a maze
+    may have several shortest paths, of which the labels name one.
+    """
     notes = {
         "exact_accuracy": "test puzzles solved",
         "accuracy": "test cells right",
@@ -314,9 +318,13 @@ def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
         for name, note in notes.items()
         if (value := evaluation.values[name]) is not None
     ]
-    puzzle, prediction = first_row(evaluation.first)
-    answer = np.argmax(prediction.logits, axis=-1)
-    board = test.draw(puzzle.inputs, answer, puzzle.labels)
+    puzzles, prediction = first_rows(evaluation.first)
+    answers = np.argmax(prediction.logits, axis=-1)
+    if (solved := test.is_solution(puzzles.inputs, answers)) is not None:
+        real = (puzzles.labels != IGNORE).any(axis=1)
+        name, note = "by_the_rules", f"solved of the first {real.sum():,}, by the rules"
+        lines.append(f"  {solved[real].mean():8.4f}  {name:16s} {note}")
+    board = test.draw(puzzles.inputs[0], answers[0], puzzles.labels[0])
     return "\n".join([*lines, "", board])
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, PRNGKeyArray, PyTree
 from configs import ACTConfig
 from data.puzzles.dataset import Puzzle
 from trm.model import TRM, Prediction
+from trm.noise import fold, puzzle_keys
 
 
 class Carry(eqx.Module):
@@ -111,6 +112,8 @@ def solve(
 ) -> tuple[Carry, Prediction]:
     """Supervision steps without gradient until all rows have halted.
 
+    A variant with noise draws that of a puzzle from its tokens, always the same.
+
     Args:
         model: cast.
         rows: the puzzle table's rows of `carry.puzzle`.
@@ -123,9 +126,12 @@ def solve(
     """
     model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
     x = model.embed(carry.puzzle.inputs, rows)
+    keys = puzzle_keys(carry.puzzle.inputs)
+    start = model.start(carry.latents, carry.steps == 0, keys)
+    carry = Carry(start, carry.steps, carry.halted, carry.puzzle)
 
     def step(carry: Carry) -> Carry:
-        latents = model.refine(carry.latents, x)
+        latents = model.refine(carry.latents, x, fold(keys, carry.steps))
         steps = carry.steps + 1
         halted = steps >= config.max_steps
         if early:

@@ -10,6 +10,7 @@ from gpt.attention import Kernel, padding
 from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
+from trm.variants.eqr import EqR
 from trm.variants.hrm import HRM
 from trm.variants.single_latent import SingleLatent
 from trm.variants.six_latent import SixLatent
@@ -80,6 +81,8 @@ def build_recursion(
             layers = config.H_layers or config.layers
             high = build_network(config, layers, length, kernel, second_key)
             return HRM(high, network, config.dim, config.L_cycles, key=latent_key)
+        case "eqr":
+            return EqR(network, config.dim, config.L_cycles, key=latent_key)
         case "transformer":
             return Transformer(network, config.dim, key=latent_key)
         case _:

@@ -9,11 +9,17 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from gpt.layers import Buffer, Embedding, Linear, truncated_normal
 from gpt.primitives import add_vector
-from trm.recursion import AbstractRecursion, Latents, deep_recursion
+from trm.noise import OWN, Noise, fold
+from trm.recursion import (
+    AbstractNoisyRecursion,
+    AbstractRecursion,
+    Latents,
+    deep_recursion,
+)
 
 
 class Prediction(eqx.Module):
@@ -103,9 +109,18 @@ class TRM(eqx.Module):
         return (scale * x.astype(jnp.float32)).astype(x.dtype)
 
     def refine(
-        self, latents: Latents, x: Float[Array, "*batch length dim"]
+        self,
+        latents: Latents,
+        x: Float[Array, "*batch length dim"],
+        keys: Key[Array, "*batch"] | None = None,
     ) -> PyTree[Float[Array, "*batch length dim"]]:
-        """The latents after one supervision step's deep recursion."""
+        """The latents after one supervision step's deep recursion.
+
+        Args:
+            latents: before it.
+            x: the question.
+            keys: one a puzzle, for a variant with noise; None for none.
+        """
         if self.positions_first:
             enter = lambda a: jnp.moveaxis(a, -2, 0)
             leave = lambda a: jnp.moveaxis(a, 0, -2)
@@ -113,9 +128,27 @@ class TRM(eqx.Module):
             length = x.shape[-2]
             enter = lambda a: _append(a, self.padding)
             leave = lambda a: a[..., :length, :]
+        noise = None
+        if keys is not None and isinstance(self.recursion, AbstractNoisyRecursion):
+            shape = (x.shape[-2], x.shape[-1])
+            noise = Noise(fold(keys, OWN), shape, x.dtype, enter)
         latents, x = jax.tree.map(enter, (latents, x))
+        latents = deep_recursion(self.recursion, latents, x, self.cycles, noise)
+        return jax.tree.map(leave, latents)
+
+    def start(
+        self,
+        latents: PyTree[Float[Array, "*batch length dim"]],
+        fresh: Bool[Array, "*batch"],
+        keys: Key[Array, "*batch"],
+    ) -> PyTree[Float[Array, "*batch length dim"]]:
+        """The latents, random ones for fresh puzzles if the variant draws them."""
+        if not isinstance(self.recursion, AbstractNoisyRecursion):
+            return latents
+        length, dim = jax.tree.leaves(latents)[0].shape[-2:]
+        drawn = self.recursion.draw(fold(keys, OWN + 1), (length, dim))
         return jax.tree.map(
-            leave, deep_recursion(self.recursion, latents, x, self.cycles)
+            lambda a, b: jnp.where(fresh[..., None, None], a, b), drawn, latents
         )
 
     def predict(self, latents: PyTree[Float[Array, "*batch length dim"]]) -> Prediction:

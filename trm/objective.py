@@ -38,11 +38,12 @@ def supervision_loss(
         model: cast.
         rows: the puzzle table's rows of `carry.puzzle`.
         carry: refilled.
-        keys: one for each row, for exploration.
+        keys: one for each row, for exploration and for a variant with noise.
         config: halting rule and losses.
     """
     x = model.embed(carry.puzzle.inputs, rows)
-    latents = model.refine(carry.latents, x)
+    latents = model.start(carry.latents, carry.steps == 0, keys)
+    latents = model.refine(latents, x, keys)
     prediction = model.predict(latents)
     latents = jax.lax.stop_gradient(latents)
 

@@ -8,12 +8,14 @@ Source: paper figure 3; `models/recursive_reasoning/trm.py`, `forward`.
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from gpt.layers import Buffer, truncated_normal
+from trm.noise import Noise
 
 Latents = PyTree[Float[Array, "..."]]
 """What a variant carries between supervision steps: any tree of `*axes dim` arrays."""
@@ -40,20 +42,43 @@ class AbstractRecursion(eqx.Module):
         """What the heads read."""
 
 
+class AbstractNoisyRecursion(AbstractRecursion):
+    """A recursion with random numbers, where it is given keys to make them from."""
+
+    @abc.abstractmethod
+    def draw(self, keys: Key[Array, "*batch"], shape: tuple[int, int]) -> Latents:
+        """Latents of fresh puzzles: an array of this shape, `length dim`, for each."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, latents: Latents, x: Float[Array, "*axes dim"], noise: Noise | None = None
+    ) -> Latents:
+        """One cycle, with noise if there is some."""
+
+
 def deep_recursion(
     recursion: AbstractRecursion,
     latents: Latents,
     x: Float[Array, "*axes dim"],
     cycles: int,
+    noise: Noise | None = None,
 ) -> Latents:
     """The latents after `cycles` cycles, of which only the last carries gradient.
 
     The others see inputs whose gradient is stopped, the weights included, so that
     nothing of them is kept for the backward pass.
     """
+
+    def cycle(
+        recursion: AbstractRecursion, latents: Latents, x: Array, number: Any
+    ) -> Latents:
+        if noise is not None and isinstance(recursion, AbstractNoisyRecursion):
+            return recursion(latents, x, noise.fold(number))
+        return recursion(latents, x)
+
     frozen, still, latents = jax.lax.stop_gradient((recursion, x, latents))
     frozen = jax.tree.map(lambda w: w.astype(x.dtype), frozen)  # once for all cycles
     latents = jax.lax.fori_loop(
-        0, cycles - 1, lambda _, carried: frozen(carried, still), latents
+        0, cycles - 1, lambda i, carried: cycle(frozen, carried, still, i), latents
     )
-    return recursion(jax.lax.stop_gradient(latents), x)
+    return cycle(recursion, jax.lax.stop_gradient(latents), x, cycles - 1)

@@ -28,6 +28,7 @@ _BUFFERS = {
     "single_z": {"L_init": "fresh_z"},
     "transformer": {"H_init": "fresh_z"},
     "hier6": {"H_init": "fresh_y"},
+    "eqr": {},  # fresh latents are drawn
 }
 # Networks of each variant: official name -> field of the recursion.
 _NETWORKS = {
@@ -36,6 +37,7 @@ _NETWORKS = {
     "hier6": {"L_level": "network"},
     "hrm": {"L_level": "low", "H_level": "high"},
     "transformer": {"H_level": "network"},
+    "eqr": {"L_level": "network"},
 }
 
 

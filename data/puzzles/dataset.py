@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 
 from configs import UserError
 from data.folder import fingerprint
 from data.puzzles.metadata import Metadata, recorded_hash
-from data.puzzles.render import guess_kind, render_solution
+from data.puzzles.render import CHECKS, guess_kind, render_solution
 from data.puzzles.sampler import EpochSampler
 from data.puzzles.store import PuzzleStore
 
@@ -97,6 +97,12 @@ class PuzzleDataset:
         )
 
     @cached_property
+    def kind(self) -> str:
+        """The kind of puzzle, as `render.py` knows it."""
+        metadata = self.metadata
+        return metadata.kind or guess_kind(metadata.seq_len, metadata.vocab_size)
+
+    @cached_property
     def content_hash(self) -> str:
         """What the split holds, as a word that other data would change.
 
@@ -148,9 +154,19 @@ class PuzzleDataset:
             prediction: tokens that a model gives.
             labels: tokens of the solution; negative where no token is asked for.
         """
-        metadata = self.metadata
-        kind = metadata.kind or guess_kind(metadata.seq_len, metadata.vocab_size)
-        return render_solution(inputs, prediction, labels, kind)
+        return render_solution(inputs, prediction, labels, self.kind)
+
+    def is_solution(
+        self,
+        inputs: Integer[np.ndarray, "puzzles seq"],
+        answers: Integer[np.ndarray, "puzzles seq"],
+    ) -> Bool[np.ndarray, " puzzles"] | None:
+        """Whether answers solve puzzles by the rules of this kind, whatever the labels.
+
+        None where no rules are known.
+        """
+        check = CHECKS.get(self.kind)
+        return None if check is None else check(inputs, answers)
 
     def num_test_batches(self, limit: int | None = None) -> int:
         """How many batches the first `limit` examples make (None: all)."""

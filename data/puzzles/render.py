@@ -11,9 +11,13 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from data.puzzles import sudoku
+from data.puzzles import arc_grid, maze, sudoku
 
 Render = Callable[[Integer[np.ndarray, " seq"], Bool[np.ndarray, " seq"]], list[str]]
+Check = Callable[
+    [Integer[np.ndarray, "puzzles seq"], Integer[np.ndarray, "puzzles seq"]],
+    Bool[np.ndarray, " puzzles"],
+]
 
 GAP = "    "
 
@@ -34,8 +38,19 @@ def numbers(
     return ["".join(row).rstrip() for row in rows]
 
 
-KINDS: Mapping[str, Render] = {"sudoku": sudoku.render, "numbers": numbers}
+KINDS: Mapping[str, Render] = {
+    "sudoku": sudoku.render,
+    "maze": maze.render,
+    "arc": arc_grid.render,
+    "numbers": numbers,
+}
 """How the kinds that `dataset.json` may name are drawn."""
+
+CHECKS: Mapping[str, Check] = {
+    "sudoku": sudoku.is_solution,
+    "maze": maze.is_solution,
+}
+"""Whether answers solve puzzles by the rules, for the kinds that have any."""
 
 
 def guess_kind(seq_len: int, vocab_size: int | None = None) -> str:
@@ -48,6 +63,10 @@ def guess_kind(seq_len: int, vocab_size: int | None = None) -> str:
     fits = (box for box in sudoku.BOXES.values() if box.size**2 == seq_len)
     if any(vocab_size in (None, box.size + 2) for box in fits):
         return "sudoku"
+    if vocab_size == maze.VOCAB and math.isqrt(seq_len) ** 2 == seq_len:
+        return "maze"
+    if (seq_len, vocab_size) == (arc_grid.SIDE**2, arc_grid.VOCAB):
+        return "arc"
     return "numbers"
 
 

@@ -6,23 +6,25 @@ Source: official `dataset/build_sudoku_dataset.py`. Unlike there, the subsample 
 images come from a seed, and rows are checked.
 """
 
-import csv
-import gzip
 import math
-import shlex
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer, UInt8
+from jaxtyping import Bool, Integer, UInt8
 
 from configs import SudokuExtreme, UserError
 from data.folder import check_vacant, require_memory
 from data.puzzles.board import BOXES, Box, augment, is_solved
+from data.puzzles.lists import (
+    bad_row,
+    draw_subsample,
+    find_lists,
+    names_of,
+    read_rows,
+)
 from data.puzzles.writer import Examples, write_puzzles
 
-HEADER = ["source", "question", "answer", "rating"]
 BOX = BOXES[9]
 CELLS = BOX.size**2
 
@@ -37,11 +39,8 @@ def build(config: SudokuExtreme, out: Path) -> None:
     check_vacant(out)
     train = _read_split(config, "train", out)
     test = _read_split(config, "test", out)
-    total = len(train[0])
-    if config.subsample is not None and config.subsample < total:
-        rng = np.random.default_rng((config.seed, 0))
-        chosen = rng.choice(total, size=config.subsample, replace=False)
-        train = (train[0][chosen], train[1][chosen])
+    chosen = draw_subsample(len(train[0]), config.subsample, config.seed)
+    train = (train[0][chosen], train[1][chosen])
     check_memory(len(train[0]), config.augmentations, BOX)
     rng = np.random.default_rng((config.seed, 1))
     images = augment(*train, config.augmentations, BOX, rng)
@@ -49,8 +48,7 @@ def build(config: SudokuExtreme, out: Path) -> None:
         "train": to_tokens(*images, images=1 + config.augmentations),
         "test": to_tokens(*test),
     }
-    files = [Path(name).name for name in (*config.train_csv, *config.test_csv)]
-    extra = {"seed": config.seed, "source": ", ".join(files) or config.source}
+    extra = {"seed": config.seed, "source": names_of(config)}
     write_puzzles(splits, out, kind="sudoku", vocab_size=BOX.size + 2, extra=extra)
 
 
@@ -108,8 +106,7 @@ def _read_split(
     config: SudokuExtreme, split: str, out: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """Questions and answers of all files of a split, in order."""
-    local = config.train_csv if split == "train" else config.test_csv
-    paths = [Path(name) for name in local] or [_locate(config, split, out)]
+    paths = find_lists(config, split, "sudoku", out)
     tables = [read_csv(path, config.min_difficulty) for path in paths]
     questions, answers = (
         np.concatenate(boards) for boards in zip(*tables, strict=True)
@@ -120,42 +117,6 @@ def _read_split(
             f"{config.min_difficulty} or more. Lower `--min-difficulty`."
         )
     return questions, answers
-
-
-def _locate(config: SudokuExtreme, split: str, out: Path) -> Path:
-    """The CSV file of a split in the source folder, or from the hub."""
-    folder = Path(config.source)
-    if folder.is_dir():
-        for name in (f"{split}.csv", f"{split}.csv.gz"):
-            if (folder / name).is_file():
-                return folder / name
-        raise UserError(
-            f"A source folder must hold `{split}.csv` or `{split}.csv.gz`: {folder} "
-            "has neither. Add the file, or name it with `--train-csv` and `--test-csv`."
-        )
-    try:
-        from huggingface_hub import hf_hub_download
-
-        file = f"{split}.csv"
-        return Path(hf_hub_download(config.source, file, repo_type="dataset"))
-    except Exception as error:
-        raise UserError(
-            f"`{split}.csv` must come from the Hugging Face dataset {config.source!r}: "
-            f"it could not be downloaded ({type(error).__name__}: {error}). With the "
-            f"CSV files at hand, run\n  {_local_command(config, out)}"
-        ) from error
-
-
-def _local_command(config: SudokuExtreme, out: Path) -> str:
-    """The command that builds the same dataset from local files."""
-    words = ["python", "-m", "data.prepare", "sudoku", "--out", str(out)]
-    words += ["--train-csv", "train.csv", "--test-csv", "test.csv"]
-    default = SudokuExtreme()
-    for name in ("subsample", "augmentations", "min_difficulty", "seed"):
-        value = getattr(config, name)
-        if value != getattr(default, name):
-            words += ["--" + name.replace("_", "-"), str(value)]
-    return shlex.join(words)
 
 
 def read_csv(
@@ -171,49 +132,11 @@ def read_csv(
     Raises:
         UserError: if the file is missing or a row, even one not kept, is wrong.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"A CSV file must exist: there is no {path}. Check the path.")
-    try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-            questions, answers, ratings, lines = _read_rows(file, path)
-    except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"A puzzle list must be a readable CSV file: {path} is not ({error}). "
-            "Download it again."
-        ) from None
-    boards = _digits(questions), _digits(answers)
-    _check_boards(*boards, path, lines)
-    keep = slice(None) if min_difficulty is None else ratings >= min_difficulty
+    rows = read_rows(path, CELLS)
+    boards = _digits(rows.questions), _digits(rows.answers)
+    _check_boards(*boards, Path(path), rows.lines)
+    keep = slice(None) if min_difficulty is None else rows.ratings >= min_difficulty
     return boards[0][keep], boards[1][keep]
-
-
-def _read_rows(
-    file: Iterable[str], path: Path
-) -> tuple[list[str], list[str], Int64[np.ndarray, " rows"], list[int]]:
-    """Questions, answers, ratings and the line number of every row."""
-    reader = csv.reader(file)
-    if (header := next(reader, [])) != HEADER:
-        raise _bad_row(path, 1, f"the header {','.join(HEADER)}", ",".join(header))
-    questions, answers, ratings, lines = [], [], [], []
-    for row in reader:
-        line = reader.line_num
-        if len(row) != len(HEADER):
-            raise _bad_row(path, line, f"{len(HEADER)} columns", len(row))
-        _, question, answer, rating = row
-        for name, cells in (("question", question), ("answer", answer)):
-            if len(cells) != CELLS:
-                raise _bad_row(path, line, f"a {name} of {CELLS} cells", len(cells))
-        try:
-            ratings.append(np.int64(rating))
-        except (ValueError, OverflowError):
-            wanted = "an integer rating of 64 bits"
-            raise _bad_row(path, line, wanted, f"{rating!r:.40}") from None
-        questions.append(question)
-        answers.append(answer)
-        lines.append(line)
-    return questions, answers, np.array(ratings, dtype=np.int64), lines
 
 
 def _digits(boards: Sequence[str]) -> UInt8[np.ndarray, "puzzles 81"]:
@@ -241,12 +164,4 @@ def _check_boards(
     for wanted, wrong in faults.items():
         if wrong.any():
             line = lines[int(wrong.argmax())]
-            raise _bad_row(path, line, wanted, "other cells")
-
-
-def _bad_row(path: Path, line: int, wanted: str, got: object) -> UserError:
-    """The error for a row that breaks the format."""
-    return UserError(
-        f"{path}, line {line}: a row must have {wanted}: got {got}. "
-        "Correct or remove the line, or download the file again."
-    )
+            raise bad_row(path, line, wanted, "other cells")

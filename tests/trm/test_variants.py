@@ -18,7 +18,7 @@ from trm.model import TRM
 from trm.recursion import deep_recursion
 from trm.weights import load_official, load_official_table, to_official
 
-VARIANTS = ("trm", "single_z", "hier6", "hrm", "transformer")
+VARIANTS = ("trm", "single_z", "hier6", "hrm", "transformer", "eqr")
 # Those with official weights.
 OFFICIAL = ("trm", "single_z", "hier6", "hrm", "transformer")
 CONFIGS = {

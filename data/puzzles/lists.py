@@ -1,0 +1,155 @@
+"""Lists of puzzles in CSV form, `source,question,answer,rating`: found, and read.
+
+What the characters of a question mean, and whether an answer solves it, is the business
+of each kind of puzzle.
+"""
+
+import csv
+import gzip
+import shlex
+import zlib
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from configs import MazeHard, SudokuExtreme, UserError
+
+HEADER = ["source", "question", "answer", "rating"]
+
+
+class Rows(NamedTuple):
+    """The rows of a list, in order."""
+
+    questions: list[str]
+    answers: list[str]
+    ratings: Int64[np.ndarray, " rows"]
+    lines: list[int]
+    """The line of the file that each row ends on."""
+
+
+def find_lists(
+    config: SudokuExtreme | MazeHard, split: str, command: str, out: Path
+) -> list[Path]:
+    """The CSV files of a split: local ones, or that of the source.
+
+    Args:
+        config: that names them.
+        split: `train` or `test`.
+        command: of `python -m data.prepare` that builds such a dataset.
+        out: the folder to make.
+
+    Raises:
+        UserError: if the source has none.
+    """
+    local = config.train_csv if split == "train" else config.test_csv
+    if local:
+        return [Path(name) for name in local]
+    folder = Path(config.source)
+    if folder.is_dir():
+        for name in (f"{split}.csv", f"{split}.csv.gz"):
+            if (folder / name).is_file():
+                return [folder / name]
+        raise UserError(
+            f"A source folder must hold `{split}.csv` or `{split}.csv.gz`: {folder} "
+            "has neither. Add the file, or name it with `--train-csv` and `--test-csv`."
+        )
+    try:
+        from huggingface_hub import hf_hub_download
+
+        file = f"{split}.csv"
+        return [Path(hf_hub_download(config.source, file, repo_type="dataset"))]
+    except Exception as error:
+        raise UserError(
+            f"`{split}.csv` must come from the Hugging Face dataset {config.source!r}: "
+            f"it could not be downloaded ({type(error).__name__}: {error}). With the "
+            f"CSV files at hand, run\n  {_local_command(config, command, out)}"
+        ) from error
+
+
+def _local_command(config: SudokuExtreme | MazeHard, command: str, out: Path) -> str:
+    """The command that builds the same dataset from local files."""
+    words = ["python", "-m", "data.prepare", command, "--out", str(out)]
+    words += ["--train-csv", "train.csv", "--test-csv", "test.csv"]
+    files = ("source", "train_csv", "test_csv")
+    for option in (field for field in fields(config) if field.name not in files):
+        value, name = getattr(config, option.name), option.name.replace("_", "-")
+        if isinstance(value, bool) and value != option.default:
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value != option.default:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
+def names_of(config: SudokuExtreme | MazeHard) -> str:
+    """Where the puzzles come from, as `dataset.json` says it."""
+    files = [Path(name).name for name in (*config.train_csv, *config.test_csv)]
+    return ", ".join(files) or config.source
+
+
+def draw_subsample(total: int, subsample: int | None, seed: int) -> np.ndarray:
+    """Which of `total` puzzles are trained on: so many of them, or all, in order."""
+    if subsample is None or subsample >= total:
+        return np.arange(total)
+    return np.random.default_rng((seed, 0)).choice(total, subsample, replace=False)
+
+
+def read_rows(path: str | Path, cells: int | None = None) -> Rows:
+    """The rows of a `.csv` or `.csv.gz` file.
+
+    Args:
+        path: the file.
+        cells: of every question and answer; None: as many as the first question has.
+
+    Raises:
+        UserError: if the file is missing or not such a list.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"A CSV file must exist: there is no {path}. Check the path.")
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+            return _read(file, path, cells)
+    except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"A puzzle list must be a readable CSV file: {path} is not ({error}). "
+            "Download it again."
+        ) from None
+
+
+def _read(file: Iterable[str], path: Path, cells: int | None) -> Rows:
+    """The rows of an open file."""
+    reader = csv.reader(file)
+    if (header := next(reader, [])) != HEADER:
+        raise bad_row(path, 1, f"the header {','.join(HEADER)}", ",".join(header))
+    questions, answers, ratings, lines = [], [], [], []
+    for row in reader:
+        line = reader.line_num
+        if len(row) != len(HEADER):
+            raise bad_row(path, line, f"{len(HEADER)} columns", len(row))
+        _, question, answer, rating = row
+        cells = cells or len(question)
+        for name, text in (("question", question), ("answer", answer)):
+            if len(text) != cells:
+                raise bad_row(path, line, f"a {name} of {cells} cells", len(text))
+        try:
+            ratings.append(np.int64(rating))
+        except (ValueError, OverflowError):
+            wanted = "an integer rating of 64 bits"
+            raise bad_row(path, line, wanted, f"{rating!r:.40}") from None
+        questions.append(question)
+        answers.append(answer)
+        lines.append(line)
+    return Rows(questions, answers, np.array(ratings, dtype=np.int64), lines)
+
+
+def bad_row(path: Path, line: int, wanted: str, got: object) -> UserError:
+    """The error for a row that breaks the format."""
+    return UserError(
+        f"{path}, line {line}: a row must have {wanted}: got {got}. "
+        "Correct or remove the line, or download the file again."
+    )

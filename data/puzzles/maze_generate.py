@@ -1,0 +1,139 @@
+"""Mazes made up from a seed: a dataset like Maze-Hard that needs no download.
+
+Each cell is a wall with a probability that is drawn for each maze, start and goal lie
+anywhere, and the few mazes whose shortest path is long are kept. These have the walls
+and the lengths of Maze-Hard. So as not to draw fifty thousand mazes for each that is
+kept, the goal is drawn last, among the cells that are far from the start; that changes
+nothing, as long as the maze is kept with a chance in proportion to their number.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from configs import GeneratedMaze, UserError
+from data.folder import check_vacant, parallel_map
+from data.puzzles.flood import distances, flood, to_cells, to_words
+from data.puzzles.maze import (
+    FREE,
+    GOAL,
+    IMAGES,
+    PATH,
+    START,
+    WALL,
+    Mazes,
+    images,
+    trace,
+    write_mazes,
+)
+from data.puzzles.writer import Examples
+
+BATCH = 2048  # mazes drawn at once: their bits then fit into a cache
+DENSITIES = (77, 129)  # of walls, of 256: 30 to 50 %
+SHARE = 16  # a maze is sure to be kept when one of so many cells is far enough
+PATIENCE = 2000  # batches that may find nothing
+
+
+def build(config: GeneratedMaze, out: Path) -> None:
+    """Build the dataset in `out`; only training mazes get images.
+
+    Raises:
+        UserError: if `out` is not vacant, or there are too few such mazes.
+    """
+    check_vacant(out)
+    questions, answers = generate(config, config.train + config.test)
+    train, test = slice(config.train), slice(config.train, None)
+    source = f"generated {config.size}x{config.size}"
+    write_mazes(
+        Examples(questions[train], answers[train]),
+        Examples(questions[test], answers[test]),
+        out,
+        dihedral=config.dihedral,
+        extra={"seed": config.seed, "source": source},
+    )
+
+
+def generate(config: GeneratedMaze, count: int) -> tuple[Mazes, Mazes]:
+    """So many mazes, none an image of another, and their answers.
+
+    Raises:
+        UserError: if there seem to be too few.
+    """
+    found: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    last = 0
+    for number, (questions, answers) in enumerate(_batches(config)):
+        views = images(questions).reshape(-1, IMAGES, config.size**2)
+        for views_of_one, question, answer in zip(
+            views, questions, answers, strict=True
+        ):
+            key = min(view.tobytes() for view in views_of_one)
+            if key not in found:
+                found[key] = (question, answer)
+                last = number
+        if len(found) >= count:
+            break
+        if number - last > PATIENCE:
+            raise UserError(
+                f"{count:,} different mazes of {config.size}x{config.size} with a "
+                f"shortest path of {config.least_path} cells or more must be found: "
+                f"got {len(found):,}, and none in the last {PATIENCE * BATCH:,} drawn. "
+                "Use a smaller `--least-path`, `--train` or `--test`."
+            )
+    all_questions, all_answers = zip(*found.values(), strict=True)
+    return np.stack(all_questions[:count]), np.stack(all_answers[:count])
+
+
+def _batches(config: GeneratedMaze) -> Iterator[tuple[Mazes, Mazes]]:
+    """The mazes kept of each batch drawn, without end."""
+    numbers = iter(range(2**31))
+    yield from parallel_map(partial(draw, config), numbers, config.processes)
+
+
+def draw(config: GeneratedMaze, number: int) -> tuple[Mazes, Mazes]:
+    """The mazes kept of batch `number`, a function of it and of the seed."""
+    rng = np.random.default_rng((config.seed, number))
+    size, each = config.size, np.arange(BATCH)
+    walls = rng.integers(*DENSITIES, size=(BATCH, 1, 1), dtype=np.uint8)
+    free = rng.integers(256, size=(BATCH, size, size), dtype=np.uint8) >= walls
+    starts = rng.integers(size**2, size=BATCH)
+    free.reshape(BATCH, -1)[each, starts] = True
+    at_start = np.zeros((BATCH, size**2), bool)
+    at_start[each, starts] = True
+
+    # A path of n cells is n - 1 steps: far are those that n - 2 do not reach.
+    words = to_words(at_start.reshape(free.shape))
+    near = flood(words, to_words(free), config.least_path - 2)
+    far = flood(near.wet, near.free).wet & ~near.wet
+    chance = np.bitwise_count(far).sum(axis=0) * SHARE / size**2
+    kept = rng.random(len(chance)) < chance
+    index, far = near.mazes[kept], to_cells(far[:, kept], size).reshape(-1, size**2)
+    questions, answers, single = _pose(free[index], starts[index], _pick(far, rng))
+    return (
+        (questions[single], answers[single]) if config.unique else (questions, answers)
+    )
+
+
+def _pick(
+    cells: Bool[np.ndarray, "mazes seq"], rng: np.random.Generator
+) -> Int[np.ndarray, " mazes"]:
+    """The number of one of the cells of each maze, all equally likely."""
+    return np.where(cells, rng.random(cells.shape), -1.0).argmax(axis=1)
+
+
+def _pose(
+    free: Bool[np.ndarray, "mazes rows columns"],
+    starts: Int[np.ndarray, " mazes"],
+    goals: Int[np.ndarray, " mazes"],
+) -> tuple[Mazes, Mazes, Bool[np.ndarray, " mazes"]]:
+    """Questions, answers, and whether there is but one shortest path."""
+    mazes, side, _ = free.shape
+    each = np.arange(mazes)
+    questions = np.where(free, FREE, WALL).astype(np.uint8).reshape(mazes, side**2)
+    questions[each, starts], questions[each, goals] = START, GOAL
+    at_goal = (questions == GOAL).reshape(free.shape)
+    path, single = trace(distances(at_goal, free), starts)
+    answers = np.where(path & (questions == FREE), np.uint8(PATH), questions)
+    return questions, answers, single
