@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from huggingface_hub import errors
 from jax.sharding import Mesh
 
-from configs import GeneratedSudoku, UserError
+from configs import GeneratedSudoku, TRMConfig, UserError
 from data.build import prepare
 from tests.golden import CASES, Golden
 from tests.official import STYLES, rounded, weights_of, write_official
@@ -153,6 +154,20 @@ def test_every_variant_there_and_back(name: str) -> None:
         for key, array in again.items():
             stored = found.weights[key]
             assert array.astype(stored.dtype).tobytes() == stored.tobytes()
+
+
+def test_eqr_has_no_latents_to_keep() -> None:
+    """Those of a run without noise are drawn: its checkpoints hold none."""
+    config = TRMConfig(variant="eqr", dim=32, prefix=0, puzzle_dim=0)
+    build = partial(build_trm, config, vocab=6, seq=16)
+    weights = to_official(build(key=jax.random.key(3)), config)
+    assert not any(name.endswith("_init") for name in weights)
+    like = jax.eval_shape(partial(build, key=jax.random.key(0)))
+    model = load_official(weights, like, config)
+    for key, array in to_official(model, config).items():
+        np.testing.assert_array_equal(array, weights[key])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model))
+    assert float(jnp.std(jax.tree.leaves(model.recursion.init())[0])) > 0.5
 
 
 @pytest.mark.slow
