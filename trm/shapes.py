@@ -1,7 +1,7 @@
 """What the names and shapes of an official checkpoint say of its model.
 
-Source: `models/recursive_reasoning/*.py`, `models/layers.py`; of EqR, `models/eqr.py` of
-locuslab/EqR.
+Source: `models/recursive_reasoning/*.py`, `models/layers.py`; of EqR, `models/eqr.py`
+of locuslab/EqR.
 """
 
 import math
