@@ -27,8 +27,8 @@ SUFFIXES = ("", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-# Where codes that save more than the weights keep these; averaged ones first.
-_INSIDE = (("ema", "shadow"), ("model",), ("state_dict",), ("model_state_dict",))
+# Where codes that save more than the weights keep these.
+_INSIDE = ("model", "state_dict", "model_state_dict")
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -159,13 +159,17 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
 
 def _find_weights(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The named tensors in what a file holds, and the configuration beside them."""
-    config = stored.get("config", {}) if isinstance(stored, dict) else {}
-    for keys in ((), *_INSIDE):
-        inside: Any = stored
-        for key in keys:
-            inside = inside.get(key) if isinstance(inside, dict) else None
-        if _is_state_dict(inside):
-            return dict(inside), config if isinstance(config, dict) else {}
+    parts = stored if isinstance(stored, dict) else {}
+    config, ema = parts.get("config"), parts.get("ema")
+    found = (stored, *(parts.get(key) for key in _INSIDE))
+    weights = next((part for part in found if _is_state_dict(part)), None)
+    averaged = ema.get("shadow") if isinstance(ema, dict) else None
+    if weights is not None and _is_state_dict(averaged):
+        # It holds what is trained: buffers are in the model alone.
+        plain = lambda named: {n.replace("_orig_mod.", ""): t for n, t in named.items()}
+        weights = plain(weights) | plain(averaged)
+    if weights is not None:
+        return weights, config if isinstance(config, dict) else {}
     what = type(stored).__name__
     if isinstance(stored, dict):
         what = f"a dict of {', '.join(map(repr, list(stored)[:3])) or 'nothing'}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import TRM_PRESETS, TRMConfig, UserError
-from tests.golden import CASES, Golden
+from tests.golden import CASES, FOLDER, Golden
 from tests.official import STYLES, options_of, weights_of
 from trm.all_config import all_config, train_config
 from trm.build import build_trm
@@ -189,6 +189,14 @@ def test_sizes_that_do_not_fit() -> None:
     name = "embed_tokens.embedding_weight"
     with pytest.raises(UserError, match="must be a matrix"):
         infer(weights | {name: np.zeros(6, np.float32)}, {})
+
+
+def test_weights_of_the_code_of_eqr() -> None:
+    with np.load(FOLDER / "eqr.npz") as stored:
+        weights = {name[2:]: stored[name] for name in stored if name.startswith("w/")}
+    found = infer(weights, {}).config
+    assert (found.variant, found.mixer, found.prefix) == ("eqr", "mlp", 0)
+    assert (found.layers, found.dim, found.puzzle_dim) == (2, 16, 0)
 
 
 def test_eqr_of_another_noise() -> None:
