@@ -18,7 +18,7 @@ FORBIDDEN = {
 # `train` knows no model: these two describe runs of one.
 RECIPES = {"train/trm.py", "train/gpt.py"}
 # Entry scripts stand above all packages.
-SCRIPTS = {"data/prepare.py", "gpt/export.py", "gpt/sample.py"}
+SCRIPTS = {"data/prepare.py", "gpt/export.py", "gpt/sample.py", "trm/solve.py"}
 SOURCES = [
     path
     for name in ORDER

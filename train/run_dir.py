@@ -16,7 +16,7 @@ import time
 import types
 import typing
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
@@ -337,6 +337,9 @@ class LoadedRun:
     step: int
     """Of the checkpoint."""
 
+    sizes: Sizes = field(default_factory=dict)
+    """What the data's sizes were."""
+
 
 def load_run(
     run_dir: str | Path, checkpoint: Literal["best", "newest"] = "best"
@@ -373,7 +376,7 @@ def load_run(
             f"A run must have a checkpoint to read: `{run_dir}` has none yet. Wait for "
             "the first, or train first."
         )
-    return LoadedRun(kind, config, *restored)
+    return LoadedRun(kind, config, *restored, sizes=sizes)
 
 
 def resumed_config(kind: type[Config], run_dir: str) -> Config | None:
