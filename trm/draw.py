@@ -29,6 +29,9 @@ LEGEND = (
     ("breaks a rule", PAPER, WRONG, MODEL),
 )
 MARGIN, LINE, SMALL = 16, 22, 15
+WIDEST = 1500
+"""Pixels that the boards of a picture take side by side."""
+
 MOST_BOARDS = 12
 """Boards of a picture; of more steps, those that are spread evenly."""
 
@@ -46,18 +49,17 @@ def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
     """The question and the boards, or some of them, side by side in one picture."""
     from PIL import Image, ImageDraw
 
-    chosen = np.unique(np.linspace(0, len(frames) - 1, MOST_BOARDS).round().astype(int))
-    panels = [_panel(kind, frames[i]) for i in chosen]
+    panels = [_panel(kind, frames[i]) for i in _spread(len(frames))]
     width, height = panels[0].size
-    across = min(len(panels), max(math.ceil(math.sqrt(len(panels) * 1.6)), 1))
-    shelves = math.ceil(len(panels) / across)
+    shelves = math.ceil(len(panels) / max(WIDEST // width, 1))
+    across = math.ceil(len(panels) / shelves)
     wide = max(across * width, _legend_width(kind)) + MARGIN
     sheet = Image.new("RGB", (wide, shelves * height + MARGIN + LINE), PAPER)
     for i, panel in enumerate(panels):
         row, column = divmod(i, across)
         sheet.paste(panel, (column * width, row * height))
     _draw_legend(ImageDraw.Draw(sheet), kind, MARGIN, shelves * height + MARGIN // 2)
-    return sheet.quantize(64)
+    return sheet
 
 
 def write_animation(
@@ -74,11 +76,21 @@ def write_animation(
         picture.paste(panel, ((width - panel.width) // 2, 0))
         place = MARGIN, panel.height + MARGIN // 2
         _draw_legend(ImageDraw.Draw(picture), kind, *place)
-        pictures.append(picture.quantize(64))
+        pictures.append(picture)
+    # One palette for all, or colours would flicker.
+    some = [np.asarray(pictures[i]) for i in _spread(len(pictures))]
+    palette = Image.fromarray(np.concatenate(some)).quantize(128)
+    plain = Image.Dither.NONE
+    first, *others = (p.quantize(palette=palette, dither=plain) for p in pictures)
     each = round(1000 * seconds)
     times = [2 * each, *[each] * (len(pictures) - 2), 3 * each][-len(pictures) :]
-    first, *others = pictures
     first.save(path, save_all=True, append_images=others, duration=times, loop=0)
+
+
+def _spread(frames: int) -> list[int]:
+    """The first and the last of so many frames, and some between."""
+    places = np.linspace(0, frames - 1, min(MOST_BOARDS, frames))
+    return places.round().astype(int).tolist()
 
 
 def _cell_size(kind: Kind) -> int:
@@ -101,9 +113,8 @@ def _panel(kind: Kind, frame: Frame) -> "Image":
     if frame.q_halt is not None:
         _draw_meter(draw, left, MARGIN + LINE, frame.q_halt)
     _draw_board(draw, kind, frame, left, top, cell)
-    ink = WRONG if frame.wrong.any() else INK
     place = left, top + lines * cell + 6
-    draw.text(place, frame.verdict, ink, _font(SMALL))
+    draw.text(place, frame.verdict, INK, _font(SMALL))
     return picture
 
 
@@ -120,7 +131,6 @@ def _draw_board(
     draw: "ImageDraw", kind: Kind, frame: Frame, left: int, top: int, cell: int
 ) -> None:
     """The cells, the thin lines, then the thick ones."""
-    question = frame.step == 0
     columns = kind.columns
     lines = len(frame.tokens) // columns
     for i, token in enumerate(frame.tokens.tolist()):
@@ -131,9 +141,10 @@ def _draw_board(
         if kind.fills and known:
             draw.rectangle(box, fill=kind.fills[token])
         else:
-            ink = INK if frame.given[i] or question else MODEL
-            fill = CHANGED if frame.changed[i] else PAPER
-            draw.rectangle(box, fill=GIVEN if frame.given[i] else fill)
+            by_model = frame.step and (frame.altered[i] or not frame.given[i])
+            ink = MODEL if by_model else INK
+            fill = GIVEN if frame.given[i] else PAPER
+            draw.rectangle(box, fill=CHANGED if frame.changed[i] else fill)
             sign = kind.signs[token] if known else "?"
             middle = x + cell / 2, y + cell / 2
             draw.text(middle, sign.strip("."), ink, _font(0.58 * cell), anchor="mm")
@@ -171,7 +182,7 @@ def _legend_width(kind: Kind) -> int:
     return round(sum(_font(SMALL).getlength(text) + 44 for text in texts))
 
 
-def _draw_legend(draw: "ImageDraw", kind: Kind, x: float, y: float) -> None:
+def _draw_legend(draw: "ImageDraw", kind: Kind, x: int | float, y: int) -> None:
     """Each mark with what it means, in a line."""
     for text, fill, frame, ink in _legend(kind):
         draw.rectangle((x, y, x + 18, y + 18), fill, frame or "#b5b5b5")
@@ -182,7 +193,7 @@ def _draw_legend(draw: "ImageDraw", kind: Kind, x: float, y: float) -> None:
         x += _font(SMALL).getlength(text) + 44
 
 
-def _font(size: float):
+def _font(size: int | float):
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

@@ -26,8 +26,8 @@ class Frame:
     wrong: Bool[np.ndarray, " seq"]
     """Cells that break a rule; none where the kind has no rules."""
 
-    kept: bool
-    """Whether all givens are as in the question."""
+    altered: Bool[np.ndarray, " seq"]
+    """Given cells that are not as in the question."""
 
     ruled: bool
     """Whether there are rules, of this kind and for this frame."""
@@ -39,6 +39,11 @@ class Frame:
     def solved(self) -> bool:
         """Whether the rules hold, in all cells."""
         return self.ruled and not self.wrong.any()
+
+    @property
+    def kept(self) -> bool:
+        """Whether all givens are as in the question."""
+        return not self.altered.any()
 
     @property
     def title(self) -> str:
@@ -68,12 +73,12 @@ def frames_of(
     wrong = np.zeros_like(answers, bool)
     if kind.faults is not None:
         wrong = kind.faults(np.broadcast_to(tokens, answers.shape), answers)
-    frames = [Frame(0, tokens, given, nothing, nothing, True, False, None)]
+    frames = [Frame(0, tokens, given, nothing, nothing, nothing, False, None)]
     for i, board in enumerate(answers):
         changed = board != answers[i - 1] if i else nothing
-        kept = not (given & (board != tokens)).any()
+        altered = given & (board != tokens)
         ruled, q = kind.faults is not None, float(q_halt[i])
-        frames.append(Frame(i + 1, board, given, changed, wrong[i], kept, ruled, q))
+        frames.append(Frame(i + 1, board, given, changed, wrong[i], altered, ruled, q))
     return frames
 
 

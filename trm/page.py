@@ -10,7 +10,7 @@ import numpy as np
 from data.puzzles.kinds import Kind
 from trm.frames import Frame
 
-GIVEN, CHANGED, WRONG = 1, 2, 4
+GIVEN, CHANGED, WRONG, ALTERED = 1, 2, 4, 8
 """Marks of a cell, which add up."""
 
 BEGIN, END = '<script type="application/json" id="frames">', "</script>"
@@ -56,6 +56,7 @@ def _data(kind: Kind, frames: Sequence[Frame]) -> dict[str, object]:
                         GIVEN * frame.given,
                         CHANGED * frame.changed,
                         WRONG * frame.wrong,
+                        ALTERED * frame.altered,
                     ],
                     axis=0,
                 ).tolist(),
@@ -77,11 +78,11 @@ h1 { font-size: 1.1rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; border: 2px solid #000; }
 svg text { text-anchor: middle; dominant-baseline: central; font-size: .58px; }
 #state { display: flex; gap: 1rem; justify-content: space-between; margin: .4rem 0; }
-#state b { min-width: 5rem; }
+#state > * { white-space: nowrap; }
 nav { display: flex; gap: .4rem; align-items: center; margin: .6rem 0; }
 nav button { font: inherit; padding: .2rem .7rem; }
 nav input { flex: 1; }
-meter { width: 9rem; vertical-align: middle; }
+meter { width: 7rem; vertical-align: middle; }
 .key { display: inline-block; width: 1em; height: 1em; vertical-align: -.15em;
   border: 1px solid #b5b5b5; margin: 0 .3em 0 .8em; }
 small { display: block; margin: .4rem 0; }
@@ -108,7 +109,7 @@ const data = JSON.parse(document.getElementById("frames").textContent);
 const get = (id) => document.getElementById(id);
 const svg = get("board"), bar = get("bar"), last = data.frames.length - 1;
 const columns = data.columns, rows = data.frames[0].tokens.length / columns;
-const GIVEN = 1, CHANGED = 2, WRONG = 4;
+const GIVEN = 1, CHANGED = 2, WRONG = 4, ALTERED = 8;
 let now = 0, timer = null;
 
 function add(name, attributes, text) {
@@ -124,11 +125,12 @@ function show(index) {
   svg.replaceChildren();
   frame.tokens.forEach((token, i) => {
     const x = i % columns, y = Math.floor(i / columns), mark = frame.marks[i];
-    const plain = mark & GIVEN ? "#e4e4e4" : mark & CHANGED ? "#f7ec9f" : "#ffffff";
+    const plain = mark & CHANGED ? "#f7ec9f" : mark & GIVEN ? "#e4e4e4" : "#ffffff";
     const fill = data.fills[token] || plain;
     add("rect", { x, y, width: 1, height: 1, fill,
       stroke: "#b5b5b5", "stroke-width": .02 });
-    const ink = mark & GIVEN || now === 0 ? "#000000" : "#0072b2";
+    const kept = now === 0 || (mark & GIVEN && !(mark & ALTERED));
+    const ink = kept ? "#000000" : "#0072b2";
     if (!data.fills.length) add("text", { x: x + .5, y: y + .52, fill: ink },
       token in data.signs ? data.signs[token] : "?");
   });
@@ -144,7 +146,7 @@ function show(index) {
   bar.value = now;
   get("step").textContent = frame.title + (now ? " of " + last : "");
   get("halt").innerHTML = frame.q === null ? "" :
-    `halting probability ${frame.q.toFixed(3)} <meter value="${frame.q}"></meter>`;
+    `halt ${frame.q.toFixed(3)} <meter value="${frame.q}"></meter>`;
   get("verdict").textContent = frame.verdict;
 }
 

@@ -1,14 +1,14 @@
 """Puzzles solved by a trained model: `python -m trm.solve --run-dir RUN PUZZLE ...`.
 
-    python -m trm.solve --run-dir runs/quickstart .53..61...25...5.6.3.3..6..43...26.25.3
-    python -m trm.solve --run-dir runs/quickstart puzzles.txt --steps 16 --out pictures
-    cat puzzles.txt | python -m trm.solve --run-dir runs/quickstart --show line
+    python -m trm.solve --run-dir RUN .53..61...255.6.3.3..6..43...26.25.3
+    python -m trm.solve --run-dir RUN puzzles.txt --steps 16 --out pictures
+    cat puzzles.txt | python -m trm.solve --run-dir RUN --show line
 
 A puzzle is a line as this kind of puzzle is written (Sudoku: a character a cell, `.` or
 `0` where it is empty), or a file of such. The same from Python:
 
     run = load_run("runs/quickstart")
-    (solution,) = solve(run, ".53..61...25...5.6.3.3..6..43...26.25.3")
+    (solution,) = solve(run, ".53..61...255.6.3.3..6..43...26.25.3")
     print(solution)
 """
 
@@ -23,7 +23,6 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,8 +76,8 @@ class Settings:
     """Supervision steps to make, as many as you like; 0: those of training."""
 
     show: Literal["steps", "answer", "line"] = "steps"
-    """The board after each step, the last one only, or that in the form of the question,
-    one line a puzzle, for other programs."""
+    """The board after each step, the last one only, or that in a line, in the form of
+    the question, for other programs."""
 
     out: str = ""
     """Folder for pictures: for each puzzle a PNG, a GIF and an HTML page (extra
@@ -141,7 +140,7 @@ def solve(
     Raises:
         UserError: if a puzzle is none of this run's kind and size.
     """
-    kind, seq = run_kind(run), run.sizes["seq"]
+    kind, seq, vocab = run_kind(run), run.sizes["seq"], run.sizes["vocab"]
     if isinstance(puzzles, str):
         questions = kind.read(puzzles)
     elif isinstance(puzzles, np.ndarray):
@@ -154,12 +153,10 @@ def solve(
     for question in questions:
         tokens = question.tokens
         require(
-            len(tokens) == seq
-            and (tokens >= 0).all()
-            and (tokens < run.sizes["vocab"]).all(),
-            f"A puzzle of this run must be {seq} tokens of 0 .. "
-            f"{run.sizes['vocab'] - 1}: {question.name} is {len(tokens)} of "
-            f"{tokens.min()} .. {tokens.max()}. Ask a run of its kind and size.",
+            len(tokens) == seq and 0 <= int(tokens.min()) <= int(tokens.max()) < vocab,
+            f"A puzzle of this run must be {seq} tokens of 0 .. {vocab - 1}: "
+            f"{question.name} is {len(tokens)} of {tokens.min()} .. {tokens.max()}. "
+            "Ask a run of its kind and size.",
         )
     require(bool(questions), "There must be a puzzle to solve: got none. Give one.")
     told = think(
@@ -183,7 +180,8 @@ def think(
     if precision == "auto":
         on_cpu = jax.default_backend() == "cpu"
         precision = "float32" if on_cpu else run.config.precision
-    model = cast(run.model, jnp.dtype(precision))
+    model, act = cast(run.model, jnp.dtype(precision)), run.config.act
+    steps = steps or act.max_steps
     at_once = min(len(inputs), MOST_AT_ONCE)
     rows = jnp.broadcast_to(run.table[0], (at_once, run.table.shape[1]))
     parts = []
@@ -193,11 +191,11 @@ def think(
         padded = np.resize(part, (at_once, part.shape[1]))
         blank = np.zeros(at_once, np.int32)
         puzzle = Puzzle(padded, np.zeros_like(padded), blank)
-        told = _trace(
-            model, rows, puzzle, run.config.act, steps=steps or run.config.act.max_steps
-        )
-        parts.append(jax.tree.map(lambda a, n=len(part): np.asarray(a)[:, :n], told))
-    return jax.tree.map(lambda *a: np.concatenate(a, axis=1), *parts)
+        told = jax.device_get(_trace(model, rows, puzzle, act, steps=steps))
+        parts.append([array[:, : len(part)] for array in told])
+    return Trace(
+        *(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+    )
 
 
 _trace = eqx.filter_jit(trace)
