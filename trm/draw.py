@@ -5,10 +5,11 @@ mark is one of colour alone: a given has a grey cell, a wrong cell a frame.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -77,14 +78,31 @@ def write_animation(
         place = MARGIN, panel.height + MARGIN // 2
         _draw_legend(ImageDraw.Draw(picture), kind, *place)
         pictures.append(picture)
-    # One palette for all, or colours would flicker.
-    some = [np.asarray(pictures[i]) for i in _spread(len(pictures))]
-    palette = Image.fromarray(np.concatenate(some)).quantize(128)
-    plain = Image.Dither.NONE
+    palette, plain = _palette(pictures), Image.Dither.NONE
     first, *others = (p.quantize(palette=palette, dither=plain) for p in pictures)
     each = round(1000 * seconds)
     times = [2 * each, *[each] * (len(pictures) - 2), 3 * each][-len(pictures) :]
     first.save(path, save_all=True, append_images=others, duration=times, loop=0)
+
+
+def _palette(pictures: Sequence["Image"]) -> "Image":
+    """The most frequent colours, none close to another: one palette for all.
+
+    Else colours would flicker, and Pillow would take a neighbour for white.
+    """
+    from PIL import Image
+
+    counts: Counter[Any] = Counter()
+    for i in _spread(len(pictures)):
+        colours = pictures[i].getcolors(pictures[i].width * pictures[i].height)
+        counts.update({colour: count for count, colour in colours or []})
+    chosen: list[tuple[int, int, int]] = []
+    for colour, _ in counts.most_common():
+        if all(np.abs(np.subtract(colour, other)).max() > 12 for other in chosen):
+            chosen.append(colour)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour in chosen[:256] for part in colour])
+    return palette
 
 
 def _spread(frames: int) -> list[int]:

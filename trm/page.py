@@ -77,7 +77,8 @@ body { font: 16px/1.4 system-ui, sans-serif; color: #000; background: #fff;
 h1 { font-size: 1.1rem; overflow-wrap: anywhere; }
 svg { display: block; width: 100%; border: 2px solid #000; }
 svg text { text-anchor: middle; dominant-baseline: central; font-size: .58px; }
-#state { display: flex; gap: 1rem; justify-content: space-between; margin: .4rem 0; }
+#state { display: flex; gap: 1rem; flex-wrap: wrap;
+  justify-content: space-between; margin: .4rem 0; }
 #state > * { white-space: nowrap; }
 nav { display: flex; gap: .4rem; align-items: center; margin: .6rem 0; }
 nav button { font: inherit; padding: .2rem .7rem; }
