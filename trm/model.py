@@ -43,6 +43,7 @@ class TRM(eqx.Module):
     prefix: int = eqx.field(static=True)
     cycles: int = eqx.field(static=True)
     positions_first: bool = eqx.field(static=True)
+    padding: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class TRM(eqx.Module):
         cycles: int,
         learned_positions: bool,
         positions_first: bool,
+        padding: int = 0,
         key: PRNGKeyArray,
     ):
         embed_key, position_key, head_key, halt_key = jax.random.split(key, 4)
@@ -75,6 +77,7 @@ class TRM(eqx.Module):
         self.prefix = prefix
         self.cycles = cycles
         self.positions_first = positions_first
+        self.padding = padding
 
     @property
     def compute_type(self) -> jnp.dtype:
@@ -103,11 +106,17 @@ class TRM(eqx.Module):
         self, latents: Latents, x: Float[Array, "*batch length dim"]
     ) -> PyTree[Float[Array, "*batch length dim"]]:
         """The latents after one supervision step's deep recursion."""
-        if not self.positions_first:
-            return deep_recursion(self.recursion, latents, x, self.cycles)
-        latents, x = jax.tree.map(lambda a: jnp.moveaxis(a, -2, 0), (latents, x))
-        latents = deep_recursion(self.recursion, latents, x, self.cycles)
-        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), latents)
+        if self.positions_first:
+            enter = lambda a: jnp.moveaxis(a, -2, 0)
+            leave = lambda a: jnp.moveaxis(a, 0, -2)
+        else:
+            length = x.shape[-2]
+            enter = lambda a: _append(a, self.padding)
+            leave = lambda a: a[..., :length, :]
+        latents, x = jax.tree.map(enter, (latents, x))
+        return jax.tree.map(
+            leave, deep_recursion(self.recursion, latents, x, self.cycles)
+        )
 
     def predict(self, latents: PyTree[Float[Array, "*batch length dim"]]) -> Prediction:
         """Logits of every cell in the compute type, Q values in float32."""
@@ -115,6 +124,13 @@ class TRM(eqx.Module):
         q = self.halt_head(y[..., 0, :]).astype(jnp.float32)
         logits = self.head(y[..., self.prefix :, :])
         return Prediction(logits, q[..., 0], q[..., 1])
+
+
+def _append(
+    x: Float[Array, "*batch length dim"], padding: int
+) -> Float[Array, "*batch padded dim"]:
+    """`x` with positions of zeros after the last."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
 
 
 def cast(model: TRM, dtype: jnp.dtype) -> TRM:
