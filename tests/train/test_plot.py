@@ -127,7 +127,7 @@ def test_what_cannot_be_plotted(
         ([run, "--out", "a.jpeg"], r"ends in .svg, .png or .pdf: got `a.jpeg`"),
         (
             [run, "--metrics", "los"],
-            "must be one that the runs have: got `los`. Use one of exact_accuracy, lm_",
+            "must be one that the runs have: got `los`. Use one of exact_accuracy, e",
         ),
     ):
         with pytest.raises(UserError, match=message):
