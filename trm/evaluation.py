@@ -20,6 +20,7 @@ from data.puzzles.dataset import Puzzle
 from trm.act import select_rows, wants_to_halt
 from trm.loss import puzzle_loss
 from trm.model import TRM
+from trm.noise import fold, puzzle_keys
 from trm.recursion import Latents
 from trm.rollouts import add_noise
 
@@ -163,11 +164,13 @@ def answer(
         at = rows.item // copies
         puzzle = jax.tree.map(lambda a: a[at], puzzles)
         x = model.embed(puzzle.inputs, table.at[puzzle.puzzle_id].get(mode="clip"))
-        before = rows.latents
+        rollout = rows.item % copies
+        own = own_keys(puzzle.inputs, rollout, effort.seed)
+        before = noisy = model.start(rows.latents, rows.steps == 0, own)
         if effort.sigma > 0.0:
-            keys = noise_keys(effort.seed, numbers[at], rows.item % copies, rows.steps)
-            before = add_noise(model.recursion, before, keys, effort.sigma)
-        latents = model.refine(before, x)
+            keys = noise_keys(effort.seed, numbers[at], rollout, rows.steps)
+            noisy = add_noise(model.recursion, before, keys, effort.sigma)
+        latents = model.refine(noisy, x, fold(own, rows.steps))
         prediction = model.predict(latents)
         steps = rows.steps + 1
         wanted = wants_to_halt(prediction, act) & effort.early
@@ -182,7 +185,7 @@ def answer(
         answers = Answers(
             tokens=put(answers.tokens, jnp.argmax(prediction.logits, -1)),
             steps=put(answers.steps, steps),
-            residual=put(answers.residual, change(rows.latents, latents)),
+            residual=put(answers.residual, change(before, latents)),
             wanted=put(answers.wanted, wanted),
             trace=Trace(
                 note(trace.q_halt, prediction.q_halt),
@@ -211,12 +214,20 @@ def noise_keys(
     steps: Int32[Array, " rows"],
 ) -> Key[Array, " rows"]:
     """A key for each step of each rollout of each puzzle."""
+    keys = jnp.broadcast_to(jax.random.key(seed), numbers.shape)
+    return fold(fold(fold(keys, numbers), rollouts), steps)
 
-    def one(number: Array, rollout: Array, step: Array) -> Array:
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        return jax.random.fold_in(jax.random.fold_in(key, rollout), step)
 
-    return jax.vmap(one)(numbers, rollouts, steps)
+def own_keys(
+    inputs: Int32[Array, "rows seq"], rollouts: Int32[Array, " rows"], seed: int
+) -> Key[Array, " rows"]:
+    """Keys for the noise that a variant makes itself (EqR): others for each rollout.
+
+    The first rollout has those of `trm.act.solve`, so that it answers as in training.
+    """
+    keys = puzzle_keys(inputs)
+    others = fold(fold(keys, rollouts), seed)
+    return jnp.where(rollouts == 0, keys, others)
 
 
 def change(before: Latents, after: Latents) -> Float[Array, " rows"]:

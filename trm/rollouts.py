@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from configs import MOST_STEPS, require, require_positive
+from trm.noise import draw, fold
 from trm.recursion import AbstractRecursion, Latents
 
 Choice = Literal["best_q", "mode", "residual", "first"]
@@ -110,10 +111,9 @@ def add_noise(
     flags = jax.tree.leaves(scratchpads(recursion, latents))
     for index, (leaf, flag) in enumerate(zip(leaves, flags, strict=True)):
         if flag:
-            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-            draw = lambda key, shape=leaf.shape[1:]: jax.random.normal(key, shape)
-            noise = sigma * jax.vmap(draw)(own)
-            leaf = (leaf.astype(jnp.float32) + noise).astype(leaf.dtype)
+            length, dim = leaf.shape[1:]
+            drawn = draw(jax.random.normal, fold(keys, index), (length, dim))
+            leaf = (leaf.astype(jnp.float32) + sigma * drawn).astype(leaf.dtype)
         noisy.append(leaf)
     return jax.tree.unflatten(structure, noisy)
 

@@ -178,7 +178,27 @@ def test_meshes_answer_the_same(sizes: tuple[int, int]) -> None:
     assert ours.sweeps.shape == (8,)
 
 
+@pytest.mark.slow
+def test_a_variant_with_noise_of_its_own_has_rollouts_without_sigma() -> None:
+    """The first is the answer of training; the others start elsewhere."""
+    model = tiny.model(replace(tiny.MODEL, variant="eqr"))
+    puzzles, numbers = queue()
+    effort = replace(REFILL, rollouts=3)
+    ours = jax.jit(partial(answer, effort=effort, act=ACT, rows=4))(
+        model, TABLE, puzzles, numbers
+    )
+    carry = refill(model, init_carry(model, QUEUE, tiny.SEQ), puzzles)
+    rows = TABLE[puzzles.puzzle_id]
+    solved, said = jax.jit(lambda c: solve(model, rows, c, ACT, early=True))(carry)
+    tokens = np.asarray(ours.tokens).reshape(QUEUE, 3, -1)
+    np.testing.assert_array_equal(tokens[:, 0], said.logits.argmax(-1))
+    np.testing.assert_array_equal(ours.steps[::3], solved.steps)
+    assert (tokens[:, 0] != tokens[:, 1]).any()
+    assert (tokens[:, 1] != tokens[:, 2]).any()
+
+
 NOISED = {
+    "eqr": [False, True],
     "trm": [False, True],
     "hrm": [False, True],
     "hier6": [False] + [True] * 6,
