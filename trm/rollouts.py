@@ -21,7 +21,7 @@ from trm.recursion import AbstractRecursion, Latents
 
 Choice = Literal["best_q", "mode", "residual", "first"]
 """Which rollout answers: of the highest q_halt; of the answer that most have given; of
-the least change in its last step; that halted after the fewest steps."""
+the least change in its last steps; that halted after the fewest steps."""
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 
@@ -62,7 +62,8 @@ class Rollouts:
 
     select: Choice | None = None
     """Which attempt answers: that of the highest q_halt; of the answer that most give;
-    of the least change in its last step; that halts first (not with `--mode fixed`)."""
+    of the least change in its last steps; that which halts first (not with `--mode
+    fixed`)."""
 
     seed: int = 0
     """Seed of the noise, which is drawn for each puzzle, rollout and step."""
@@ -135,7 +136,7 @@ def select(
         choice: the rule.
         tokens: answers.
         q_halt: of the last step of each.
-        residual: change of the latents in that step.
+        residual: change of the logits in the last steps.
         steps: made by each.
         wanted: whether a rollout halted because the rule said so.
     """
