@@ -11,7 +11,7 @@ Result = dict[str, Any]
 
 NOTES = {
     "exact_accuracy": "puzzles solved",
-    "by_the_rules": "puzzles solved, whatever the labels say",
+    "by_the_rules": "answers that keep the rules, whatever the labels",
     "accuracy": "cells right",
     "q_halt_accuracy": "puzzles of which q_halt tells whether they are solved",
     "steps": "mean supervision steps",
