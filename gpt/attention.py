@@ -66,6 +66,14 @@ def pick_kernel(
     return wanted
 
 
+def padding(kernel: Kernel, length: int) -> int:
+    """Positions to append to a sequence so that the kernel need not do it each time.
+
+    cuDNN's gradient needs an even number.
+    """
+    return length % 2 if kernel == "cudnn" else 0
+
+
 def compute_capability() -> float:
     """That of the first GPU; 0 if it is not NVIDIA's."""
     try:
@@ -80,6 +88,7 @@ def attend(
     value: Float[Array, "*batch memory heads head_dim"],
     *,
     causal: bool = False,
+    seen: int | None = None,
     kernel: Kernel = "xla",
     rate: float = 0.0,
     keys: Key[Array, " rows"] | None = None,
@@ -91,6 +100,8 @@ def attend(
         key: is asked.
         value: is averaged.
         causal: whether position i sees only the positions 0 to i.
+        seen: how many positions are asked, from the first; None for all. Those after
+            them are padding.
         kernel: what computes it. With dropout it is always XLA.
         rate: probability of dropping an attention weight.
         keys: for dropout, one for each example; none for no dropout.
@@ -98,7 +109,8 @@ def attend(
     if rate == 0.0:
         keys = None
     if kernel == "cudnn" and keys is None:
-        return cudnn(query, key, value, causal=causal)
+        return cudnn(query, key, value, causal=causal, seen=seen)
+    key, value = key[..., :seen, :, :], value[..., :seen, :, :]
     scaled = query * (1.0 / math.sqrt(query.shape[-1]))
     if kernel == "splash" and keys is None:
         return splash(scaled, key, value, causal=causal)
@@ -122,6 +134,7 @@ def cudnn(
     value: Float[Array, "*batch memory heads head_dim"],
     *,
     causal: bool,
+    seen: int | None = None,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "*batch seq heads head_dim"]:
     """Attention by NVIDIA's kernel, which keeps no scores in memory.
@@ -134,9 +147,11 @@ def cudnn(
         key: is asked.
         value: is averaged.
         causal: whether position i sees only the positions 0 to i.
+        seen: how many positions are asked, from the first; None for all.
         implementation: `xla` for the same on any device.
     """
     seq, head_dim, memory = query.shape[-3], query.shape[-1], key.shape[-3]
+    seen = memory if seen is None else seen
 
     def pad(x: Array) -> Array:
         x = x.reshape(-1, *x.shape[-3:])
@@ -144,8 +159,9 @@ def cudnn(
 
     padded = tuple(map(pad, (query, key, value)))
     lengths = None
-    if memory % 2 and not causal:  # no position sees the added one after it
-        lengths = jnp.full(padded[1].shape[0], memory, jnp.int32)
+    # If causal, no position sees the one that is added after it.
+    if seen < memory or (memory % 2 and not causal):
+        lengths = jnp.full(padded[1].shape[0], seen, jnp.int32)
     mixed = jax.nn.dot_product_attention(
         *padded,
         scale=1.0 / math.sqrt(head_dim),

@@ -6,6 +6,7 @@ does not go through those.
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,35 +160,75 @@ def gelu_tanh(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
 
 
-@jax.custom_vjp
-def gated(
-    gate: Float[Array, "*axes"], up: Float[Array, "*axes"]
-) -> Float[Array, "*axes"]:
-    """`silu(gate) * up`, in float32.
+def project_gated(
+    x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs both"]
+) -> Float[Array, "*axes hidden"]:
+    """`silu(gate) * up` of `gate, up = split(x @ weight)`: the inside of a SwiGLU.
 
-    The gradient is written out: it keeps nothing but the two arguments, in their type,
-    and is rounded once.
+    The product is computed as by `project`, the rest in float32. The gradient is
+    written out: it keeps nothing but `x` and the product, in their type, and multiplies
+    by each half of the weights on its own, so that the gradients of gate and up, the
+    largest arrays of a network, are never copied into one.
 
     Source: Shazeer 2020, arXiv 2002.05202.
     """
-    wide = jax.nn.silu(gate.astype(jnp.float32)) * up.astype(jnp.float32)
-    return wide.astype(up.dtype)
+    rows = x.reshape(-1, x.shape[-1]).astype(narrower(x, weight))
+    hidden: Any = _project_gated(False, rows, weight)
+    return hidden.reshape(*x.shape[:-1], -1)
 
 
-def _gated_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
-    return gated(gate, up), (gate, up)
+def project_gated_columns(
+    x: Float[Array, " inputs *axes"], weight: Float[Array, "inputs both"]
+) -> Float[Array, " hidden *axes"]:
+    """The same over the first axis, without a transposition of `x`."""
+    columns = x.reshape(x.shape[0], -1).astype(narrower(x, weight))
+    hidden: Any = _project_gated(True, columns, weight)
+    return hidden.reshape(-1, *x.shape[1:])
 
 
-def _gated_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    kept = jax.lax.optimization_barrier(kept)  # else the sigmoid is kept as well
-    gate, up, grad = (x.astype(jnp.float32) for x in (*kept, grad))
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _project_gated(columns: bool, x: Array, weight: Array) -> Array:
+    return _project_gated_forward(columns, x, weight)[0]
+
+
+def _project_gated_forward(
+    columns: bool, x: Array, weight: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    both = _project_columns(x, weight) if columns else _project_rows(x, weight)
+    gate, up = _gate_and_up(columns, both)
+    return (jax.nn.silu(gate) * up).astype(x.dtype), (x, weight, both)
+
+
+def _gate_and_up(columns: bool, both: Array) -> list[Array]:
+    return jnp.split(both.astype(jnp.float32), 2, axis=0 if columns else 1)
+
+
+def _project_gated_backward(
+    columns: bool, kept: tuple[Array, Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    x, weight, both = kept
+    both = jax.lax.optimization_barrier(both)  # else the sigmoid is kept as well
+    gate, up = _gate_and_up(columns, both)
+    grad = grad.astype(jnp.float32)
     share = jax.nn.sigmoid(gate)
     swish = gate * share
-    gate_grad = grad * up * (share + swish * (1.0 - share))
-    return gate_grad.astype(kept[0].dtype), (grad * swish).astype(kept[1].dtype)
+    grads = (grad * up * (share + swish * (1.0 - share)), grad * swish)
+    halves = jnp.split(weight.astype(x.dtype), 2, axis=1)
+    wide = partial(jnp.matmul, preferred_element_type=jnp.float32)
+    x_grads, weight_grads = [], []
+    for grad, half in zip((g.astype(x.dtype) for g in grads), halves, strict=True):
+        if columns:
+            x_grads.append(wide(half, grad))
+            weight_grads.append(_weight_grad(weight.dtype, x.T, grad.T))
+        else:
+            x_grads.append(wide(grad, half.T))
+            weight_grads.append(_weight_grad(weight.dtype, x, grad))
+    return (x_grads[0] + x_grads[1]).astype(x.dtype), jnp.concatenate(
+        weight_grads, axis=1
+    )
 
 
-gated.defvjp(_gated_forward, _gated_backward)
+_project_gated.defvjp(_project_gated_forward, _project_gated_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

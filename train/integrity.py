@@ -97,7 +97,7 @@ def _ignore_other_reads() -> None:
             report(unraisable)
 
     sys.unraisablehook = hook
-    never = "Objective exception was never retrieved"
+    never = "Task exception was never retrieved"
     logging.getLogger("asyncio").addFilter(
         lambda record: never not in record.getMessage()
     )

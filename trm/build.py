@@ -6,7 +6,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from configs import TRMConfig
-from gpt.attention import Kernel
+from gpt.attention import Kernel, padding
 from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
@@ -28,6 +28,7 @@ def build_mixer(
     match config.mixer:
         case "attention":
             return AttentionMixer(
+                length,
                 config.dim,
                 config.heads,
                 rope_theta=config.rope_theta if config.positions == "rope" else None,
@@ -109,5 +110,6 @@ def build_trm(
         cycles=config.H_cycles,
         learned_positions=config.positions == "learned",
         positions_first=config.mixer == "mlp",
+        padding=padding(kernel, length) if config.mixer == "attention" else 0,
         key=model_key,
     )

@@ -19,7 +19,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from gpt.attention import Kernel, attend
 from gpt.layers import truncated_normal
-from gpt.primitives import gated, project, project_columns
+from gpt.primitives import (
+    project,
+    project_columns,
+    project_gated,
+    project_gated_columns,
+)
 
 
 def rms_norm(
@@ -74,15 +79,14 @@ class SwiGLU(eqx.Module):
         self.down = truncated_normal(down_key, (hidden, width), hidden**-0.5)
 
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
-        gate, up = jnp.split(project(x, self.gate_up), 2, axis=-1)
-        return project(gated(gate, up), self.down)
+        return project(project_gated(x, self.gate_up), self.down)
 
     def over_first_axis(
         self, x: Float[Array, " width *axes"]
     ) -> Float[Array, " width *axes"]:
         """The same layer along the first axis instead of the last."""
-        gate, up = jnp.split(project_columns(x, self.gate_up), 2, axis=0)
-        return project_columns(gated(gate, up), self.down)
+        hidden = project_gated_columns(x, self.gate_up)
+        return project_columns(hidden, self.down)
 
 
 class AbstractMixer(eqx.Module):
@@ -98,6 +102,8 @@ class AbstractMixer(eqx.Module):
 class AttentionMixer(AbstractMixer):
     """Bidirectional self-attention, with or without rotary positions.
 
+    Of the positions that come in, the first `length` are seen; more are padding.
+
     Source: `models/layers.py`, `Attention`; no bias, no mask, no dropout.
     """
 
@@ -105,12 +111,14 @@ class AttentionMixer(AbstractMixer):
 
     qkv: Float[Array, "dim 3 heads head_dim"]
     out: Float[Array, "heads head_dim dim"]
+    length: int = eqx.field(static=True)
     rope_theta: float | None = eqx.field(static=True)
     eps: float = eqx.field(static=True)
     kernel: Kernel = eqx.field(static=True)
 
     def __init__(
         self,
+        length: int,
         dim: int,
         heads: int,
         *,
@@ -123,6 +131,7 @@ class AttentionMixer(AbstractMixer):
         head_dim = dim // heads
         self.qkv = truncated_normal(qkv_key, (dim, 3, heads, head_dim), dim**-0.5)
         self.out = truncated_normal(out_key, (heads, head_dim, dim), dim**-0.5)
+        self.length = length
         self.rope_theta = rope_theta
         self.eps = eps
         self.kernel = kernel
@@ -137,7 +146,7 @@ class AttentionMixer(AbstractMixer):
         if self.rope_theta is not None:
             query = rotate(query, self.rope_theta)
             key = rotate(key, self.rope_theta)
-        mixed = attend(query, key, value, kernel=self.kernel)
+        mixed = attend(query, key, value, seen=self.length, kernel=self.kernel)
         mixed = project(mixed.reshape(x.shape), self.out.reshape(dim, dim))
         return rms_norm(x + mixed, self.eps)
 

@@ -49,6 +49,7 @@ class TRM(eqx.Module):
     prefix: int = eqx.field(static=True)
     cycles: int = eqx.field(static=True)
     positions_first: bool = eqx.field(static=True)
+    padding: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class TRM(eqx.Module):
         cycles: int,
         learned_positions: bool,
         positions_first: bool,
+        padding: int = 0,
         key: PRNGKeyArray,
     ):
         embed_key, position_key, head_key, halt_key = jax.random.split(key, 4)
@@ -81,6 +83,7 @@ class TRM(eqx.Module):
         self.prefix = prefix
         self.cycles = cycles
         self.positions_first = positions_first
+        self.padding = padding
 
     @property
     def compute_type(self) -> jnp.dtype:
@@ -118,15 +121,20 @@ class TRM(eqx.Module):
             x: the question.
             keys: one a puzzle, for a variant with noise; None for none.
         """
+        length, dim = x.shape[-2:]
+        if self.positions_first:
+            enter = lambda a: jnp.moveaxis(a, -2, 0)
+            leave = lambda a: jnp.moveaxis(a, 0, -2)
+        else:
+            enter = lambda a: _append(a, self.padding)
+            leave = lambda a: a[..., :length, :]
         noise = None
         if keys is not None and isinstance(self.recursion, AbstractNoisyRecursion):
-            shape = (x.shape[-2], x.shape[-1])
-            noise = Noise(fold(keys, OWN), shape, x.dtype, self.positions_first)
-        if not self.positions_first:
-            return deep_recursion(self.recursion, latents, x, self.cycles, noise)
-        latents, x = jax.tree.map(lambda a: jnp.moveaxis(a, -2, 0), (latents, x))
-        latents = deep_recursion(self.recursion, latents, x, self.cycles, noise)
-        return jax.tree.map(lambda a: jnp.moveaxis(a, 0, -2), latents)
+            noise = Noise(fold(keys, OWN), (length, dim), x.dtype, enter)
+        latents, x = jax.tree.map(enter, (latents, x))
+        return jax.tree.map(
+            leave, deep_recursion(self.recursion, latents, x, self.cycles, noise)
+        )
 
     def start(
         self,
@@ -149,6 +157,13 @@ class TRM(eqx.Module):
         q = self.halt_head(y[..., 0, :]).astype(jnp.float32)
         logits = self.head(y[..., self.prefix :, :])
         return Prediction(logits, q[..., 0], q[..., 1])
+
+
+def _append(
+    x: Float[Array, "*batch length dim"], padding: int
+) -> Float[Array, "*batch padded dim"]:
+    """`x` with positions of zeros after the last."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
 
 
 def cast(model: TRM, dtype: jnp.dtype) -> TRM:

@@ -45,15 +45,14 @@ class Noise(eqx.Module):
     keys: Key[Array, "*batch"]
     shape: tuple[int, int] = eqx.field(static=True)
     dtype: jnp.dtype = eqx.field(static=True)
-    positions_first: bool = eqx.field(static=True)
+    enter: Callable[[Array], Array] = eqx.field(static=True)
+    """From `*batch length dim` to that layout."""
 
     def fold(self, number: int | Int[Array, ""]) -> "Noise":
         """Noise that differs for every number."""
-        keys = fold(self.keys, number)
-        return Noise(keys, self.shape, self.dtype, self.positions_first)
+        return Noise(fold(self.keys, number), self.shape, self.dtype, self.enter)
 
     def __call__(self, number: int | Int[Array, ""]) -> Float[Array, "*axes dim"]:
         """Standard normal numbers, others for every `number`."""
         values = draw(jax.random.normal, fold(self.keys, number), self.shape)
-        values = values.astype(self.dtype)
-        return jnp.moveaxis(values, -2, 0) if self.positions_first else values
+        return self.enter(values.astype(self.dtype))

@@ -173,6 +173,20 @@ def test_padding_for_cudnn_changes_nothing(
     assert_close(pull(padded), pull(attend), 1e-4)
 
 
+@pytest.mark.parametrize("kernel", [attend, partial(cudnn, implementation="xla")])
+def test_padding_is_not_seen(kernel: Any) -> None:
+    """Nor has it a gradient, whichever kernel computes it."""
+    mix = partial(kernel, causal=False)
+    query, key, value = draw(2, 6, 6)
+    real = lambda x: x[:, :5]
+    score = lambda mixed: jnp.sum(jnp.sin(3 * real(mixed)))
+    found = jax.value_and_grad(lambda *qkv: score(mix(*qkv, seen=5)), (0, 1, 2))
+    expected = jax.value_and_grad(
+        lambda *qkv: score(attend(*map(real, qkv))), (0, 1, 2)
+    )
+    assert_close(found(query, key, value), expected(query, key, value), 1e-4)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_splash(causal: bool) -> None:
     """The Pallas kernel for TPUs, interpreted, and its gradients."""

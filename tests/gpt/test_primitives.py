@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gpt.primitives import gated, gelu, normalize, project, project_columns
+from gpt.primitives import (
+    gelu,
+    normalize,
+    project,
+    project_columns,
+    project_gated,
+    project_gated_columns,
+)
 from tests.tiny import assert_close
 
 
@@ -33,10 +40,21 @@ def test_gelu() -> None:
     assert_close(pull(gelu, x), pull(plain, x), 1e-6)
 
 
-def test_gated() -> None:
-    gate, up = normal(7, 5, 30), normal(8, 5, 30)
-    plain = lambda gate, up: gate / (1.0 + jnp.exp(-gate)) * up
-    assert_close(pull(gated, 4 * gate, up), pull(plain, 4 * gate, up), 1e-6)
+def test_project_gated() -> None:
+    """Over the last axis and over the first."""
+    x, weight = normal(7, 5, 3, 6), normal(8, 6, 8)
+
+    def plain(x: jax.Array, weight: jax.Array) -> jax.Array:
+        gate, up = jnp.split(x @ weight, 2, axis=-1)
+        return gate / (1.0 + jnp.exp(-gate)) * up
+
+    def columns(x: jax.Array, weight: jax.Array) -> jax.Array:
+        mixed = project_gated_columns(jnp.moveaxis(x, -1, 0), weight)
+        return jnp.moveaxis(mixed, 0, -1)
+
+    expected = pull(plain, x, weight)
+    assert_close(pull(project_gated, x, weight), expected, 1e-6)
+    assert_close(pull(columns, x, weight), expected, 1e-6)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
@@ -96,7 +114,8 @@ def test_project_of_stacked_weights(rows: int, inputs: int, outputs: int) -> Non
     ("function", "shapes"),
     [
         (gelu, [(99,)]),
-        (gated, [(99,), (99,)]),
+        (project_gated, [(24, 8), (8, 6)]),
+        (project_gated_columns, [(8, 24), (8, 6)]),
         (project, [(24, 8), (8, 4)]),
         (project_columns, [(8, 24), (8, 4)]),
     ],

@@ -1,3 +1,6 @@
+import asyncio
+import gc
+import logging
 import os
 import shutil
 import warnings
@@ -19,7 +22,7 @@ from configs import MeshConfig, RunConfig
 from tests import tiny
 from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints, NonFiniteError
-from train.integrity import fingerprint
+from train.integrity import fingerprint, quiet_reads
 from train.mesh import make_mesh
 from train.state import TrainState, abstract_state, init_state
 
@@ -349,3 +352,22 @@ def test_checksums_do_not_depend_on_the_mesh() -> None:
     init = tiny.init(tiny.adam_rules(), precision="bfloat16")
     one, other = (init_state(init, mesh_of(*sizes)) for sizes in [(1, 1), (4, 2)])
     assert fingerprint(one) == fingerprint(other)
+
+
+def test_other_reads_that_fail_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """What asyncio says when a read that nobody waited for has failed too."""
+
+    async def read() -> None:
+        raise OSError("a file is missing")
+
+    async def leave() -> None:
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+    with quiet_reads():
+        asyncio.run(leave())
+    assert not caplog.records
+    logging.getLogger("asyncio").error("something else")
+    assert [record.message for record in caplog.records] == ["something else"]

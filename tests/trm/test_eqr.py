@@ -30,7 +30,9 @@ BARE = TRMConfig(
     puzzle_dim=0,
 )
 KEYS = jax.random.split(jax.random.key(3), 4)
-both = pytest.mark.parametrize("mixer", ["attention", "mlp"])
+both = pytest.mark.parametrize(
+    "mixer", [pytest.param("attention", marks=pytest.mark.slow), "mlp"]
+)
 
 
 def model(mixer: str = "mlp") -> TRM:
@@ -62,7 +64,7 @@ def test_a_cycle_with_noise() -> None:
     recursion = model("attention").recursion
     assert isinstance(recursion, EqR)
     (y, z), x = start(model())
-    noise = Noise(KEYS, (tiny.SEQ, 16), jnp.dtype("float32"), False)
+    noise = Noise(KEYS, (tiny.SEQ, 16), jnp.dtype("float32"), lambda a: a)
     towards = lambda a, b, number: (
         (1 - STEP) * a + STEP * recursion.network(a + b) + SCALE * noise(number)
     )
@@ -102,8 +104,9 @@ def test_every_cycle_has_other_noise() -> None:
     (y, z), x = start(built)
     recursion = built.recursion
     assert isinstance(recursion, EqR)
-    axes = lambda tree: jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), tree)
-    noise = Noise(KEYS, (tiny.SEQ, 16), jnp.dtype("float32"), True)
+    first_axis = lambda a: jnp.moveaxis(a, 1, 0)
+    axes = lambda tree: jax.tree.map(first_axis, tree)
+    noise = Noise(KEYS, (tiny.SEQ, 16), jnp.dtype("float32"), first_axis)
     cycle = eqx.filter_jit(recursion)
     after = eqx.filter_jit(deep_recursion)(recursion, axes((y, z)), axes(x), 2, noise)
     first = cycle(axes((y, z)), axes(x), noise.fold(0))

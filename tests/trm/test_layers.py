@@ -1,3 +1,6 @@
+from typing import Any
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 from configs import TRM_PRESETS, TRMConfig
 from gpt.attention import attend
 from gpt.layers import truncated_normal
+from tests.tiny import assert_close
 from train.optim import split_trainable
 from trm.build import build_trm
 from trm.layers import AttentionMixer, SwiGLU, TokenMLP, rms_norm, rotate, swiglu_width
@@ -70,7 +74,7 @@ def test_attend_against_numpy() -> None:
 
 def test_attention_without_positions_does_not_see_order() -> None:
     mixer = AttentionMixer(
-        8, 2, rope_theta=None, eps=1e-5, kernel="xla", key=jax.random.key(0)
+        6, 8, 2, rope_theta=None, eps=1e-5, kernel="xla", key=jax.random.key(0)
     )
     x = normal(6, 8)
     order = np.array([3, 1, 5, 0, 2, 4])
@@ -82,6 +86,30 @@ def test_token_mlp_mixes_positions_of_one_feature_only() -> None:
     reach = jax.jacobian(lambda x: mixer(x))(normal(6, 4))
     reach = np.abs(reach).max(axis=(0, 2))
     np.testing.assert_array_equal(reach > 0, np.eye(4, dtype=bool))
+
+
+def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A position appended for a kernel is not seen, nor has it a gradient."""
+    sizes = {"dim": 8, "heads": 2, "puzzle_dim": 8, "prefix": 2, "L_cycles": 2}
+    config = TRMConfig(mixer="attention", **sizes)
+    inputs, rows = jnp.array([[1, 2, 3]] * 2), normal(2, 8)
+
+    def score_and_grads(padding: int) -> Any:
+        monkeypatch.setattr("trm.build.padding", lambda kernel, length: padding)
+        model = build_trm(config, vocab=5, seq=3, key=jax.random.key(0))
+        assert model.padding == padding
+
+        def score(model: Any) -> jax.Array:
+            x = model.embed(inputs, rows)
+            fresh = jax.tree.map(
+                lambda a: jnp.broadcast_to(a, x.shape), model.recursion.init()
+            )
+            return jnp.sum(jnp.sin(model.predict(model.refine(fresh, x)).logits))
+
+        value, grads = eqx.filter_value_and_grad(score)(model)
+        return value, jax.tree.leaves(grads)
+
+    assert_close(score_and_grads(1), score_and_grads(0), 1e-5)
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mlp"])
