@@ -22,7 +22,7 @@ def test_a_run_is_judged_by_the_rules(tmp_path, variant):
             "data.paths": tmp_path / "mazes",
         },
     )
-    build = ["config.data.build:generated-maze"]
+    build = []
     for name, value in (("size", 6), ("train", 40), ("test", 20)):
         build += [f"--config.data.build.{name}", str(value)]
     out, _ = runs.finish(runs.start("train.trm", [*argv, *build]))
