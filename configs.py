@@ -229,14 +229,50 @@ class GeneratedMaze:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ARC:
+    """How tasks of the Abstraction and Reasoning Corpus become a dataset."""
+
+    source: str = "kaggle/combined"
+    """Folder of `*_SUBSET_challenges.json` and `*_SUBSET_solutions.json`, also gzipped,
+    or of folders `SUBSET` with one JSON file a task. The official repository has them
+    in this folder."""
+
+    subsets: tuple[str, ...] = ("training", "evaluation", "concept")
+    """Sets of tasks to train on. `subsets`."""
+
+    test: tuple[str, ...] = ("evaluation",)
+    """Those whose test pairs are tested on instead. `test-set-name`."""
+
+    augmentations: int = 1000
+    """Images added to each task, as far as there are so many. Officially `num-aug`."""
+
+    seed: int = 42
+    """Seed of the augmentations and of the order of the tasks. `seed`."""
+
+    processes: int = 2
+    """Processes that make images; the dataset is the same with any number."""
+
+    def __post_init__(self) -> None:
+        missing = [name for name in self.test if name not in self.subsets]
+        require(
+            bool(self.test) and not missing,
+            f"`test` must name some of the subsets {', '.join(self.subsets)}: got "
+            f"{', '.join(self.test) or 'none'}.",
+        )
+        require_not_negative(self, "augmentations")
+        require_seed(self.seed)
+        require_processes(self.processes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PuzzleDataConfig:
     """Where the puzzles lie, and how they are made if they are missing."""
 
     paths: tuple[str, ...] = ("datasets/sudoku-extreme-1k-aug-1000",)
     """Directories in the official format; several are merged. `data_paths`."""
 
-    build: SudokuExtreme | GeneratedSudoku | MazeHard | GeneratedMaze | None = field(
-        default_factory=SudokuExtreme
+    build: SudokuExtreme | GeneratedSudoku | MazeHard | GeneratedMaze | ARC | None = (
+        field(default_factory=SudokuExtreme)
     )
     """How to make the first path if it is missing. None: stop if it is missing."""
 
@@ -424,7 +460,11 @@ class TRMConfig:
     """Feed-forward width over `dim`, before SwiGLU's 2/3 and rounding. `expansion`."""
 
     layers: int = 2
-    """Blocks of each network. `L_layers` (and `H_layers` where there are two)."""
+    """Blocks of the network; of HRM's fast one. `L_layers`; of the transformer baseline
+    `H_layers`."""
+
+    H_layers: int | None = None
+    """Blocks of HRM's slow network. None: as many as `layers`. `H_layers`."""
 
     H_cycles: int = 3
     """Deep-recursion cycles a supervision step; the last has gradient. T."""
@@ -451,6 +491,13 @@ class TRMConfig:
     def __post_init__(self) -> None:
         require_positive(self, "dim", "heads", "layers", largest=MOST_STEPS)
         require_positive(self, "H_cycles", "L_cycles", largest=MOST_STEPS)
+        if self.H_layers is not None:
+            require_positive(self, "H_layers", largest=MOST_STEPS)
+            require(
+                self.variant == "hrm",
+                f"`H_layers` is for `variant=hrm`, which has two networks: got "
+                f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
+            )
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
         require(
@@ -754,6 +801,19 @@ class TrainTRM:
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; parameters, losses and norms are float32. `forward_dtype`."""
 
+    init_from: str = "scratch"
+    """First weights: `scratch`; the directory of another run; or an official
+    checkpoint, a file, a folder, or `owner/name` on the Hugging Face hub. The model is
+    then theirs. `load_checkpoint`."""
+
+    init_table: Literal["keep", "mean", "zeros"] = "keep"
+    """The puzzle table that goes with them. `keep`: theirs if it has as many rows as
+    the data have puzzles, else as `mean` (official). `mean`: all rows the mean of
+    theirs. `zeros`: a fresh one."""
+
+    freeze: bool = False
+    """Train the puzzle table alone; the network stays as it is. `freeze_weights`."""
+
     run_dir: str = ""
     """Folder of the run; the same command on it continues the run. Empty:
     `runs/<preset>-<time>`."""
@@ -783,6 +843,12 @@ class TrainTRM:
             self.loop == "stream"
             or (self.supervision_steps == 1 and self.steps_per_call == 1),
             "`supervision_steps` and `steps_per_call` above 1 need `loop=stream`.",
+        )
+        require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
+        require(
+            not self.freeze or self.model.puzzle_dim > 0 or self.init_from != "scratch",
+            "`freeze` trains the puzzle table alone: got puzzle_dim=0, no table. Train "
+            "with freeze=False.",
         )
 
 
@@ -884,6 +950,18 @@ same wherever they lie; a longer run follows the schedule of its new length."""
 # -- presets ---------------------------------------------------------------------------
 
 _ATTENTION = TRMConfig(mixer="attention", positions="rope")
+
+_ARC1 = TrainTRM(
+    epochs=100000.0,
+    model=replace(_ATTENTION, L_cycles=4),
+    optim=OptimConfig(weight_decay=0.1),
+    table=TableConfig(lr=1e-2, weight_decay=0.1),
+    data=PuzzleDataConfig(
+        paths=("datasets/arc1concept-aug-1000",), build=ARC(), block=10000
+    ),
+    eval=EvalConfig(epochs=10000.0),
+)
+"""Source: official `config/cfg_pretrain.yaml` and README."""
 
 TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
     "sudoku": (
@@ -1004,6 +1082,25 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 _ATTENTION, variant="transformer", layers=8, H_cycles=1, prefix=1
             ),
             act=ACTConfig(halt="compare"),
+        ),
+    ),
+    "arc1": (
+        "ARC-AGI-1, attention: 44.6 % in the paper; four 80 GB GPUs, 3 days. With "
+        "L_cycles 6 others report 52.8 % against their 43.0 % with 4.",
+        _ARC1,
+    ),
+    "arc2": (
+        "ARC-AGI-2, attention: 7.8 % in the paper; four 80 GB GPUs, 3 days.",
+        replace(
+            _ARC1,
+            data=replace(
+                _ARC1.data,
+                paths=("datasets/arc2concept-aug-1000",),
+                build=ARC(
+                    subsets=("training2", "evaluation2", "concept"),
+                    test=("evaluation2",),
+                ),
+            ),
         ),
     ),
 }

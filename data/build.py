@@ -7,6 +7,7 @@ from typing import assert_never
 import numpy as np
 
 from configs import (
+    ARC,
     GeneratedMaze,
     GeneratedSudoku,
     MazeHard,
@@ -16,7 +17,7 @@ from configs import (
     TextFiles,
 )
 from data.folder import only_maker, say
-from data.puzzles import generate, maze, maze_generate, sudoku
+from data.puzzles import arc, generate, maze, maze_generate, sudoku
 from data.puzzles.metadata import Metadata
 from data.text import build as text
 from data.text import openwebtext
@@ -27,6 +28,7 @@ Build = (
     | GeneratedSudoku
     | MazeHard
     | GeneratedMaze
+    | ARC
     | Shakespeare
     | OpenWebText
     | TextFiles
@@ -72,6 +74,8 @@ def _build(build: Build, out: Path) -> None:
             maze.build(build, out)
         case GeneratedMaze():
             maze_generate.build(build, out)
+        case ARC():
+            arc.build(build, out)
         case Shakespeare():
             text.build_shakespeare(build, out)
         case OpenWebText():

@@ -9,6 +9,7 @@ from the Hugging Face hub or from files at hand:
     python -m data.prepare maze
     python -m data.prepare generated-maze --out datasets/maze-10x10 --size 10 \
         --least-path 14
+    python -m data.prepare arc --source kaggle/combined
 
 Text, as nanoGPT's files:
 
@@ -34,6 +35,7 @@ from typing import Annotated, Any
 import tyro
 
 from configs import (
+    ARC,
     GeneratedMaze,
     GeneratedSudoku,
     MazeHard,
@@ -97,6 +99,7 @@ COMMANDS = {
     "generate": _command(GeneratedSudoku),
     "maze": _command(MazeHard, "datasets/maze-30x30-hard-1k"),
     "generated-maze": _command(GeneratedMaze),
+    "arc": _command(ARC, "datasets/arc1concept-aug-1000"),
     "shakespeare-char": _shakespeare_char,
     "shakespeare": _shakespeare,
     "openwebtext": _command(OpenWebText, "datasets/openwebtext"),

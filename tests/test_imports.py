@@ -15,10 +15,10 @@ FORBIDDEN = {
     "trm": {"optax", "orbax", "tyro"},
     "train": set(),
 }
-# `train` knows no model: these two describe runs of one.
-RECIPES = {"train/trm.py", "train/gpt.py"}
+# `train` knows no model: these train or evaluate one.
+RECIPES = {"train/trm.py", "train/gpt.py", "train/evaluate.py"}
 # Entry scripts stand above all packages.
-SCRIPTS = {"data/prepare.py", "gpt/export.py", "gpt/sample.py"}
+SCRIPTS = {"data/prepare.py", "gpt/export.py", "gpt/sample.py", "trm/convert.py"}
 SOURCES = [
     path
     for name in ORDER

@@ -282,7 +282,7 @@ class Checkpoints:
         return self._first_good(steps, lambda step: self._state(step, abstract))
 
     def restore_weights(
-        self, model: PyTree, table: PyTree, *, best: bool
+        self, model: PyTree, table: PyTree, *, best: bool, only: int | None = None
     ) -> tuple[PyTree, PyTree, int] | None:
         """The weights to release, the table, and their step; None without a checkpoint.
 
@@ -294,10 +294,11 @@ class Checkpoints:
             table: the same of the puzzle table; () without one.
             best: the checkpoint of the highest score instead of the newest one; the
                 newest if none has a score.
+            only: the checkpoint of this step and no other.
 
         Raises:
             UserError: if there are checkpoints, and they are those of another model or
-                none can be read.
+                none can be read, or if that of `only` is not among them.
         """
 
         def read(step: int) -> tuple[PyTree, PyTree, int]:
@@ -310,8 +311,9 @@ class Checkpoints:
             stored = {p: v for p, v in stored.items() if p.startswith(prefixes)}
             self._require_same(stored, wanted, step)
             parts = self._read(step, wanted)
-            rows = parts["table"]["rows"] if "table" in parts else table
-            return parts[name], rows, step
+            if "table" in parts:
+                return parts[name], parts["table"]["rows"], step
+            return parts[name], jax.tree.map(_empty, table), step
 
         def order(step: int) -> tuple[float, int]:
             # What cannot be read may have been the best: a warning will tell.
@@ -319,7 +321,20 @@ class Checkpoints:
             return self._scores.get(step, unscored) if best else 0.0, step
 
         steps = sorted(self._manager.all_steps(), key=order, reverse=True)
+        if only is not None:
+            kept = ", ".join(map(str, sorted(steps))) or "none"
+            require(
+                only in steps,
+                f"A checkpoint must be one of those that are kept: got step {only}, "
+                f"and there are {kept}. Name one of these.",
+            )
+            steps = [only]
         return self._first_good(steps, read)
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     def _first_good(
         self, steps: Sequence[int], read: Callable[[int], Result]
@@ -363,9 +378,8 @@ class Checkpoints:
         if "table" in parts:
             parts["table"] = parts["table"]["rows"]
         # What holds no number was not stored: it is made as it is wanted.
-        empty = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype)
         rest = {
-            name: jax.tree.map(empty, part)
+            name: jax.tree.map(_empty, part)
             for name, part in vars(abstract).items()
             if name not in parts and name not in counters
         }
@@ -425,6 +439,11 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
             self._manager.reload()
+
+
+def _empty(leaf: Any) -> jax.Array:
+    """What holds no number, of the shape and the type wanted."""
+    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def _crc(arrays: Mapping[str, Sequence[object]]) -> int:

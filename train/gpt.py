@@ -102,7 +102,7 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             score=lambda values: -(values["val_loss"] or 0.0),
             summary=summary,
         ),
-        pretrained=None if source is None else lambda: source.load(kernel),
+        pretrained=None if source is None else lambda: (source.load(kernel), ()),
         rates=throughput(
             mesh, shape.block_size, flops_per_token(jax.eval_shape(fresh)[0])
         ),

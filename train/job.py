@@ -85,8 +85,8 @@ class Job:
     episode: bool = False
     """Whether a batch is worked on until all of its rows are done."""
 
-    pretrained: Callable[[], Any] | None = None
-    """Gives weights to start with instead of fresh ones."""
+    pretrained: Callable[[], tuple[Any, PyTree]] | None = None
+    """Gives a model and a table to start with instead of fresh ones."""
 
     rates: Rates = lambda rate: {}
     """What else to report, given the examples a second of training."""
@@ -238,7 +238,7 @@ def evaluate_run(
             job.pretrained is not None or folder is None,
             f"An evaluation needs a checkpoint: there is none in `{folder}`. Name the "
             "directory of a run with `--config.run-dir`, or weights with "
-            "`--config.init-from` (a GPT); without either, fresh ones are evaluated.",
+            "`--config.init-from`; without either, fresh ones are evaluated.",
         )
         state = first_state(job, abstract)
         found = state.evaluated, state.table, 0
@@ -283,8 +283,9 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
     if job.pretrained is None:
         return state
     place = lambda x, like: jax.device_put(x, like.sharding)
-    model = jax.tree.map(place, job.pretrained(), abstract.model)
-    state = eqx.tree_at(lambda s: s.model, state, model)
+    like = (abstract.model, abstract.table)
+    model, table = jax.tree.map(place, job.pretrained(), like)
+    state = TrainState(**{**vars(state), "model": model, "table": table})
     if state.ema is None:
         return state
     return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))

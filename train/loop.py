@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from train.feed import Prefetch, Split
 from train.objective import Metrics
 from train.report import Report, Values, averages
 from train.state import TrainState
-from train.step import EvalStep, TrainStep
+from train.step import EvalStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +129,9 @@ class Loop:
     its metrics have been seen to be finite, and before it is evaluated.
     """
 
-    step: TrainStep
-    """The compiled step."""
+    step: Any
+    """The step of `eqx.filter_jit`. Its `lower(...).compile()` is called, as it would
+    itself wait for what it computes, for errors that nothing here raises."""
 
     make_batch: Callable[[int], PyTree]
     """The input of the dispatch that begins at a step; called in a thread."""
@@ -166,7 +168,7 @@ class Loop:
         """
         done, total = int(state.step), self.intervals.total
         pending = PendingMetrics(self.report, self.checkpoints)
-        evaluation = None
+        evaluation, programs = None, {}
         if done > 0 and self.intervals.evaluates(done) and not self.report.knows(done):
             # It was killed between saving and evaluating.
             evaluation = self._evaluate(state, done, lambda: False)
@@ -176,7 +178,12 @@ class Loop:
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
                 while done < total:
                     before, length = done, self.intervals.length(done)
-                    state, metrics = self.step(state, batches.get())
+                    batch = batches.get()
+                    if length not in programs:  # to call `step` would wait for it
+                        with warnings.catch_warnings(action="ignore"):
+                            lowered = self.step.lower(state, batch)
+                        programs[length] = lowered.compile()
+                    state, metrics = programs[length](state, batch)
                     done += length
                     interrupt.listen()
                     pending.flush()

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -92,6 +93,13 @@ def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
         return jax.lax.psum(x, "data")
 
     return jax.tree.map(total, tree, specs)
+
+
+def everywhere(tree: PyTree[Array]) -> PyTree[np.ndarray]:
+    """Global arrays, whole, on the host of every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def process_rows(mesh: Mesh, batch: int) -> np.ndarray:

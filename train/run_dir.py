@@ -16,15 +16,18 @@ import time
 import types
 import typing
 import uuid
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeVar
 
 import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from configs import MAY_CHANGE, RunConfig, TrainGPT, TrainTRM, UserError, require
 from train.checkpoint import Checkpoints
+from train.mesh import layout
 from train.report import scores
 
 Config = TypeVar("Config", TrainGPT, TrainTRM)
@@ -337,16 +340,22 @@ class LoadedRun:
     step: int
     """Of the checkpoint."""
 
+    sizes: Sizes = field(default_factory=dict)
+    """What the data's sizes were."""
+
 
 def load_run(
-    run_dir: str | Path, checkpoint: Literal["best", "newest"] = "best"
+    run_dir: str | Path,
+    checkpoint: Literal["best", "newest"] | int = "best",
+    mesh: Mesh | None = None,
 ) -> LoadedRun:
     """The model of a run, whatever mesh it was trained on. The run may be going on.
 
     Args:
         run_dir: folder of the run.
-        checkpoint: the one of the best score or the newest; a damaged one is passed
-            over with a warning.
+        checkpoint: the one of the best score, the newest or that of a step; a damaged
+            one is passed over with a warning, unless it is named.
+        mesh: where to put it; None for one device.
 
     Raises:
         UserError: if there is no such run, or no checkpoint that can be read.
@@ -354,26 +363,42 @@ def load_run(
     kind, config, record = recorded_run(run_dir)
     recipe = importlib.import_module(f"train.{kind}")
     sizes = record.get("sizes") or recipe.sizes_of_data(config)
-    abstract = jax.eval_shape(lambda: recipe.build(config, sizes))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    model, table = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        abstract,
-    )
-    folder = Path(run_dir)
-    checkpoints = Checkpoints(
-        folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
-    )
-    try:
-        restored = checkpoints.restore_weights(model, table, best=checkpoint == "best")
-    finally:
-        checkpoints.close()
+    model, table = jax.eval_shape(lambda: recipe.build(config, sizes))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        sharding = device if mesh is None else NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    specs = jax.tree.map(lambda _: PartitionSpec(), model)
+    model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
+    table = jax.tree.map(lambda leaf: placed(leaf, PartitionSpec()), table)
+    with closing(_opened(Path(run_dir))) as checkpoints:
+        restored = checkpoints.restore_weights(
+            model,
+            table,
+            best=checkpoint == "best",
+            only=checkpoint if isinstance(checkpoint, int) else None,
+        )
     if restored is None:
         raise UserError(
             f"A run must have a checkpoint to read: `{run_dir}` has none yet. Wait for "
             "the first, or train first."
         )
-    return LoadedRun(kind, config, *restored)
+    return LoadedRun(kind, config, *restored, sizes=sizes)
+
+
+def kept_steps(run_dir: str | Path) -> list[int]:
+    """Steps of the checkpoints that a run has now, ascending."""
+    with closing(_opened(Path(run_dir))) as checkpoints:
+        return checkpoints.steps
+
+
+def _opened(folder: Path) -> Checkpoints:
+    """The checkpoints of a run, for reading alone."""
+    return Checkpoints(
+        folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
+    )
 
 
 def resumed_config(kind: type[Config], run_dir: str) -> Config | None:

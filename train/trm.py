@@ -13,17 +13,22 @@ from train import cli
 if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from configs import TRM_PRESETS, ACTConfig, TrainTRM, require
 from data.puzzles.dataset import IGNORE, PuzzleDataset
+from data.puzzles.metadata import Metadata
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
 from train.feed import Split, prepare_missing, train_input
@@ -33,26 +38,30 @@ from train.loop import Evaluation, Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
-from train.run_dir import Sizes
-from train.state import make_init
+from train.run_dir import Sizes, load_run, resumed_config
+from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
 from trm.model import TRM, cast
 from trm.objective import evaluate, row_ids, supervision_loss
+from trm.official import Given, Official
+from trm.pretrained import first_weights, read_official
 from trm.puzzle_table import sign_sgd_rows
+from trm.weights import TABLE, to_official
 
 
 def main(preset: str, config: TrainTRM) -> int:
     """Train, evaluate and save; returns the exit status."""
     start(config.mesh, config.run)
-    return run_job(make_job(preset, config), config)
+    config, source = resolve(config)
+    return run_job(make_job(preset, config, source), config)
 
 
-def make_job(preset: str, config: TrainTRM) -> Job:
-    """The run that a configuration describes.
+def make_job(preset: str, config: TrainTRM, source: Official | None = None) -> Job:
+    """The run that a resolved configuration describes.
 
     Raises:
-        UserError: if mesh, batch and data do not go together.
+        UserError: if mesh, batch, data and weights do not go together.
     """
     mesh = make_mesh(config.mesh)
     train, test = open_data(config, mesh)
@@ -81,9 +90,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
         length=config.model.prefix + sizes["seq"],
         head_dim=config.model.head_dim,
     )
-    carry = lambda model: objective.init_carry(
-        objective.cast(model, step_config.dtype), config.batch_size
-    )
+    fresh = partial(build, config, sizes, kernel)
     episode = config.loop == "episode"
     return Job(
         kind="trm",
@@ -101,12 +108,7 @@ def make_job(preset: str, config: TrainTRM) -> Job:
             eval_every=steps_of(config.eval.epochs, config, train),
         ),
         episode=episode,
-        init=make_init(
-            partial(build, config, sizes, kernel),
-            carry,
-            optimizer.tx,
-            ema=config.optim.ema > 0,
-        ),
+        init=make_trm_init(config, sizes, optimizer, fresh),
         make_batch=train_input(
             train.batch, mesh, step_config, None if episode else config.steps_per_call
         ),
@@ -116,6 +118,69 @@ def make_job(preset: str, config: TrainTRM) -> Job:
             score=lambda values: values["exact_accuracy"] or 0.0,
             summary=partial(summary, test),
         ),
+        pretrained=None
+        if source is None
+        else lambda: first_weights(source, jax.eval_shape(fresh), config),
+    )
+
+
+def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | None]:
+    """The configuration with the model of the weights to start with, and these.
+
+    A run that is continued needs no first weights.
+
+    Raises:
+        UserError: if there are no such weights, or they are for other puzzles.
+    """
+    if config.init_from == "scratch":
+        return config, None
+    before = resumed_config(TrainTRM, config.run_dir)
+    if before is not None and before.init_from == config.init_from:
+        return dataclasses.replace(config, model=before.model), None
+    prepare_missing(config.data.paths[0], config.data.build)
+    seq = Metadata.read(Path(config.data.paths[0]) / "train").seq_len
+    if (Path(config.init_from) / "config.json").is_file():
+        source = run_weights(config.init_from)
+    else:
+        source, _ = read_official(config.init_from, Given(seq=seq), config.model)
+    model = dataclasses.replace(source.config, attention=config.model.attention)
+    if jax.process_index() == 0 and source.notes:
+        print(f"Not told by {config.init_from}, so taken: {', '.join(source.notes)}.")
+    return dataclasses.replace(config, model=model), source
+
+
+def run_weights(run_dir: str) -> Official:
+    """The weights that a run of ours has trained, in their official form.
+
+    Raises:
+        UserError: if it is a run of another kind, or has no checkpoint.
+    """
+    run = load_run(run_dir)
+    require(
+        run.kind == "trm",
+        f"First weights must be those of a TRM: `{run_dir}` holds a run of "
+        f"`train.{run.kind}`. Name another with `--config.init-from`.",
+    )
+    weights = to_official(run.model, run.config.model)
+    if run.config.model.puzzle_dim:
+        weights[TABLE] = np.asarray(run.table)
+    vocab, _ = run.model.embedding.weight.shape
+    return Official(weights=weights, config=run.config.model, vocab=vocab, seq=0)
+
+
+def make_trm_init(
+    config: TrainTRM,
+    sizes: Sizes,
+    optimizer: Optimizer,
+    make: Callable[[], tuple[TRM, Array]],
+) -> Callable[[], TrainState]:
+    """The function that makes the first state of a run, given what makes a model."""
+    dtype = jnp.dtype(config.precision)
+    return make_init(
+        make,
+        lambda model: init_carry(cast(model, dtype), config.batch_size, sizes["seq"]),
+        optimizer.tx,
+        ema=config.optim.ema > 0 and not config.freeze,
     )
 
 
@@ -169,7 +234,10 @@ def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
             rows, *table_grads, lr=rate(count), weight_decay=table.weight_decay
         )
 
-    return make_optimizer(optim, follow(optim.lr), table_update)
+    optimizer = make_optimizer(optim, follow(optim.lr), table_update)
+    if config.freeze:
+        return dataclasses.replace(optimizer, tx=optax.set_to_zero())
+    return optimizer
 
 
 def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDataset]:

@@ -44,13 +44,14 @@ def build_mixer(
 
 def build_network(
     config: TRMConfig,
+    layers: int,
     length: int,
     kernel: Kernel,
     key: PRNGKeyArray,
 ) -> Network:
-    """`config.layers` blocks over `length` positions."""
+    """`layers` blocks over `length` positions."""
     blocks = []
-    for block_key in jax.random.split(key, config.layers):
+    for block_key in jax.random.split(key, layers):
         mixer_key, mlp_key = jax.random.split(block_key)
         mixer = build_mixer(config, length, kernel, mixer_key)
         block = Block(
@@ -68,7 +69,7 @@ def build_recursion(
 ) -> AbstractRecursion:
     """The variant that `config` names, with its networks."""
     latent_key, network_key, second_key = jax.random.split(key, 3)
-    network = build_network(config, length, kernel, network_key)
+    network = build_network(config, config.layers, length, kernel, network_key)
     match config.variant:
         case "trm":
             return TwoLatent(network, config.dim, config.L_cycles, key=latent_key)
@@ -77,7 +78,8 @@ def build_recursion(
         case "hier6":
             return SixLatent(network, config.dim, config.L_cycles, key=latent_key)
         case "hrm":
-            high = build_network(config, length, kernel, second_key)
+            layers = config.H_layers or config.layers
+            high = build_network(config, layers, length, kernel, second_key)
             return HRM(high, network, config.dim, config.L_cycles, key=latent_key)
         case "eqr":
             return EqR(network, config.dim, config.L_cycles, key=latent_key)

@@ -121,20 +121,20 @@ class TRM(eqx.Module):
             x: the question.
             keys: one a puzzle, for a variant with noise; None for none.
         """
-        length, dim = x.shape[-2:]
         if self.positions_first:
             enter = lambda a: jnp.moveaxis(a, -2, 0)
             leave = lambda a: jnp.moveaxis(a, 0, -2)
         else:
+            length = x.shape[-2]
             enter = lambda a: _append(a, self.padding)
             leave = lambda a: a[..., :length, :]
         noise = None
         if keys is not None and isinstance(self.recursion, AbstractNoisyRecursion):
-            noise = Noise(fold(keys, OWN), (length, dim), x.dtype, enter)
+            shape = (x.shape[-2], x.shape[-1])
+            noise = Noise(fold(keys, OWN), shape, x.dtype, enter)
         latents, x = jax.tree.map(enter, (latents, x))
-        return jax.tree.map(
-            leave, deep_recursion(self.recursion, latents, x, self.cycles, noise)
-        )
+        latents = deep_recursion(self.recursion, latents, x, self.cycles, noise)
+        return jax.tree.map(leave, latents)
 
     def start(
         self,

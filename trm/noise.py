@@ -46,11 +46,12 @@ class Noise(eqx.Module):
     shape: tuple[int, int] = eqx.field(static=True)
     dtype: jnp.dtype = eqx.field(static=True)
     enter: Callable[[Array], Array] = eqx.field(static=True)
-    """From `*batch length dim` to that layout."""
+    """From `*batch length dim` into the network's layout."""
 
     def fold(self, number: int | Int[Array, ""]) -> "Noise":
         """Noise that differs for every number."""
-        return Noise(fold(self.keys, number), self.shape, self.dtype, self.enter)
+        keys = fold(self.keys, number)
+        return Noise(keys, self.shape, self.dtype, self.enter)
 
     def __call__(self, number: int | Int[Array, ""]) -> Float[Array, "*axes dim"]:
         """Standard normal numbers, others for every `number`."""

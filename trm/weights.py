@@ -12,10 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import TRMConfig, require
+from gpt.layers import truncated_normal
 from trm.model import TRM
 
 PREFIX = "_orig_mod.model.inner."
+EMBEDDING = "embed_tokens.embedding_weight"
 TABLE = "puzzle_emb.weights"
+# Rows of the last batch, which some codes save too.
+_LOCAL = ("puzzle_emb.local_weights", "puzzle_emb.local_ids")
 
 # Buffers of each variant: official name -> field of the recursion.
 _BUFFERS = {
@@ -40,7 +44,7 @@ _NETWORKS = {
 def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
     """Official name -> (our array, how it is turned): `""`, `T`, `qkv` or `out`."""
     named: dict[str, tuple[Any, str]] = {
-        "embed_tokens.embedding_weight": (model.embedding.weight, ""),
+        EMBEDDING: (model.embedding.weight, ""),
         "lm_head.weight": (model.head.weight, "T"),
         "q_head.weight": (model.halt_head.weight, "T"),
         "q_head.bias": (model.halt_head.bias, ""),
@@ -90,49 +94,134 @@ def load_official(
     """`model` with the weights of an official state dict.
 
     Args:
-        weights: official names, with or without `_orig_mod.model.inner.`, to arrays.
-        model: a model of the same sizes.
+        weights: official names, with or without a prefix, to arrays. A puzzle table
+            among them is left out.
+        model: a model of the same sizes; its own weights may be abstract.
         config: the configuration that `model` was built from.
 
     Raises:
-        ValueError: if a weight is missing or has another shape.
+        UserError: if a weight is missing, too many, of another shape, or not of finite
+            floating-point numbers.
     """
-    weights = {name.removeprefix(PREFIX): array for name, array in weights.items()}
+    _, weights = split_prefix(weights)
+    require_same(weights, official_shapes(model, config))
     ours, replaced = [], []
     for name, (leaf, turn) in _leaves(model, config).items():
-        require(
-            name in weights,
-            f"The checkpoint must hold `{name}`: got {len(weights)} other names. Use "
-            "the variant, mixer and number of layers that it was trained with.",
-        )
         value = np.asarray(weights[name])
-        expected = _to_official(np.empty(leaf.shape, bool), turn).shape
-        require(
-            value.shape == expected,
-            f"`{name}` must have shape {expected}: got {value.shape}. Use the sizes "
-            "that the checkpoint was trained with.",
-        )
         ours.append(leaf)
         replaced.append(jnp.asarray(_to_ours(value, leaf.shape, turn), leaf.dtype))
     identities = {id(leaf): new for leaf, new in zip(ours, replaced, strict=True)}
     leaves, structure = jax.tree.flatten(model)
-    return jax.tree.unflatten(
-        structure, [identities.get(id(leaf), leaf) for leaf in leaves]
+    leaves = [identities.get(id(leaf), leaf) for leaf in leaves]
+    return jax.tree.map(_drawn, jax.tree.unflatten(structure, leaves))
+
+
+def _drawn(leaf: Any) -> jax.Array:
+    """A weight, or a fresh latent in place of an abstract one.
+
+    Only latents can be left: those that a variant has, and its checkpoints do not.
+    """
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return truncated_normal(jax.random.key(0), leaf.shape, 1.0)
+    return leaf
+
+
+def split_prefix(
+    weights: Mapping[str, np.ndarray],
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The prefix that all names share, and the weights without it.
+
+    It is `_orig_mod.model.inner.` where the official `pretrain.py` has compiled the
+    model, `model.inner.` where it has not, and nothing for the network alone.
+
+    Raises:
+        UserError: if these are the names of no TRM.
+    """
+    first = next((name for name in weights if name.endswith(EMBEDDING)), None)
+    listed = ", ".join(f"`{name}`" for name in list(weights)[:3])
+    require(
+        first is not None,
+        f"A checkpoint of a TRM must hold `{EMBEDDING}`: got {len(weights)} arrays of "
+        f"other names ({listed}). Use what the official `pretrain.py` saves.",
     )
+    assert first is not None
+    prefix = first.removesuffix(EMBEDDING)
+    other = [name for name in weights if not name.startswith(prefix)]
+    require(
+        not other,
+        f"All names in a checkpoint must begin with `{prefix}`, as `{first}` does: "
+        f"`{other[0] if other else ''}` does not. Use what `pretrain.py` saves.",
+    )
+    plain = {name.removeprefix(prefix): array for name, array in weights.items()}
+    return prefix, {n: array for n, array in plain.items() if n not in _LOCAL}
+
+
+def require_same(
+    weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise `UserError` unless these are finite weights of these names and shapes."""
+    missing = sorted(shapes.keys() - weights.keys())
+    extra = sorted(weights.keys() - shapes.keys() - {TABLE})
+    require(
+        not missing and not extra,
+        f"The checkpoint must hold the {len(shapes)} arrays of the configured model: "
+        f"missing {_some(missing)}; too many {_some(extra)}. Use the variant, mixer "
+        "and number of layers that it was trained with.",
+    )
+    for name, array in weights.items():
+        expected = shapes.get(name, array.shape)
+        require(
+            array.shape == expected,
+            f"`{name}` must have shape {expected}: got {array.shape}. Use the sizes "
+            "that the checkpoint was trained with.",
+        )
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        require(
+            bool(floating) and array.dtype.itemsize <= 4,
+            f"`{name}` must hold floating-point numbers of at most 32 bits: got "
+            f"{array.dtype}. Use weights that are not quantized.",
+        )
+        require(
+            bool(np.isfinite(array).all()),
+            f"Weights must be finite numbers: `{name}` holds some that are infinite or "
+            "undefined. Use weights from before the training diverged.",
+        )
+
+
+def official_shapes(model: TRM, config: TRMConfig) -> dict[str, tuple[int, ...]]:
+    """The official names and shapes of a model's weights, which may be abstract."""
+    empty = lambda shape: np.broadcast_to(np.float32(0.0), shape)
+    return {
+        name: _to_official(empty(leaf.shape), turn).shape
+        for name, (leaf, turn) in _leaves(model, config).items()
+    }
 
 
 def load_official_table(
     weights: Mapping[str, np.ndarray], shape: tuple[int, int]
 ) -> np.ndarray:
-    """The puzzle table of an official state dict; of another size: its mean row.
+    """The puzzle table of an official state dict; of another length: its mean row.
 
     Source: `pretrain.py`, `load_checkpoint`.
+
+    Raises:
+        UserError: if there is none, or its rows have another width.
     """
-    weights = {name.removeprefix(PREFIX): array for name, array in weights.items()}
-    table = np.asarray(weights[TABLE], np.float32)
-    if table.shape == shape:
-        return table
-    return np.broadcast_to(table.mean(axis=0, keepdims=True), shape).copy()
+    tables = [array for name, array in weights.items() if name.endswith(TABLE)]
+    stored = np.asarray(tables[0]) if tables else np.zeros((1, 0), np.float32)
+    require(
+        stored.ndim == 2 and stored.shape[1] == shape[1],
+        f"`{TABLE}` must have rows of width {shape[1]}: got shape {stored.shape}. Use "
+        "the `puzzle_dim` that the checkpoint was trained with.",
+    )
+    table = np.asarray(stored, np.float32)
+    return table if table.shape == shape else mean_row(table, shape[0])
+
+
+def mean_row(table: np.ndarray, rows: int) -> np.ndarray:
+    """A table of so many rows, each the mean of all rows of this one."""
+    mean = table.mean(axis=0, keepdims=True, dtype=np.float32)
+    return np.broadcast_to(mean, (rows, table.shape[1])).copy()
 
 
 def to_official(model: TRM, config: TRMConfig) -> dict[str, np.ndarray]:
@@ -143,3 +232,10 @@ def to_official(model: TRM, config: TRMConfig) -> dict[str, np.ndarray]:
         for name, (leaf, turn) in _leaves(arrays, config).items()
         if leaf is not None
     }
+
+
+def _some(names: list[str]) -> str:
+    """The first of these names, for a message."""
+    first = ", ".join(f"`{name}`" for name in names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return first + more if names else "none"

@@ -11,7 +11,7 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from data.puzzles import maze, sudoku
+from data.puzzles import arc_grid, maze, sudoku
 
 Render = Callable[[Integer[np.ndarray, " seq"], Bool[np.ndarray, " seq"]], list[str]]
 Check = Callable[
@@ -41,6 +41,7 @@ def numbers(
 KINDS: Mapping[str, Render] = {
     "sudoku": sudoku.render,
     "maze": maze.render,
+    "arc": arc_grid.render,
     "numbers": numbers,
 }
 """How the kinds that `dataset.json` may name are drawn."""
@@ -64,6 +65,8 @@ def guess_kind(seq_len: int, vocab_size: int | None = None) -> str:
         return "sudoku"
     if vocab_size == maze.VOCAB and math.isqrt(seq_len) ** 2 == seq_len:
         return "maze"
+    if (seq_len, vocab_size) == (arc_grid.SIDE**2, arc_grid.VOCAB):
+        return "arc"
     return "numbers"
 
 

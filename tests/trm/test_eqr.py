@@ -1,6 +1,7 @@
 """EqR: its cycle, its noise and its fresh latents."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from tests import tiny
 from tests.tiny import assert_close, assert_equal
 from trm.act import init_carry, refill, solve
 from trm.build import build_trm
+from trm.evaluation import Answers, Effort, answer
 from trm.model import TRM
 from trm.noise import Noise, fold, puzzle_keys
 from trm.recursion import deep_recursion
@@ -165,3 +167,26 @@ def test_a_training_step_draws_from_its_keys() -> None:
     assert all(
         float(jnp.abs(a - b).max()) > 0.1 for a, b in zip(first, other, strict=True)
     )
+
+
+@pytest.mark.slow
+def test_restarts_are_rollouts_without_noise_on_the_scratchpad() -> None:
+    """Each from latents and noise of its own, which its number alone decides."""
+    built = model()
+    act = replace(tiny.ACT, max_steps=4)
+    puzzles = jax.tree.map(jnp.asarray, tiny.puzzles(0, 4))
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def answers(effort: Effort, rows: int) -> Answers:
+        numbers, table = jnp.arange(4), jnp.zeros((tiny.PUZZLES, 0))
+        return answer(built, table, puzzles, numbers, effort=effort, act=act, rows=rows)
+
+    effort = Effort(steps=4, rollouts=3, early=True)
+    found = answers(effort, 12)
+    q = np.asarray(found.trace.q_halt[:, 0]).reshape(4, 3)
+    assert (np.abs(np.diff(q, axis=1)) > 1e-3).all()
+    refilled = answers(replace(effort, refill=True), 5)
+    np.testing.assert_array_equal(refilled.tokens, found.tokens)
+    np.testing.assert_array_equal(refilled.steps, found.steps)
+    assert_close(refilled.residual, found.residual, 1e-4)
+    assert (np.asarray(found.residual) > 0).all()

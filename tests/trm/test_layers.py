@@ -132,13 +132,20 @@ def test_a_batch_is_its_puzzles(mixer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "parameters"), [("sudoku", 5_028_866), ("sudoku-attention", 6_828_034)]
+    ("preset", "vocab", "parameters"),
+    [
+        ("sudoku", 11, 5_028_866),
+        ("sudoku-attention", 11, 6_828_034),
+        ("arc1", 12, 6_829_058),
+    ],
 )
-def test_parameter_counts_of_the_paper(preset: str, parameters: int) -> None:
+def test_parameter_counts_of_the_paper(
+    preset: str, vocab: int, parameters: int
+) -> None:
     """Trained parameters: 5M and 7M in the paper; buffers are not counted."""
     config = TRM_PRESETS[preset][1].model
     model = jax.eval_shape(
-        lambda: build_trm(config, vocab=11, seq=81, key=jax.random.key(0))
+        lambda: build_trm(config, vocab=vocab, seq=81, key=jax.random.key(0))
     )
     trained, _ = split_trainable(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == parameters

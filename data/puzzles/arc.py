@@ -1,0 +1,234 @@
+"""ARC: from tasks to a dataset of their augmented images, written as it is made.
+
+A group is a task, a puzzle an image of it, an example a pair of grids. Every image has
+an identifier of its own, which its training and test examples share: all that tells the
+model which task a test input belongs to. The test split has the test pairs of the test
+tasks, the training split all other pairs.
+
+The full ARC-AGI-1 set has 4.4 million examples, 8 GB. First it is settled which images
+there are, then processes write their tokens, each to its place in the files.
+
+Source: official `dataset/build_arc_dataset.py`. Unlike there, a training subset without
+solutions is an error, and tasks of the test set are not trained on with their solutions
+where they stand in another subset, too.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from configs import ARC, LARGEST, require
+from data.folder import check_vacant, new_folder, parallel_map
+from data.puzzles.arc_grid import SIDE, VOCAB, name_image
+from data.puzzles.arc_images import Images, draw_images, image_tokens
+from data.puzzles.arc_tasks import Pair, Task, read_subsets
+from data.puzzles.metadata import Metadata
+
+CELLS = SIDE * SIDE
+FIELDS = ("inputs", "labels")
+
+Item = TypeVar("Item")
+
+
+class Group(NamedTuple):
+    """A task, what is tested of it, and its images."""
+
+    number: int
+    """With the seed it decides the random numbers."""
+
+    task: Task
+    tested: bool
+    """Whether its test pairs are test examples; else they are trained on."""
+
+    images: Images
+    first_id: int
+    """Identifier of the first image; the others follow."""
+
+    def pairs(self, split: str) -> Sequence[Pair]:
+        """The pairs whose images are examples of a split."""
+        if split == "test":
+            return self.task.test
+        return [*self.task.train, *(() if self.tested else self.task.test)]
+
+    def examples(self, split: str) -> int:
+        """How many examples of a split it has."""
+        return self.images.size * len(self.pairs(split))
+
+
+class Place(NamedTuple):
+    """Where the tokens of a group go."""
+
+    split: str
+    group: Group
+    rows: tuple[int, int]
+    """First row in the files, and rows of the whole files."""
+
+
+def build(config: ARC, out: Path) -> None:
+    """Build the dataset in `out`.
+
+    Raises:
+        UserError: if `out` is not vacant, or the tasks or the space are unavailable.
+    """
+    check_vacant(out)
+    groups = draw_groups(config)
+    tested = [group for group in groups if group.tested]
+    splits = {"train": groups, "test": tested}
+    _check_space(splits, out)
+    names = ["<blank>", *image_names(groups)]
+    with new_folder(out) as folder:
+        places = [
+            place
+            for split, own in splits.items()
+            for place in _make_files(split, own, folder / split)
+        ]
+        write = partial(_write_tokens, config.seed, folder)
+        written = _bar(
+            parallel_map(write, places, config.processes), "tokens", len(places)
+        )
+        digests = {split: hashlib.sha256() for split in splits}
+        for place, digest in zip(places, written, strict=True):
+            digests[place.split].update(digest)
+        for split, own in splits.items():
+            extra = {
+                "kind": "arc",
+                "seed": config.seed,
+                "source": ", ".join(config.subsets),
+                "content_hash": digests[split].hexdigest(),
+            }
+            _metadata(split, own, len(names), extra).write(folder / split)
+        _write_json(names, folder / "identifiers.json")
+        tasks = {group.task.name: group.task.to_json() for group in tested}
+        _write_json(tasks, folder / "test_puzzles.json")
+
+
+def draw_groups(config: ARC) -> list[Group]:
+    """The tasks of all subsets, each subset in random order, with their images."""
+    order = np.random.default_rng((config.seed, 0))
+    tasks = [
+        (subset, tasks[i])
+        for subset, tasks in read_subsets(config).items()
+        for i in order.permutation(len(tasks)).tolist()
+    ]
+    groups: list[Group] = []
+    first_id = 1
+    for number, (subset, task) in enumerate(_bar(tasks, "images", len(tasks))):
+        rng = np.random.default_rng((config.seed, 1, number))
+        images = draw_images([*task.train, *task.test], config.augmentations, rng)
+        groups.append(Group(number, task, subset in config.test, images, first_id))
+        first_id += images.size
+    return groups
+
+
+def image_names(groups: Iterable[Group]) -> Iterable[str]:
+    """The names of all images, in the order of their identifiers, which begin at 1."""
+    for group in groups:
+        name, (symmetries, colors) = group.task.name, group.images
+        yield name
+        for symmetry, own in zip(symmetries[1:].tolist(), colors[1:], strict=True):
+            yield name_image(name, symmetry, own)
+
+
+def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Place]:
+    """The place of each group in the five files of a split.
+
+    Those of identifiers and indices are written, those of tokens have their length.
+    """
+    folder.mkdir()
+    images = np.array([group.images.size for group in groups])
+    pairs = np.array([len(group.pairs(split)) for group in groups])
+    ends = _ends(images * pairs)
+    index = np.int32 if ends[-1] < LARGEST else np.int64
+    ids = [np.arange(group.images.size) + group.first_id for group in groups]
+    arrays = {
+        "puzzle_identifiers": np.concatenate(ids).astype(np.int32),
+        "puzzle_indices": _ends(np.repeat(pairs, images)).astype(index),
+        "group_indices": _ends(images).astype(index),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"all__{name}.npy", array)
+    *starts, total = ends.tolist()
+    for field in FIELDS:
+        path = folder / f"all__{field}.npy"
+        np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(total, CELLS))
+    return [
+        Place(split, group, (start, total))
+        for group, start in zip(groups, starts, strict=True)
+    ]
+
+
+def _write_tokens(seed: int, folder: Path, place: Place) -> bytes:
+    """The SHA-256 of a group's tokens, written to their place.
+
+    Not through a mapped file: what is written to one counts as memory of a process.
+    """
+    split, group, (first, total) = place
+    move = np.random.default_rng((seed, 2, group.number)) if split == "train" else None
+    tokens = image_tokens(group.pairs(split), group.images, move)
+    digest = hashlib.sha256(f"{group.first_id} {tokens.shape}".encode())
+    for field, own in zip(FIELDS, tokens, strict=True):
+        path = folder / split / f"all__{field}.npy"
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size - (total - first) * CELLS)
+            file.write(own.data)
+        digest.update(own.data)
+    return digest.digest()
+
+
+def _metadata(
+    split: str, groups: Sequence[Group], names: int, extra: Mapping[str, object]
+) -> Metadata:
+    """What `dataset.json` says of a split of a dataset with so many identifiers."""
+    puzzles = sum(group.images.size for group in groups)
+    return Metadata(
+        pad_id=0,
+        ignore_label_id=0,
+        blank_identifier_id=0,
+        vocab_size=VOCAB,
+        seq_len=CELLS,
+        num_puzzle_identifiers=names,
+        total_groups=len(groups),
+        mean_puzzle_examples=sum(group.examples(split) for group in groups) / puzzles,
+        total_puzzles=puzzles,
+        sets=("all",),
+        extra=extra,
+    )
+
+
+def _check_space(splits: Mapping[str, Sequence[Group]], out: Path) -> None:
+    """Raise `UserError` unless the examples fit onto the disk."""
+    examples = sum(
+        group.examples(split) for split, groups in splits.items() for group in groups
+    )
+    needed = 2 * CELLS * examples
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    have = shutil.disk_usage(parent).free
+    require(
+        needed < have,
+        f"The dataset must fit onto the disk: it needs {needed:,} bytes, and {parent} "
+        f"has {have:,}. Use fewer `--augmentations` or another `--out`.",
+    )
+
+
+def _ends(sizes: Int[np.ndarray, " ranges"]) -> Int[np.ndarray, " ends"]:
+    """Where ranges of these sizes begin, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _bar(items: Iterable[Item], name: str, total: int) -> Iterable[Item]:
+    """The items, with a progress bar."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=name, total=total, unit="task", disable=None)
+
+
+def _write_json(value: object, path: Path) -> None:
+    """Write a value as JSON."""
+    path.write_text(json.dumps(value), encoding="utf-8")

@@ -1,0 +1,145 @@
+"""Grids of the Abstraction and Reasoning Corpus: as tokens, turned, as text, by name.
+
+A grid has 1 to 30 rows and columns of colours 0 to 9. As tokens it lies on a canvas of
+30x30: 0 pads, 1 borders it on the right and below, colour c is c + 2. An augmentation
+is one of the 8 symmetries of the square and a renaming of the colours that leaves 0,
+the background; the name of a puzzle says which: `007bbfb7|||t3|||0254631798`.
+
+Source: official `dataset/build_arc_dataset.py`, `dataset/common.py` and
+`evaluators/arc.py` (`_crop`).
+"""
+
+import numpy as np
+from jaxtyping import Bool, Integer, Shaped, UInt8
+
+SIDE = 30
+COLORS = 10
+PAD, BORDER, FIRST = 0, 1, 2
+"""Tokens: outside of the grid, its edge, and colour 0."""
+
+VOCAB = FIRST + COLORS
+SEPARATOR = "|||"
+INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
+"""The symmetry that undoes each symmetry."""
+
+SIGNS = " :0123456789"
+"""How tokens are drawn."""
+
+
+def turn(
+    grids: Shaped[np.ndarray, "*batch rows columns"], symmetry: int
+) -> Shaped[np.ndarray, "*batch _ _"]:
+    """Grids under one of the 8 symmetries: quarter turns, mirrors, transposes.
+
+    Args:
+        grids: in the last two axes.
+        symmetry: 0 to 3: that many quarter turns anticlockwise. 4: left and right
+            change places; 5: top and bottom; 6: rows and columns; 7: both, backwards.
+    """
+    match symmetry:
+        case 0:
+            return grids
+        case 1:
+            return grids.swapaxes(-1, -2)[..., ::-1, :]
+        case 2:
+            return grids[..., ::-1, ::-1]
+        case 3:
+            return grids.swapaxes(-1, -2)[..., ::-1]
+        case 4:
+            return grids[..., ::-1]
+        case 5:
+            return grids[..., ::-1, :]
+        case 6:
+            return grids.swapaxes(-1, -2)
+        case 7:
+            return grids.swapaxes(-1, -2)[..., ::-1, ::-1]
+        case _:
+            raise ValueError(f"There are 8 symmetries, 0 to 7: got {symmetry}.")
+
+
+def name_image(name: str, symmetry: int, colors: UInt8[np.ndarray, "10"]) -> str:
+    """The name of an image of the task `name`; `colors` says what each one becomes."""
+    digits = "".join(map(str, colors.tolist()))
+    return f"{name}{SEPARATOR}t{symmetry}{SEPARATOR}{digits}"
+
+
+def parse_image(name: str) -> tuple[str, int, UInt8[np.ndarray, "10"]]:
+    """The task of a puzzle's name, its symmetry, and what each colour became."""
+    if SEPARATOR not in name:
+        return name, 0, np.arange(COLORS, dtype=np.uint8)
+    symmetry, colors = name.split(SEPARATOR)[-2:]
+    digits = np.frombuffer(colors.encode(), np.uint8) - np.uint8(ord("0"))
+    return name.split(SEPARATOR)[0], int(symmetry.removeprefix("t")), digits
+
+
+def undo(
+    grid: UInt8[np.ndarray, "rows columns"],
+    symmetry: int,
+    colors: UInt8[np.ndarray, "10"],
+) -> UInt8[np.ndarray, "_ _"]:
+    """The grid whose image under an augmentation is `grid`."""
+    return np.argsort(colors).astype(np.uint8)[turn(grid, INVERSE[symmetry])]
+
+
+def to_tokens(grid: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "900"]:
+    """A grid in the upper left corner of a canvas, with its border."""
+    canvas = np.zeros((SIDE + 1, SIDE + 1), np.uint8)
+    draw(canvas, grid)
+    return canvas[:SIDE, :SIDE].reshape(-1)
+
+
+def draw(
+    canvas: UInt8[np.ndarray, "31 31"], grid: UInt8[np.ndarray, "rows columns"]
+) -> None:
+    """Draw a grid with its border into the upper left corner of an empty canvas."""
+    rows, columns = grid.shape
+    canvas[:rows, :columns] = grid + FIRST
+    canvas[rows, :columns] = BORDER
+    canvas[:rows, columns] = BORDER
+
+
+def crop_sizes(
+    tokens: Integer[np.ndarray, "examples 900"],
+) -> Integer[np.ndarray, "examples 2"]:
+    """Rows and columns of the largest rectangle of colours in each upper left corner.
+
+    Of equally large ones that with the fewest rows; (0, 0) if the corner is no colour.
+    """
+    canvas = tokens.reshape(-1, SIDE, SIDE)
+    colored = (canvas >= FIRST) & (canvas < VOCAB)
+    width = np.logical_and.accumulate(colored, axis=2).sum(axis=2)
+    width = np.minimum.accumulate(width, axis=1)
+    area = width * np.arange(1, SIDE + 1)
+    last = area.argmax(axis=1)
+    columns = np.take_along_axis(width, last[:, None], axis=1)[:, 0]
+    return np.stack([np.where(columns > 0, last + 1, 0), columns], axis=1)
+
+
+def crop(tokens: Integer[np.ndarray, "examples 900"]) -> list[np.ndarray]:
+    """The grid of each example: the largest rectangle of colours in the corner."""
+    canvas = (tokens.reshape(-1, SIDE, SIDE) - FIRST).astype(np.uint8)
+    sizes = crop_sizes(tokens).tolist()
+    return [own[:r, :c] for own, (r, c) in zip(canvas, sizes, strict=True)]
+
+
+def to_grid(tokens: Integer[np.ndarray, "900"]) -> UInt8[np.ndarray, "rows columns"]:
+    """The grid that a canvas holds in its upper left corner."""
+    return crop(tokens[None])[0]
+
+
+def render(
+    tokens: Integer[np.ndarray, "900"], wrong: Bool[np.ndarray, "900"]
+) -> list[str]:
+    """The lines of a canvas as far as it is used: colours as digits, `:` the border.
+
+    After each wrong cell stands a `!`.
+    """
+    used = ((tokens != PAD) | wrong).reshape(SIDE, SIDE)
+    rows, columns = (
+        int(np.flatnonzero(used.any(axis=axis)).max(initial=0)) + 1 for axis in (1, 0)
+    )
+    signs = [SIGNS[t] if 0 <= t < VOCAB else "?" for t in tokens.tolist()]
+    marks = np.where(wrong, "!", " ").tolist()
+    cells = [sign + mark for sign, mark in zip(signs, marks, strict=True)]
+    starts = range(0, rows * SIDE, SIDE)
+    return ["".join(cells[i : i + columns]).rstrip() for i in starts]

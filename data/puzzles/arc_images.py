@@ -1,0 +1,134 @@
+"""Augmented images of ARC tasks: which ones there are, and their tokens.
+
+An image turns all grids of a task by one symmetry, renames its colours but 0, and moves
+each pair of grids over the canvas. Images that equal an earlier one are dropped, as are
+those beyond the number wanted.
+
+Source: official `dataset/build_arc_dataset.py`; the draws have the same distribution,
+but come from other random numbers.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8, UInt64
+
+from data.puzzles.arc_grid import COLORS, FIRST, SIDE, VOCAB, draw, turn
+from data.puzzles.arc_tasks import Pair
+
+TRIES = 5
+"""Images drawn for each one wanted, at most."""
+
+SYMMETRIES = 8
+
+
+class Images(NamedTuple):
+    """The images of a task, itself the first."""
+
+    symmetries: Int[np.ndarray, " images"]
+    colors: UInt8[np.ndarray, "images 10"]
+    """What each colour becomes."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.symmetries)
+
+    def take(self, chosen: Int[np.ndarray, " chosen"]) -> "Images":
+        """Some of the images, by their numbers."""
+        return Images(self.symmetries[chosen], self.colors[chosen])
+
+
+def draw_images(
+    pairs: Sequence[Pair], augmentations: int, rng: np.random.Generator
+) -> Images:
+    """The task and at most `augmentations` different images of it.
+
+    Args:
+        pairs: all of the task, test pairs included: images differ if these do.
+        augmentations: images wanted; there are fewer where `TRIES` draws for each do
+            not give so many.
+        rng: what they are drawn with.
+    """
+    count = 1 + TRIES * augmentations
+    symmetries = rng.integers(SYMMETRIES, size=count)
+    symmetries[0] = 0
+    colors = np.tile(np.arange(COLORS, dtype=np.uint8), (count, 1))
+    rng.permuted(colors[1:, 1:], axis=1, out=colors[1:, 1:])
+    return distinct(pairs, Images(symmetries, colors), 1 + augmentations)
+
+
+def distinct(pairs: Sequence[Pair], images: Images, most: int) -> Images:
+    """The first `most` of the images that equal none before them.
+
+    Two are equal if they hold the same pairs, in whatever order. They are compared by
+    64-bit hashes that come from how the task places each colour, so that no image is
+    made here; a false match has odds of about 2**-60.
+    """
+    rng = np.random.default_rng(0)
+    place = rng.integers(2**64, size=(2, SIDE, SIDE), dtype=np.uint64)
+    value = rng.integers(2**64, size=COLORS, dtype=np.uint64)
+    sums = np.zeros((SYMMETRIES, len(pairs), COLORS), np.uint64)
+    for at, pair in np.ndenumerate(_turned(pairs)):
+        for grid, weight in zip(pair, place, strict=True):
+            weight = weight[: grid.shape[0], : grid.shape[1]]
+            np.add.at(sums[at], grid, weight)
+    hashes = np.einsum("ic,ipc->ip", value[images.colors], sums[images.symmetries])
+    _, first = np.unique(_mix(hashes).sum(axis=1), return_index=True)
+    return images.take(np.sort(first)[:most])
+
+
+def _turned(pairs: Sequence[Pair]) -> np.ndarray:
+    """Every pair under every symmetry, as objects: [symmetries, pairs]."""
+    turned = np.empty((SYMMETRIES, len(pairs)), object)
+    for at in np.ndindex(turned.shape):
+        turned[at] = Pair(*(turn(grid, at[0]) for grid in pairs[at[1]]))
+    return turned
+
+
+def _mix(hashes: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
+    """Hashes whose sums tell sets apart (the finalizer of splitmix64)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))
+
+
+def image_tokens(
+    pairs: Sequence[Pair], images: Images, rng: np.random.Generator | None
+) -> UInt8[np.ndarray, "2 images pairs 900"]:
+    """Tokens of inputs, and of outputs, of some pairs of every image.
+
+    Args:
+        pairs: of the task.
+        images: of the task.
+        rng: what pairs are moved with: input and output of all pairs of an image but
+            one, at random, move together, to anywhere on the canvas. None moves none.
+    """
+    canvases = np.zeros((2, SYMMETRIES, len(pairs), 2 * SIDE + 1, 2 * SIDE + 1), "u1")
+    room = np.empty((SYMMETRIES, len(pairs), 2), int)
+    for at, pair in np.ndenumerate(_turned(pairs)):
+        for canvas, grid in zip(canvases[:, *at], pair, strict=True):
+            draw(canvas[SIDE:, SIDE:], grid)
+        room[at] = SIDE - np.max([grid.shape for grid in pair], axis=0)
+    shift = np.zeros((images.size, len(pairs), 2), int)
+    if rng is not None:
+        shift = rng.integers(room[images.symmetries] + 1)
+        unmoved = rng.integers(len(pairs), size=images.size)
+        shift[np.arange(images.size), unmoved] = 0
+    # A grid lies at (30, 30) of its canvas: what is seen of it says where it goes.
+    windows = np.lib.stride_tricks.sliding_window_view(
+        canvases, (SIDE, SIDE), axis=(-2, -1)
+    )
+    tokens = windows[
+        np.arange(2)[:, None, None],
+        images.symmetries[:, None],
+        np.arange(len(pairs)),
+        SIDE - shift[..., 0],
+        SIDE - shift[..., 1],
+    ].reshape(2, images.size, len(pairs), SIDE * SIDE)
+    tables = np.tile(np.arange(VOCAB, dtype=np.uint8), (images.size, 1))
+    tables[:, FIRST:] = images.colors + FIRST
+    for i, table in enumerate(tables):
+        tokens[:, i] = table.take(tokens[:, i], mode="clip")
+    return tokens

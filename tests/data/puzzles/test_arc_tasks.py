@@ -1,0 +1,176 @@
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import ARC, UserError
+from data.puzzles.arc_tasks import (
+    as_grid,
+    read_json,
+    read_subset,
+    read_subsets,
+    read_task,
+)
+from tests.arc_golden import RAW
+
+PAIR = {"input": [[1]], "output": [[2]]}
+
+
+def content(subset: str, what: str):
+    return read_json(RAW / f"mini_{subset}_{what}.json")
+
+
+def write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of one task `a`, in the subset `mine`."""
+    pair = {"input": [[1, 2]], "output": [[3]]}
+    task = {"train": [pair], "test": [{"input": [[4]]}]}
+    write(tmp_path / "arc_mine_challenges.json", {"a": task})
+    write(tmp_path / "arc_mine_solutions.json", {"a": [[[5]]]})
+    return tmp_path
+
+
+def same(ours, theirs) -> bool:
+    return [task.to_json() for task in ours] == [task.to_json() for task in theirs]
+
+
+def test_plain_gzipped_and_single_files_hold_the_same_tasks(tmp_path: Path):
+    plain = read_subset(RAW, "training")
+    challenges, solutions = (
+        content("training", what) for what in ("challenges", "solutions")
+    )
+    assert [task.name for task in plain] == list(challenges)
+    for what, value in (("challenges", challenges), ("solutions", solutions)):
+        path = tmp_path / f"arc-agi_training_{what}.json.gz"
+        path.write_bytes(gzip.compress(json.dumps(value).encode()))
+    assert same(read_subset(tmp_path, "training"), plain)
+    for i, task in enumerate(plain):
+        path = tmp_path / f"single/part{i % 2}/{task.name}.json"
+        write(path, task.to_json())
+        if i == 0:
+            path.with_suffix(".json.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    singles = read_subset(tmp_path, "single")
+    assert same(singles, sorted(plain, key=lambda task: task.name))
+
+
+def test_a_task_is_its_pairs(source: Path):
+    (task,) = read_subset(source, "mine")
+    assert task.name == "a"
+    assert task.train[0].input.tolist() == [[1, 2]]
+    assert task.test[0].output.tolist() == [[5]]
+    assert task.test[0].output.dtype == np.uint8
+
+
+def test_a_file_of_one_task_may_lack_the_answer(tmp_path: Path):
+    asked = {"train": [PAIR], "test": [{"input": [[4, 4]]}]}
+    write(tmp_path / "0a1b.json", asked)
+    task = read_task(tmp_path / "0a1b.json", secret=True)
+    assert task.name == "0a1b"
+    assert task.test[0].input.tolist() == [[4, 4]]
+    with pytest.raises(UserError, match=r"test\[0\]: a pair must have"):
+        read_task(tmp_path / "0a1b.json")
+
+
+def test_solutions_may_be_secret_in_a_test_set_alone(source: Path):
+    (source / "arc_mine_solutions.json").unlink()
+    (task,) = read_subset(source, "mine", secret=True)
+    assert task.test[0].output.tolist() == [[0]]
+    with pytest.raises(UserError, match=r"must have solutions: there is no \*_mine_"):
+        read_subset(source, "mine")
+
+
+def test_a_task_of_the_test_set_is_not_trained_on_elsewhere(source: Path):
+    for what in ("challenges", "solutions"):
+        value = read_json(source / f"arc_mine_{what}.json")
+        write(source / f"arc_mine2_{what}.json", value | {"b": value["a"]})
+    config = ARC(source=str(source), subsets=("mine2", "mine"), test=("mine",))
+    with pytest.warns(UserWarning, match="1 tasks of mine2 stand in another subset"):
+        subsets = read_subsets(config)
+    names = {key: [task.name for task in tasks] for key, tasks in subsets.items()}
+    assert names == {"mine2": ["b"], "mine": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("grid", "got"),
+    [
+        ([[1, 2], [3]], "rows of 1 and of 2 cells"),
+        ([[1, 10]], "the colour 10"),
+        ([[-1]], "the colour -1"),
+        ([[0]] * 31, "31 rows"),
+        ([[0] * 31], "31 columns"),
+        ([], "0 rows"),
+        ([[]], "0 columns"),
+        ([[1.0]], r"a cell 1\.0"),
+        ([[True]], "a cell True"),
+        ([1, 2], "no list of rows"),
+        (None, "no list of rows"),
+    ],
+)
+def test_what_is_no_grid_is_told(grid, got):
+    with pytest.raises(UserError, match=got):
+        as_grid(grid)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ([], "must be a JSON object"),
+        ({}, "a subset must have a task"),
+        ({"a": []}, ", a,.* must be a JSON object"),
+        ({"a": {"test": [PAIR]}}, ", a, train, must be a list, and is None"),
+        ({"a": {"train": [], "test": [PAIR]}}, "must have a train pair"),
+        ({"a": {"train": [PAIR], "test": []}}, "Each test input must have a solution"),
+        ({"a": {"train": [PAIR], "test": [3]}}, ", a,.* must be a JSON object"),
+        (
+            {"a": {"train": [{"input": [[1]]}], "test": [PAIR]}},
+            r"train\[0\]: a pair must have an input and an output: got \['input'\]",
+        ),
+        (
+            {"a": {"train": [{**PAIR, "input": [[1], [2, 3]]}], "test": [PAIR]}},
+            r"a, train\[0\], input: a grid must be .*rows of 1 and of 2 cells",
+        ),
+        ({"b": {"train": [PAIR], "test": [PAIR]}}, "b has 1 .* and 0 in"),
+    ],
+)
+def test_malformed_tasks_are_told(source: Path, tasks, message):
+    write(source / "arc_mine_challenges.json", tasks)
+    with pytest.raises(UserError, match=f"(?i){message}"):
+        read_subset(source, "mine")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_what_is_no_json_is_told(tmp_path: Path, content, end):
+    path = tmp_path / f"a_mine_challenges.json{end}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="must be readable JSON"):
+        read_subset(tmp_path, "mine")
+
+
+def test_where_the_files_must_be_is_told(source: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"`--source` must be the folder"):
+        read_subsets(ARC(source=str(tmp_path / "none")))
+    with pytest.raises(UserError, match=r"folder other of one JSON file.*neither"):
+        read_subset(source, "other")
+    write(source / "other_mine_challenges.json", {})
+    with pytest.raises(UserError, match="must be one file of challenges"):
+        read_subset(source, "mine")
+    for part in ("x", "y"):
+        write(source / f"single/{part}/a.json", {})
+    with pytest.raises(UserError, match=r"file name of its own.*several \['a'\]"):
+        read_subset(source, "single")
+
+
+def test_the_test_set_must_be_a_subset():
+    with pytest.raises(UserError, match="must name some of the subsets"):
+        ARC(test=("elsewhere",))
+    with pytest.raises(UserError, match="got none"):
+        ARC(test=())

@@ -1,0 +1,227 @@
+"""A TRM that starts from other weights; all is trained, or its puzzle table alone."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import (
+    TRM_PRESETS,
+    EvalConfig,
+    GeneratedSudoku,
+    MeshConfig,
+    PuzzleDataConfig,
+    RunConfig,
+    TrainTRM,
+    TRMConfig,
+    UserError,
+)
+from data.build import prepare
+from tests.golden import Golden
+from tests.official import weights_of, write_official
+from train.run_dir import load_run, recorded_run
+from train.trm import build, main, make_trm_optimizer, resolve
+from trm import convert
+from trm.official import Official
+from trm.pretrained import first_weights
+from trm.weights import TABLE
+
+NAME = "trm_attention"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4x4 Sudoku: 16 cells and 6 tokens, as the golden cases have."""
+    folder = tmp_path_factory.mktemp("init") / "data"
+    prepare(GeneratedSudoku(size=4, train=8, test=4), folder)
+    return folder
+
+
+def config(dataset: Path, run_dir: Path, source: object, **changes: Any) -> TrainTRM:
+    preset = replace(
+        TRM_PRESETS["quickstart"][1],
+        batch_size=8,
+        epochs=4.0,
+        init_from=str(source),
+        run_dir=str(run_dir),
+        data=PuzzleDataConfig(paths=(str(dataset),)),
+        mesh=MeshConfig(data=1),
+        eval=EvalConfig(epochs=8.0, batch_size=4),
+        run=RunConfig(compilation_cache=None),
+    )
+    return replace(preset, **changes)
+
+
+def official(rows: int, width: int = 32) -> Official:
+    golden = Golden(NAME)
+    table = np.arange(rows * width, dtype=np.float32).reshape(rows, width)
+    weights = weights_of(golden) | {TABLE: table}
+    return Official(weights=weights, config=golden.config, vocab=6, seq=16)
+
+
+# -- the puzzle table ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("init_table", "puzzles", "expected"),
+    [
+        ("keep", 3, lambda table: table),
+        ("keep", 5, lambda table: np.tile(table.mean(axis=0), (5, 1))),
+        ("mean", 3, lambda table: np.tile(table.mean(axis=0), (3, 1))),
+        ("zeros", 3, lambda table: np.zeros((3, 32))),
+        ("zeros", 5, lambda table: np.zeros((5, 32))),
+    ],
+)
+def test_the_table_that_goes_with_first_weights(
+    init_table: Any, puzzles: int, expected: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = official(3)
+    setting = TrainTRM(model=source.config, init_table=init_table)
+    sizes = {"vocab": 6, "seq": 16, "puzzles": puzzles}
+    like = jax.eval_shape(lambda: build(setting, sizes))
+    model, table = first_weights(source, like, setting)
+    np.testing.assert_array_equal(table, expected(source.weights[TABLE]))
+    assert table.dtype == jnp.float32
+    embedding = source.weights["embed_tokens.embedding_weight"]
+    np.testing.assert_array_equal(model.embedding.weight, embedding)
+    said = capsys.readouterr().out
+    assert ("has 3 rows, and the data have 5 puzzles" in said) == (
+        (init_table, puzzles) == ("keep", 5)
+    )
+
+
+def test_first_weights_for_other_puzzles() -> None:
+    source = official(3)
+    setting = TrainTRM(model=source.config)
+    sizes = {"vocab": 11, "seq": 16, "puzzles": 3}
+    like = jax.eval_shape(lambda: build(setting, sizes))
+    with pytest.raises(
+        UserError, match=r"embedding_weight` must have shape \(11, 32\)"
+    ):
+        first_weights(source, like, setting)
+    narrow = official(3, width=20)
+    sizes = {"vocab": 6, "seq": 16, "puzzles": 3}
+    like = jax.eval_shape(lambda: build(setting, sizes))
+    with pytest.raises(UserError, match="rows of width 32: got shape"):
+        first_weights(narrow, like, setting)
+
+
+# -- settings --------------------------------------------------------------------------
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(UserError, match="`init_from` must not be empty"):
+        TrainTRM(init_from="")
+    with pytest.raises(UserError, match="`freeze` trains the puzzle table alone"):
+        TrainTRM(freeze=True, model=TRMConfig(prefix=0, puzzle_dim=0))
+
+
+def test_a_frozen_network_has_no_moments() -> None:
+    optimizer = make_trm_optimizer(TrainTRM(freeze=True), 10)
+    weights = {"w": jnp.ones(3)}
+    assert jax.tree.leaves(optimizer.tx.init(weights)) == []
+    updates, _ = optimizer.tx.update(weights, optimizer.tx.init(weights), weights)
+    np.testing.assert_array_equal(updates["w"], 0.0)
+
+
+def test_the_model_is_that_of_the_weights(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_official(tmp_path, Golden(NAME), "mlp.safetensors")
+    configured = config(dataset, tmp_path / "run", path)
+    resolved, source = resolve(configured)
+    assert source is not None
+    assert resolved.model == Golden(NAME).config
+    assert resolved.act == configured.act
+    assert "Not told" not in capsys.readouterr().out
+    (tmp_path / "all_config.yaml").unlink()
+    resolved, _ = resolve(configured)
+    assert "so taken: prefix=16" in capsys.readouterr().out
+    assert resolve(replace(configured, init_from="scratch"))[1] is None
+
+
+def test_no_such_weights(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no `nowhere`"):
+        resolve(config(dataset, tmp_path / "run", "nowhere"))
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt" / "config.json").write_text('{"recorded": {"kind": "what"}}')
+    with pytest.raises(UserError, match="must be of one of the kinds trm, gpt"):
+        resolve(config(dataset, tmp_path / "run", tmp_path / "gpt"))
+
+
+# -- runs ------------------------------------------------------------------------------
+
+
+def leaves(folder: Path) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(load_run(folder).model)]
+
+
+@pytest.mark.slow
+def test_all_is_trained_and_the_source_may_go(dataset: Path, tmp_path: Path) -> None:
+    golden = Golden(NAME)
+    source = write_official(tmp_path / "in", golden)
+    first = config(dataset, tmp_path / "run", source)
+    assert main("quickstart", first) == 0
+    changed = load_run(tmp_path / "run")
+    before = weights_of(golden)["lm_head.weight"].T
+    assert not np.array_equal(changed.model.head.weight, before)
+    assert np.abs(np.asarray(changed.model.head.weight) - before).max() < 0.1, "near"
+    shutil.rmtree(tmp_path / "in")
+    assert main("quickstart", replace(first, epochs=8.0)) == 0
+    assert load_run(tmp_path / "run", "newest").step == 8
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert recorded["init_from"] == str(source)
+    assert recorded["model"]["prefix"] == 3
+
+
+@pytest.mark.slow
+def test_a_frozen_run_trains_the_table_alone(dataset: Path, tmp_path: Path) -> None:
+    """From another run, whose averaged weights are taken; and it goes on."""
+    source = write_official(tmp_path / "in", Golden(NAME))
+    assert main("quickstart", config(dataset, tmp_path / "one", source)) == 0
+    frozen = config(dataset, tmp_path / "two", tmp_path / "one", freeze=True)
+    assert main("quickstart", frozen) == 0
+    assert main("quickstart", replace(frozen, epochs=8.0)) == 0
+    for before, after in zip(
+        leaves(tmp_path / "one"), leaves(tmp_path / "two"), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    one, two = load_run(tmp_path / "one"), load_run(tmp_path / "two", "newest")
+    assert two.step == 8
+    assert not np.array_equal(one.table, two.table)
+
+
+@pytest.mark.slow
+def test_an_imported_run_is_trained_on(dataset: Path, tmp_path: Path) -> None:
+    """With its own settings, from the step in its name; the moments are fresh."""
+    source = write_official(tmp_path / "in", Golden(NAME))
+    out = ["--out", str(tmp_path / "run")]
+    convert.main([str(source), *out, "--data", str(dataset)])
+    _, imported, _ = recorded_run(tmp_path / "run")
+    assert imported.init_from == "scratch"
+    quick = config(dataset, tmp_path / "run", "scratch")
+    same = {"mesh": quick.mesh, "eval": quick.eval, "run": quick.run}
+    setting = replace(imported, epochs=4.0, **same)
+    assert main("imported", setting) == 0
+    run = load_run(tmp_path / "run", "newest")
+    assert run.step == 8
+    before = weights_of(Golden(NAME))["lm_head.weight"].T
+    assert not np.array_equal(run.model.head.weight, before)
+
+
+@pytest.mark.slow
+def test_first_weights_are_evaluated(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a run, as `eval_only` does for a GPT."""
+    source = write_official(tmp_path / "in", Golden(NAME))
+    setting = config(dataset, tmp_path / "run", source)
+    setting = replace(setting, run=replace(setting.run, eval_only=True))
+    assert main("quickstart", replace(setting, run_dir="")) == 0
+    assert "exact_accuracy" in capsys.readouterr().out

@@ -1,0 +1,213 @@
+"""`all_config.yaml`, in which the official code says how it trained, from and to ours.
+
+Source: `pretrain.py`, `PretrainConfig` and `save_code_and_config`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from configs import (
+    ACTConfig,
+    EvalConfig,
+    OptimConfig,
+    PuzzleDataConfig,
+    TableConfig,
+    TrainTRM,
+    TRMConfig,
+    UserError,
+    require,
+)
+
+FILE = "all_config.yaml"
+
+# Official name of the class in `arch.name`.
+_ARCH = {
+    "trm": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",
+    "single_z": "recursive_reasoning.trm_singlez@TinyRecursiveReasoningModel_ACTV1",
+    "hier6": "recursive_reasoning.trm_hier6@TinyRecursiveReasoningModel_ACTV1",
+    "hrm": "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1",
+    "transformer": "recursive_reasoning.transformers_baseline@Model_ACTV2",
+}
+_LOSS = {"stablemax": "stablemax_cross_entropy", "softmax": "softmax_cross_entropy"}
+# Our field -> official option; those of a part of ours by its name.
+_PLAIN = {"batch_size": "global_batch_size", "epochs": "epochs", "seed": "seed"}
+_OPTIM = {
+    "lr": "lr",
+    "warmup": "lr_warmup_steps",
+    "min_ratio": "lr_min_ratio",
+    "weight_decay": "weight_decay",
+    "beta1": "beta1",
+    "beta2": "beta2",
+}
+_TABLE = {"lr": "puzzle_emb_lr", "weight_decay": "puzzle_emb_weight_decay"}
+_ACT = {"max_steps": "halt_max_steps", "exploration": "halt_exploration_prob"}
+_EVAL = {"epochs": "eval_interval"}
+_MODEL = {
+    "dim": "hidden_size",
+    "heads": "num_heads",
+    "expansion": "expansion",
+    "H_cycles": "H_cycles",
+    "L_cycles": "L_cycles",
+    "positions": "pos_encodings",
+    "prefix": "puzzle_emb_len",
+    "puzzle_dim": "puzzle_emb_ndim",
+    "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+}
+
+
+def read_all_config(path: Path) -> dict[str, Any]:
+    """The options of a file.
+
+    Raises:
+        UserError: if it is not YAML of the official kind.
+    """
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"`{path}` must be YAML: it is damaged ({first}). Copy or download it "
+            "again, or remove it and give what it says as options."
+        ) from error
+    require(
+        isinstance(options, dict) and isinstance(options.get("arch"), dict),
+        f"`{path}` must hold the options of the official `pretrain.py`, `arch` among "
+        "them: it does not. Copy or download it again, or remove it and give what it "
+        "says as options.",
+    )
+    return options
+
+
+def train_config(model: TRMConfig, options: Mapping[str, Any]) -> TrainTRM:
+    """The training run that official options describe; our defaults where they do not.
+
+    Args:
+        model: of the run.
+        options: official ones, or nothing.
+
+    Raises:
+        UserError: if one has a value that cannot be.
+    """
+    arch = options.get("arch") or {}
+    precision = arch.get("forward_dtype", "bfloat16")
+    require(
+        precision in ("bfloat16", "float32"),
+        f"`forward_dtype` must be bfloat16 or float32: got {precision}. Repair "
+        f"`{FILE}`.",
+    )
+    optim = OptimConfig(**_chosen(OptimConfig, _OPTIM, options))
+    if options:
+        optim = replace(optim, ema=_ema(options))
+    return TrainTRM(
+        **_chosen(TrainTRM, _PLAIN, options),
+        precision=precision,
+        model=model,
+        act=_act(model.variant, arch),
+        optim=optim,
+        table=TableConfig(**_chosen(TableConfig, _TABLE, options)),
+        data=PuzzleDataConfig(**_paths(options), build=None),
+        eval=EvalConfig(**_chosen(EvalConfig, _EVAL, options)),
+    )
+
+
+def all_config(config: TrainTRM) -> dict[str, Any]:
+    """The official options of a run of ours, as far as the official code has them."""
+    model, act = config.model, config.act
+    official = lambda table, ours: {
+        name: getattr(ours, field) for field, name in table.items()
+    }
+    high = {"hrm": model.H_layers or model.layers, "transformer": model.layers}
+    layers = {"H_layers": high.get(model.variant, 0), "L_layers": model.layers}
+    arch = {
+        "name": _ARCH.get(model.variant, model.variant),
+        "loss": {"name": "losses@ACTLossHead", "loss_type": _LOSS[act.loss]},
+        **official(_MODEL, model),
+        **layers,
+        **official(_ACT, act),
+        "mlp_t": model.mixer == "mlp",
+        "no_ACT_continue": not act.continue_loss,
+        "forward_dtype": config.precision,
+    }
+    return {
+        "arch": arch,
+        "data_paths": list(config.data.paths),
+        "data_paths_test": [],
+        "evaluators": [],
+        **official(_PLAIN, config),
+        **official(_OPTIM, config.optim),
+        **official(_TABLE, config.table),
+        "epochs": _whole(config.epochs),
+        "eval_interval": _whole(config.eval.epochs),
+        "ema": config.optim.ema > 0,
+        "ema_rate": config.optim.ema or 0.999,
+        "freeze_weights": config.freeze,
+    }
+
+
+def _whole(epochs: float) -> int | float:
+    """Epochs as the official code takes them, without a decimal point."""
+    return int(epochs) if epochs == int(epochs) else epochs
+
+
+def write_all_config(config: TrainTRM, path: Path) -> None:
+    """Write the official options of a run of ours."""
+    path.write_text(yaml.safe_dump(all_config(config)), encoding="utf-8")
+
+
+def _act(variant: str, arch: Mapping[str, Any]) -> ACTConfig:
+    """Halting and losses.
+
+    Source: `hrm.py` and `transformers_baseline.py` compare the two Q values whatever
+    the options say; the latter trains no continue loss.
+    """
+    always = variant in ("hrm", "transformer")
+    compares = always or not arch.get("no_ACT_continue", True)
+    never = variant == "transformer" and arch.get("act_enabled") is False
+    names: dict[str, Any] = {official: ours for ours, official in _LOSS.items()}
+    loss = (arch.get("loss") or {}).get("loss_type", "stablemax_cross_entropy")
+    require(
+        loss in names,
+        f"`loss_type` must be one of {', '.join(names)}: got {loss}. Repair `{FILE}`.",
+    )
+    return ACTConfig(
+        **_chosen(ACTConfig, _ACT, arch),
+        halt="never" if never else "compare" if compares else "positive",
+        continue_loss=compares and variant != "transformer",
+        loss=names[loss],
+    )
+
+
+def _ema(options: Mapping[str, Any]) -> float:
+    return float(options.get("ema_rate") or 0.999) if options.get("ema") else 0.0
+
+
+def _paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the data lie; HRM's options say `data_path`."""
+    paths = options.get("data_paths") or options.get("data_path")
+    if isinstance(paths, str):
+        paths = [paths]
+    return {"paths": tuple(map(str, paths))} if paths else {}
+
+
+def _chosen(
+    kind: type, table: Mapping[str, str], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fields of one of our classes that the options tell."""
+    hints, chosen = get_type_hints(kind), {}
+    for name, official in table.items():
+        value = options.get(official)
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(
+            number and (hints[name] is float or value == int(value)),
+            f"`{official}` must be a number: got {value!r}. Repair `{FILE}`, or remove "
+            "it and give what it says as options.",
+        )
+        chosen[name] = hints[name](value)
+    return chosen

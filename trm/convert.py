@@ -1,0 +1,230 @@
+"""Official checkpoints into run directories and back: `python -m trm.convert`.
+
+    python -m trm.convert checkpoints/step_32550 --out runs/imported
+    python -m trm.convert alphaXiv/trm-model-maze --out runs/maze
+    python -m trm.convert --to-official runs/mine --out mine.pt
+
+A file of PyTorch (`step_N`, `.pt`, `.pth`) or safetensors, a folder with one, or a
+model of the Hugging Face hub. What the run directory holds is evaluated, solved with
+and trained on like any other; to adapt it to other puzzles, use
+`python -m train.trm --config.init-from`. Exported again, it is the same bit for bit.
+"""
+
+if not __package__:
+    raise SystemExit(
+        "Run it as a module, from the project's root: python -m trm.convert"
+    )
+from train import cli
+
+if __name__ == "__main__":
+    cli.begin()  # before JAX is there
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from configs import MeshConfig, RunConfig, TrainTRM, require
+from data.folder import check_vacant
+from data.puzzles.metadata import Metadata
+from train.adopt import adopt
+from train.devices import start
+from train.run_dir import load_run, recorded_run
+from train.state import TrainState
+from train.trm import make_trm_init, make_trm_optimizer
+from trm.all_config import FILE, train_config, write_all_config
+from trm.official import Given, Official
+from trm.pretrained import build_official, find, read_file, step_of
+from trm.state_dict import write_state_dict
+from trm.weights import PREFIX, TABLE, to_official
+
+
+def convert(
+    source: Annotated[str, tyro.conf.Positional] = "",
+    *,
+    out: Path,
+    run: Annotated[Path | None, tyro.conf.arg(name="to-official")] = None,
+    checkpoint: Literal["best", "newest"] = "best",
+    all_steps: bool = False,
+    data: Path | None = None,
+    seq: int | None = None,
+    heads: int | None = None,
+    H_cycles: int | None = None,
+    L_cycles: int | None = None,
+    prefix: int | None = None,
+    positions: Literal["rope", "none"] | None = None,
+) -> None:
+    """Import an official checkpoint, or export a run.
+
+    Args:
+        source: an official checkpoint: a file, a folder, or `owner/name[/path]`.
+        out: run directory to make; of an export, the file (`.safetensors`, else as
+            `torch.save` writes it).
+        run: the run to export, instead of a `source`.
+        checkpoint: which of the run's checkpoints to export.
+        all_steps: import all steps of a folder as checkpoints of one run, not the last
+            alone.
+        data: dataset to import for; a puzzle table of another size becomes its mean.
+        seq: cells of a puzzle, where neither weights nor `data` tell.
+        heads: attention heads, where `all_config.yaml` does not tell; so the next four.
+        H_cycles: deep-recursion cycles.
+        L_cycles: refinements in a cycle.
+        prefix: positions in front of the puzzle.
+        positions: how attention tells positions apart.
+    """
+    start(MeshConfig(), RunConfig())
+    require(
+        bool(source) != (run is not None),
+        f"Either a checkpoint must be named, or a run with `--to-official`: got "
+        f"`{source}` and `{run}`. Give one of them.",
+    )
+    if run is not None:
+        return export(run, out, checkpoint)
+    check_vacant(out)
+    metadata = None if data is None else Metadata.read(data / "train")
+    cells = seq if metadata is None else metadata.seq_len
+    given = Given(
+        heads=heads,
+        H_cycles=H_cycles,
+        L_cycles=L_cycles,
+        prefix=prefix,
+        positions=positions,
+        seq=cells,
+    )
+    files = find(source, every=all_steps)
+    official = read_file(*files[-1], given)
+    config = train_config(official.config, official.options)
+    puzzles = official.puzzles
+    if metadata is not None:
+        require(
+            metadata.vocab_size == official.vocab,
+            f"The checkpoint must be for puzzles of {metadata.vocab_size} tokens, as "
+            f"`{data}` has: it is for {official.vocab}. Name another `--data`.",
+        )
+        paths = dataclasses.replace(config.data, paths=(str(data),))
+        config = dataclasses.replace(config, data=paths)
+        puzzles = metadata.num_puzzle_identifiers
+    for line in describe(official):
+        print(line)
+    read = lambda: ((step_of(f.name) or 0, read_file(f, c, given)) for f, c in files)
+    import_run(read(), config, official, puzzles, out)
+    print(f"Wrote {out}.")
+
+
+def import_run(
+    steps: Iterable[tuple[int, Official]],
+    config: TrainTRM,
+    official: Official,
+    puzzles: int,
+    out: Path,
+) -> None:
+    """Write a run directory with the weights of official checkpoints.
+
+    Args:
+        steps: their steps and weights, ascending.
+        config: of the run.
+        official: one of them.
+        puzzles: rows that the puzzle table is to have.
+        out: the directory.
+
+    Raises:
+        UserError: if they are not of one model.
+    """
+    sizes = official.sizes | {"puzzles": puzzles}
+    optimizer = make_trm_optimizer(config, 1)
+
+    def state(step: int, weights: Official) -> TrainState:
+        make = lambda: build_official(weights, config, puzzles)
+        return at_step(make_trm_init(config, sizes, optimizer, make)(), step)
+
+    kinds = {name: array.dtype.name for name, array in official.weights.items()}
+    kept = {name: kind for name, kind in kinds.items() if kind != "float32"}
+    about = {"prefix": official.prefix, "kinds": kept}
+    recorded = {"kind": "trm", "sizes": sizes, "official": about}
+    adopt(out, config, recorded, (state(*found) for found in steps))
+
+
+def at_step(state: TrainState, step: int) -> TrainState:
+    """A fresh state as if so many steps had been made: the rates follow the schedule.
+
+    The moments are fresh, and their correction begins anew.
+    """
+    count = jnp.asarray(step, jnp.int32)
+    scheduled = lambda node: isinstance(node, optax.ScaleByScheduleState)
+    opt_state = jax.tree.map(
+        lambda node: node._replace(count=count) if scheduled(node) else node,
+        state.opt_state,
+        is_leaf=scheduled,
+    )
+    where = lambda s: (s.step, s.updates, s.opt_state)
+    return eqx.tree_at(where, state, (count, count, opt_state))
+
+
+def describe(official: Official) -> list[str]:
+    """What was found, and what was not told."""
+    model = official.config
+    layers = f"{model.layers} layers"
+    if model.variant == "hrm":
+        layers = f"{model.layers} fast and {model.H_layers} slow layers"
+    lines = [
+        f"{model.variant}, mixer={model.mixer}, positions={model.positions}, {layers} "
+        f"of width {model.dim}, H_cycles={model.H_cycles}, L_cycles={model.L_cycles}, "
+        f"for puzzles of {official.seq} cells and {official.vocab} tokens, "
+        f"{official.puzzles:,} puzzles, prefix={model.prefix}"
+    ]
+    if official.notes:
+        lines.append(
+            f"Not told by the weights{'' if official.options else f', without {FILE}'}"
+            f", so taken: {', '.join(official.notes)}."
+        )
+    return lines
+
+
+def export(run_dir: Path, out: Path, checkpoint: Literal["best", "newest"]) -> None:
+    """Write what a run has trained as an official checkpoint.
+
+    Arrays that were imported get the type they had; otherwise fresh latents get the
+    compute type, as officially, and all else is float32.
+    """
+    kind, config, record = recorded_run(run_dir)
+    require(
+        kind == "trm",
+        f"An exported checkpoint must come from a run of `train.trm`: `{run_dir}` is "
+        f"one of `train.{kind}`. Use `gpt.export`.",
+    )
+    run = load_run(run_dir, checkpoint)
+    weights = to_official(run.model, config.model)
+    if config.model.puzzle_dim:
+        weights[TABLE] = np.asarray(run.table)
+    usual = {n: config.precision for n in weights if n.endswith("_init")}
+    official = record.get("official", {"prefix": PREFIX, "kinds": usual})
+    cast: Any = lambda name, array: array.astype(
+        jnp.dtype(official["kinds"].get(name, "float32"))
+    )
+    prefix = official["prefix"]
+    write_state_dict({prefix + n: cast(n, a) for n, a in weights.items()}, out)
+    options = out.parent / FILE
+    if not options.exists():
+        write_all_config(config, options)
+    print(f"Wrote {out} (step {run.step}).")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line `args` (None: the process's own).
+
+    Raises:
+        UserError: if an option or a file is wrong.
+    """
+    tyro.cli(convert, prog="python -m trm.convert", description=__doc__, args=args)
+
+
+if __name__ == "__main__":
+    with cli.clean_exit():
+        main()

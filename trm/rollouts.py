@@ -1,0 +1,162 @@
+"""Stochastic rollouts: several noisy attempts at a puzzle, of which one is chosen.
+
+Gaussian noise is added to the scratchpad z, not to the answer y, before each
+supervision step, so that attempts part and some leave a wrong answer that the model
+would stay in. Any trained model can do it.
+
+Source: arXiv 2605.19943 (PTRM), algorithm 1 and its published settings.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from configs import MOST_STEPS, require, require_positive
+from trm.recursion import AbstractRecursion, Latents
+
+Choice = Literal["best_q", "mode", "residual", "first"]
+"""Which rollout answers: of the highest q_halt; of the answer that most have given; of
+the least change in its last step; that halted after the fewest steps."""
+
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Settings that the paper reports."""
+
+    sigma: float
+    number: int
+    steps: int
+    select: Choice
+
+
+PUBLISHED = {
+    "sudoku": Published(sigma=0.3, number=100, steps=64, select="best_q"),
+    "maze": Published(sigma=1.0, number=100, steps=16, select="mode"),
+    "arc2": Published(sigma=0.2, number=25, steps=16, select="best_q"),
+}
+"""Sudoku-Extreme 87.4 -> 98.75 %, Maze-Hard 83.8 -> 86.7 %, ARC-AGI-2 pass@1 7.4 -> 8.5
+%, all without training. Source: arXiv 2605.19943."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Noisy attempts at each puzzle (PTRM, arXiv 2605.19943)."""
+
+    preset: Literal["none", "sudoku", "maze", "arc2"] = "none"
+    """Published settings for what is not given: sudoku: sigma 0.3, 100 rollouts, 64
+    steps, best_q; maze: 1.0, 100, 16, mode; arc2: 0.2, 25, 16, best_q."""
+
+    number: int | None = None
+    """Attempts at each puzzle (K). Without a preset 1."""
+
+    sigma: float | None = None
+    """Standard deviation of the noise added to the scratchpad before each supervision
+    step; latents have a root mean square of 1. Without a preset 0."""
+
+    select: Choice | None = None
+    """Which attempt answers: that of the highest q_halt; of the answer that most give;
+    of the least change in its last step; that halts first (not with `--mode fixed`)."""
+
+    seed: int = 0
+    """Seed of the noise, which is drawn for each puzzle, rollout and step."""
+
+    def resolved(self) -> Published:
+        """What is to be done.
+
+        Raises:
+            UserError: if a value is out of range.
+        """
+        plain = Published(sigma=0.0, number=1, steps=0, select="best_q")
+        settings = PUBLISHED.get(self.preset, plain)
+        given = {name: getattr(self, name) for name in ("number", "sigma", "select")}
+        given = {name: value for name, value in given.items() if value is not None}
+        settings = replace(settings, **given)
+        require_positive(settings, "number", largest=MOST_STEPS)
+        require(
+            0.0 <= settings.sigma < float("inf"),
+            f"`sigma` must be a number from 0 on: got {settings.sigma}. Use about 0.3.",
+        )
+        return settings
+
+
+# -- on the devices --------------------------------------------------------------------
+
+
+def scratchpads(recursion: AbstractRecursion, latents: Latents) -> PyTree[bool]:
+    """Of each latent whether it is scratchpad: all but the answer are.
+
+    A variant with a single latent thinks in what it answers with: that is one too.
+    """
+    spoken = recursion.answer(latents)
+    alone = len(jax.tree.leaves(latents)) == 1
+    return jax.tree.map(lambda leaf: alone or leaf is not spoken, latents)
+
+
+def add_noise(
+    recursion: AbstractRecursion,
+    latents: PyTree[Float[Array, "rows length dim"]],
+    keys: Key[Array, " rows"],
+    sigma: float,
+) -> PyTree[Float[Array, "rows length dim"]]:
+    """The latents, with noise of deviation `sigma` on all entries of scratchpads."""
+    leaves, structure = jax.tree.flatten(latents)
+    noisy = []
+    flags = jax.tree.leaves(scratchpads(recursion, latents))
+    for index, (leaf, flag) in enumerate(zip(leaves, flags, strict=True)):
+        if flag:
+            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
+            draw = lambda key, shape=leaf.shape[1:]: jax.random.normal(key, shape)
+            noise = sigma * jax.vmap(draw)(own)
+            leaf = (leaf.astype(jnp.float32) + noise).astype(leaf.dtype)
+        noisy.append(leaf)
+    return jax.tree.unflatten(structure, noisy)
+
+
+# -- on the host -----------------------------------------------------------------------
+
+
+def select(
+    choice: Choice,
+    tokens: Int[np.ndarray, "puzzles rollouts seq"],
+    q_halt: Float[np.ndarray, "puzzles rollouts"],
+    residual: Float[np.ndarray, "puzzles rollouts"],
+    steps: Int[np.ndarray, "puzzles rollouts"],
+    wanted: Bool[np.ndarray, "puzzles rollouts"],
+) -> Int[np.ndarray, " puzzles"]:
+    """The rollout that answers for each puzzle; of equal ones that of the highest q.
+
+    Args:
+        choice: the rule.
+        tokens: answers.
+        q_halt: of the last step of each.
+        residual: change of the latents in that step.
+        steps: made by each.
+        wanted: whether a rollout halted because the rule said so.
+    """
+    match choice:
+        case "best_q":
+            score = q_halt
+        case "mode":
+            score = votes(tokens)
+        case "residual":
+            score = -residual
+        case "first":
+            score = np.where(wanted, -steps, -np.inf)
+    return np.lexsort((-np.arange(q_halt.shape[1]) + 0 * q_halt, q_halt, score))[:, -1]
+
+
+def votes(
+    tokens: Int[np.ndarray, "puzzles rollouts seq"],
+) -> Int[np.ndarray, "puzzles rollouts"]:
+    """For each rollout, how many of its puzzle give the same answer, itself too."""
+    puzzles, rollouts, seq = tokens.shape
+    flat = np.ascontiguousarray(tokens).reshape(puzzles * rollouts, seq)
+    lines = flat.view(np.dtype((np.void, flat.dtype.itemsize * seq)))[:, 0]
+    names = np.unique(lines, return_inverse=True)[1].reshape(puzzles, rollouts)
+    return np.stack([(names == names[:, [k]]).sum(1) for k in range(rollouts)], axis=1)

@@ -1,0 +1,197 @@
+"""Files of named arrays: what PyTorch saves, and safetensors.
+
+A file is told by its first bytes, since official checkpoints are called `step_N`.
+PyTorch's are read by its reader of plain data (`weights_only`), which runs no code.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from configs import UserError, require
+
+StateDict = Mapping[str, np.ndarray]
+"""Arrays by name."""
+
+SUFFIXES = ("", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+"""What the name of a checkpoint may end in."""
+
+_BFLOAT16 = np.dtype(jnp.bfloat16)
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+# Where codes that save more than the weights keep these; averaged ones first.
+_INSIDE = (("ema", "shadow"), ("model",), ("state_dict",), ("model_state_dict",))
+
+
+def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file, and the configuration that some codes save with them.
+
+    Large arrays may be mapped from disk until they are used.
+
+    Raises:
+        UserError: if it is no such file, is damaged, holds something else, or if it is
+            PyTorch's and PyTorch is not installed.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    # Safetensors: 8 bytes of length, which may look like a pickle, and a JSON object.
+    safe = start[5:] == b"\0\0\0{"
+    if not safe and start.startswith((_ZIP, _PICKLE)):
+        stored = _load_torch(path, mmap=start.startswith(_ZIP))
+        return _as_arrays(*_find_weights(stored, path), path)
+    require(
+        safe,
+        f"A checkpoint must be a file that `torch.save` or safetensors wrote: {path} "
+        "is neither. Copy or download it again.",
+    )
+    try:
+        return load_file(path), {}
+    except (SafetensorError, KeyError) as error:
+        raise UserError(
+            f"`{path}` must be a safetensors file: it is damaged ({brief(error)}). "
+            "Copy or download it again."
+        ) from error
+
+
+def write_state_dict(weights: StateDict, path: Path) -> None:
+    """Write arrays for `torch.load`, or as safetensors if the name says so.
+
+    The file appears when it is complete.
+
+    Raises:
+        UserError: if it exists already, is of another kind, cannot be written, or if
+            PyTorch is needed and is not installed.
+    """
+    require(
+        path.suffix in SUFFIXES,
+        "The name of a checkpoint must end in `.safetensors`, `.pt`, `.pth`, or in "
+        f"nothing as `step_1000`: got `{path}`. Choose another `--out`.",
+    )
+    require(
+        not path.exists(),
+        f"An exported checkpoint must be a new file: {path} exists. Remove it or "
+        "choose another `--out`.",
+    )
+    safe = path.suffix == ".safetensors"
+    write = _save_safetensors if safe else _torch_saver(path)
+    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()  # with the rights that the umask gives
+        mode = unfinished.stat().st_mode
+        write(weights, unfinished)
+        unfinished.chmod(mode)
+        unfinished.rename(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        size = sum(array.nbytes for array in weights.values())
+        raise UserError(
+            f"An exported checkpoint must have room and rights: {size:,} bytes could "
+            f"not be written to `{path}` ({brief(error)}). Make room, or choose "
+            "another `--out`."
+        ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def brief(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _save_safetensors(weights: StateDict, path: Path) -> None:
+    # `save_file` writes the memory of an array as it lies.
+    plain = {name: np.array(array, order="C") for name, array in weights.items()}
+    save_file(plain, path, metadata={"format": "pt"})
+
+
+def _torch_saver(path: Path) -> Callable[[StateDict, Path], None]:
+    torch = _torch(path)
+
+    def as_tensor(array: np.ndarray) -> Any:
+        plain = np.array(array, order="C")
+        if plain.dtype != _BFLOAT16:
+            return torch.from_numpy(plain)
+        return torch.from_numpy(plain.view(np.int16)).view(torch.bfloat16)
+
+    return lambda weights, path: torch.save(
+        {name: as_tensor(array) for name, array in weights.items()}, path
+    )
+
+
+def _torch(path: Path) -> Any:
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"A file of PyTorch must be read and written by it: {path} is one, and "
+            "`torch` is not installed. Install it with `pip install -e '.[torch]'`, or "
+            "use safetensors."
+        ) from error
+    return torch
+
+
+def _load_torch(path: Path, *, mmap: bool) -> Any:
+    torch = _torch(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:
+        raise UserError(
+            f"A checkpoint must be plain tensors that `torch.save` wrote: PyTorch does "
+            f"not read {path} ({brief(error)}). It is damaged, or holds code, which is "
+            "never run. Copy or download it again."
+        ) from error
+
+
+def _find_weights(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The named tensors in what a file holds, and the configuration beside them."""
+    config = stored.get("config", {}) if isinstance(stored, dict) else {}
+    for keys in ((), *_INSIDE):
+        inside: Any = stored
+        for key in keys:
+            inside = inside.get(key) if isinstance(inside, dict) else None
+        if _is_state_dict(inside):
+            return dict(inside), config if isinstance(config, dict) else {}
+    what = type(stored).__name__
+    if isinstance(stored, dict):
+        what = f"a dict of {', '.join(map(repr, list(stored)[:3])) or 'nothing'}"
+    raise UserError(
+        f"A checkpoint must hold a state dict, tensors by their names: {path} holds "
+        f"{what}. Use what the official `pretrain.py` saves (`step_N`)."
+    )
+
+
+def _is_state_dict(value: Any) -> TypeGuard[dict[str, Any]]:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) for name in value)
+        and all(hasattr(tensor, "detach") for tensor in value.values())
+    )
+
+
+def _as_arrays(
+    tensors: dict[str, Any], config: dict[str, Any], path: Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    torch = _torch(path)
+
+    def as_array(name: str, tensor: Any) -> np.ndarray:
+        try:
+            tensor = tensor.detach().contiguous()
+            if tensor.dtype == torch.bfloat16:
+                return tensor.view(torch.int16).numpy().view(_BFLOAT16)
+            return tensor.numpy()
+        except (TypeError, RuntimeError) as error:
+            raise UserError(
+                f"A checkpoint must hold dense tensors: `{name}` of {path} is "
+                f"{tensor.layout}, {tensor.dtype} ({brief(error)}). Use weights that "
+                "are neither sparse nor quantized."
+            ) from error
+
+    return {name: as_array(name, tensor) for name, tensor in tensors.items()}, config
