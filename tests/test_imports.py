@@ -18,7 +18,13 @@ FORBIDDEN = {
 # `train` knows no model: these train or evaluate one.
 RECIPES = {"train/trm.py", "train/gpt.py", "train/evaluate.py"}
 # Entry scripts stand above all packages.
-SCRIPTS = {"data/prepare.py", "gpt/export.py", "gpt/sample.py", "trm/convert.py"}
+SCRIPTS = {
+    "data/prepare.py",
+    "gpt/export.py",
+    "gpt/sample.py",
+    "trm/convert.py",
+    "trm/solve.py",
+}
 SOURCES = [
     path
     for name in ORDER

@@ -108,6 +108,36 @@ def count_solutions(cells: list[int], box: Box, limit: int = 2) -> int:
     return sum(1 for _ in zip(range(limit), found, strict=False))
 
 
+class OutOfPatienceError(Exception):
+    """A search has tried as much as it may."""
+
+
+class BoundedSearch(Search):
+    """A search that gives up, with `OutOfPatienceError`, after so many steps."""
+
+    patience = 5_000
+
+    def _choices(self) -> list[tuple[int, int]] | None:
+        self.patience -= 1
+        if self.patience < 0:
+            raise OutOfPatienceError
+        return super()._choices()
+
+
+def solutions_known(cells: list[int], box: Box) -> int | None:
+    """0 or 1 solutions, or 2 for more; None if a short search cannot tell.
+
+    Args:
+        cells: digits, which must not contradict each other.
+        box: of the board.
+    """
+    found = BoundedSearch(cells, box).solutions()
+    try:
+        return sum(1 for _ in zip(range(2), found, strict=False))
+    except OutOfPatienceError:
+        return None
+
+
 def carve(answer: list[int], box: Box, blanks: int, rng: random.Random) -> list[int]:
     """A puzzle with `answer` as its only solution.
 

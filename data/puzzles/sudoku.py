@@ -82,6 +82,25 @@ def is_solution(
     return kept & is_solved(digits, box)
 
 
+def faults(
+    inputs: Integer[np.ndarray, "boards seq"],
+    answers: Integer[np.ndarray, "boards seq"],
+) -> Bool[np.ndarray, "boards seq"]:
+    """Cells that break a rule: no digit, not the given one, or one that stands twice.
+
+    An answer without any is a solution (`is_solution`).
+    """
+    box = BOXES[math.isqrt(inputs.shape[1])]
+    row, column = np.divmod(np.arange(box.size**2), box.size)
+    units = np.stack([row, column, box.of_cell])
+    sees = (units[:, :, None] == units[:, None, :]).any(axis=0)
+    np.fill_diagonal(sees, False)
+    is_digit = (answers > 1) & (answers <= box.size + 1)
+    changed = (inputs != 1) & (inputs != answers)
+    twice = (answers[:, :, None] == answers[:, None, :]) & sees
+    return ~is_digit | changed | twice.any(axis=2)
+
+
 def render(
     tokens: Integer[np.ndarray, " seq"], wrong: Bool[np.ndarray, " seq"]
 ) -> list[str]:

@@ -1,0 +1,411 @@
+"""`python -m trm.solve`, from a run on disk to text, pictures and pages."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+from PIL import Image
+
+from configs import TRM_PRESETS, GeneratedSudoku, RunConfig, TrainTRM, UserError
+from data.build import prepare
+from data.puzzles.kinds import Question, kind_of
+from data.puzzles.sudoku import faults
+from tests import runs
+from tests.runs import finish, start
+from tests.tiny import assert_equal
+from tests.train.test_run import SETTINGS
+from train.checkpoint import Checkpoints
+from train.run_dir import LoadedRun, RunDir, load_run
+from train.state import init_state, make_init
+from train.trm import build
+from trm import draw, page, solve
+from trm.act import init_carry, refill
+from trm.act import solve as evaluate
+from trm.frames import Solution, draw_text, frames_of
+
+SIZES = {"vocab": 6, "seq": 16, "puzzles": 1}
+BOARDS = ("12..34..21..43..", "1.34............", "0000000000000004")
+
+
+def config(folder: Path) -> TrainTRM:
+    """A tiny model of 4x4 Sudoku, of which the dataset is not at hand."""
+    preset = TRM_PRESETS["quickstart"][1]
+    small = replace(preset.model, dim=16, puzzle_dim=16, layers=1)
+    data = replace(preset.data, paths=(str(folder / "missing"),))
+    run_dir = str(folder / "run")
+    return replace(preset, model=small, data=data, run_dir=run_dir)
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory, one_device: Mesh) -> Path:
+    """A run whose model says something else after each step, and knows no answer."""
+    settings = config(tmp_path_factory.mktemp("solve"))
+    opened = RunDir(settings, "test", {"kind": "trm", "sizes": SIZES, "data_hash": "a"})
+    opened.write_config()
+    opened.close()
+
+    def fresh():
+        model, table = build(settings, SIZES)
+        halt = jax.random.normal(jax.random.key(1), model.halt_head.weight.shape)
+        model = eqx.tree_at(
+            lambda m: (m.halt_head.weight, m.halt_head.bias, m.head.weight),
+            model,
+            (halt, jnp.zeros(2), 5 * model.head.weight),
+        )
+        return model, table + 0.1
+
+    made = make_init(fresh, lambda _: (), optax.sgd(0.1), ema=True)
+    folder = Path(settings.run_dir)
+    checkpoints = Checkpoints(folder / "checkpoints", RunConfig(), scores={})
+    checkpoints.save(init_state(made, one_device))
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(run_dir: Path) -> LoadedRun:
+    return load_run(run_dir)
+
+
+@pytest.fixture(scope="session")
+def solution(run: LoadedRun) -> Solution:
+    (found,) = solve.solve(run, BOARDS[0], steps=5)
+    return found
+
+
+# -- from Python -----------------------------------------------------------------------
+
+
+def test_text_tokens_and_questions_are_the_same(run: LoadedRun) -> None:
+    """And an answer does not depend on what else is asked."""
+    found = solve.solve(run, "\n".join(BOARDS))
+    tokens = np.stack([one.question.tokens for one in found])
+    for others in (
+        solve.solve(run, tokens),
+        solve.solve(run, [one.question for one in found]),
+    ):
+        for one, other in zip(found, others, strict=True):
+            assert_equal(one.answer, other.answer)
+    (alone,) = solve.solve(run, BOARDS[1])
+    for frame, other in zip(alone.frames, found[1].frames, strict=True):
+        assert_equal(frame.tokens, other.tokens)
+    assert len(alone.frames) == 1 + run.config.act.max_steps
+
+
+def test_answers_are_those_of_evaluation(run: LoadedRun) -> None:
+    """With the averaged weights and the row of the table that the run has."""
+    (found,) = solve.solve(run, BOARDS[0])
+    tokens = jnp.asarray(found.question.tokens)[None]
+    puzzle = solve.Puzzle(tokens, tokens, jnp.zeros(1, jnp.int32))
+    carry = refill(run.model, init_carry(run.model, 1, 16), puzzle)
+    rows = run.table[jnp.zeros(1, jnp.int32)]
+    assert bool((rows != 0).any())
+    _, told = evaluate(run.model, rows, carry, run.config.act, early=False)
+    assert_equal(found.answer, np.argmax(told.logits[0], axis=-1))
+
+
+def test_more_puzzles_than_go_at_once(
+    run: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = solve.think(run, np.full((5, 16), 1, np.int32) + np.eye(5, 16, dtype=int))
+    monkeypatch.setattr(solve, "MOST_AT_ONCE", 2)
+    parts = solve.think(run, np.full((5, 16), 1, np.int32) + np.eye(5, 16, dtype=int))
+    assert whole.answers.shape == (run.config.act.max_steps, 5, 16)
+    assert_equal(whole.answers, parts.answers)
+
+
+def test_the_kind_is_that_of_the_dataset_if_it_is_at_hand(
+    run: LoadedRun, tmp_path: Path
+) -> None:
+    assert solve.run_kind(run).box == (2, 2), "guessed"
+    prepare(GeneratedSudoku(size=4, train=8, test=4), tmp_path / "data")
+    path = tmp_path / "data" / "train" / "dataset.json"
+    path.write_text(path.read_text().replace('"sudoku"', '"latin"'))
+    data = replace(run.config.data, paths=(str(tmp_path / "data"),))
+    other = replace(run, config=replace(run.config, data=data))
+    assert solve.run_kind(other).faults is None
+
+
+@pytest.mark.parametrize(
+    ("puzzles", "message"),
+    [
+        ("", "must be a puzzle to solve"),
+        ("1" * 17, "must have 16 characters: line 1 has 17"),
+        ("9" + "." * 15, "1 to 4.*'9'"),
+        (np.zeros((2, 9), np.int32), "must be 16 tokens of 0 .. 5: puzzle 1 is 9"),
+        (np.full((1, 16), 6), "puzzle 1 is 16 of 6 .. 6"),
+        ([Question("mine", np.full(16, -1))], "mine is 16 of -1 .. -1"),
+    ],
+)
+def test_no_puzzle(run: LoadedRun, puzzles, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        solve.solve(run, puzzles)
+
+
+def test_a_gpt_solves_nothing(run: LoadedRun) -> None:
+    with pytest.raises(UserError, match=r"must be given to a run of `train.trm`"):
+        solve.solve(replace(run, kind="gpt"), BOARDS[0])
+
+
+# -- what is to be seen ----------------------------------------------------------------
+
+
+def made(question: str, *answers: str) -> Solution:
+    """A solution of these boards."""
+    kind = kind_of("sudoku", 16, 6)
+    (asked,) = kind.read(question)
+    boards = np.stack([kind.read(answer)[0].tokens for answer in answers])
+    q = np.linspace(0.2, 0.9, len(boards))
+    return Solution(kind, asked, frames_of(kind, asked, boards, q))
+
+
+RIGHT = "1234341221434321"
+
+
+def test_frames_tell_what_changed_and_what_is_wrong() -> None:
+    found = made("12..34..21..43..", "1234341221434324", "2234341221434321", RIGHT)
+    asked, first, second, last = found.frames
+    assert [frame.step for frame in found.frames] == [0, 1, 2, 3]
+    assert (asked.q_halt, asked.verdict, asked.solved) == (None, "", False)
+    assert not first.changed.any(), "there is nothing before"
+    assert np.flatnonzero(second.changed).tolist() == [0, 15]
+    assert np.flatnonzero(second.altered).tolist() == [0]
+    assert (first.kept, second.kept, last.kept) == (True, False, True)
+    boards = np.stack([frame.tokens for frame in found.frames[1:]])
+    wrong = faults(np.broadcast_to(asked.tokens, boards.shape), boards)
+    assert_equal(np.stack([frame.wrong for frame in found.frames[1:]]), wrong)
+    assert (second.solved, last.solved, found.solved) == (False, True, True)
+    assert found.conclusion == (
+        "step 3; halting probability 0.900; the rules hold; givens kept"
+    )
+
+
+@pytest.mark.parametrize(
+    ("question", "answers", "words"),
+    [
+        ("1...............", [RIGHT, RIGHT], ["rules hold", "first after step 1"]),
+        ("11..............", [RIGHT], ["1 cell breaks", "not kept", "contradict"]),
+        ("123....4........", [RIGHT], ["breaks a rule", "it has no solution"]),
+        ("12..34..21..43..", ["1" * 16], ["16 cells break a rule", "givens not kept"]),
+    ],
+)
+def test_the_rules_check_and_not_an_answer(
+    question: str, answers: list[str], words: list[str]
+) -> None:
+    """What is asked may have many solutions, or none."""
+    said = made(question, *answers).conclusion
+    for word in words:
+        assert word in said
+
+
+def test_boards_side_by_side_fit_the_width() -> None:
+    found = made("12..34..21..43..", "1234341221434324", RIGHT)
+    wide = draw_text(found.kind, found.frames, 100).splitlines()
+    assert re.split(r" {4,}", wide[0].strip()) == ["question", "step 1", "step 2"]
+    assert re.split(r" {4,}", wide[2].strip()) == ["4 wrong", "solved"]
+    assert "4!3 | 2 4!    4 3 | 2 1" in wide[-1]
+    narrow = draw_text(found.kind, found.frames, 20)
+    assert max(map(len, narrow.splitlines())) <= 20
+    assert narrow.count("step") == 2
+    assert str(found).endswith(found.conclusion)
+
+
+def test_a_kind_without_rules_says_nothing_of_them() -> None:
+    kind = kind_of("numbers", 4, 9)
+    frames = frames_of(
+        kind, Question("q", np.ones(4, int)), np.ones((2, 4), int), np.ones(2)
+    )
+    found = Solution(kind, Question("q", np.ones(4, int)), frames)
+    assert found.conclusion == "step 2; halting probability 1.000"
+    assert not found.solved
+
+
+# -- pictures --------------------------------------------------------------------------
+
+
+def pixels(image: Image.Image) -> set[str]:
+    found = image.convert("RGB").getcolors(1 << 24)
+    assert found is not None
+    return {"#{:02x}{:02x}{:02x}".format(*colour) for _, colour in found}
+
+
+def test_a_picture_has_all_marks() -> None:
+    """In the colours that its legend gives them."""
+    found = made("12..34..21..43..", "1234341221434324", RIGHT)
+    sheet = draw.draw_sheet(found.kind, found.frames)
+    assert pixels(sheet) >= {draw.GIVEN, draw.CHANGED, draw.WRONG, draw.INK}
+    assert sheet.width < draw.WIDEST + 100
+
+
+def test_a_picture_of_many_steps_shows_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question and the last step among them."""
+    found = made("12..34..21..43..", *[RIGHT] * 40)
+    shown = []
+    panel = draw._panel
+    note = lambda kind, frame: (shown.append(frame.step), panel(kind, frame))[1]
+    monkeypatch.setattr(draw, "_panel", note)
+    draw.draw_sheet(found.kind, found.frames)
+    assert len(shown) == draw.MOST_BOARDS
+    assert (shown[0], shown[-1]) == (0, 40)
+
+
+def test_an_animation_has_a_frame_a_step(tmp_path: Path, solution: Solution) -> None:
+    draw.write_animation(tmp_path / "a.gif", solution.kind, solution.frames)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == len(solution.frames) == 6  # pyright: ignore
+        assert gif.info["loop"] == 0
+        seen = []
+        for i in range(6):
+            gif.seek(i)
+            seen.append(gif.convert("RGB").tobytes())
+    assert len(set(seen)) == 6
+
+
+def frames_on(path: Path) -> dict:
+    text = path.read_text()
+    return json.loads(text.split(page.BEGIN)[1].split(page.END)[0])
+
+
+def test_a_page_holds_all_steps(tmp_path: Path, solution: Solution) -> None:
+    path = tmp_path / "a.html"
+    page.write_page(path, solution.kind, solution.frames, "</script><b>", "note & all")
+    data = frames_on(path)
+    assert [frame["tokens"] for frame in data["frames"]] == [
+        frame.tokens.tolist() for frame in solution.frames
+    ]
+    for told, frame in zip(data["frames"], solution.frames, strict=True):
+        marks = np.array(told["marks"])
+        for bit, flag in (
+            (page.GIVEN, frame.given),
+            (page.CHANGED, frame.changed),
+            (page.WRONG, frame.wrong),
+            (page.ALTERED, frame.altered),
+        ):
+            assert_equal((marks & bit) > 0, flag)
+        assert (told["q"], told["verdict"]) == (frame.q_halt, frame.verdict)
+    text = path.read_text()
+    assert "<title>&lt;/script&gt;&lt;b&gt;</title>" in text
+    assert "note &amp; all" in text
+
+
+def test_a_page_needs_nothing_else(tmp_path: Path, solution: Solution) -> None:
+    """No address but the name of SVG's elements, and nothing to fetch."""
+    path = tmp_path / "a.html"
+    page.write_page(path, solution.kind, solution.frames, "a", "b")
+    text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+    assert not re.findall(r"https?:|//\w|src=|<link|@import|url\(|fetch\(", text)
+
+
+def test_pictures_need_pillow(monkeypatch: pytest.MonkeyPatch, run_dir: Path) -> None:
+    monkeypatch.setattr(draw, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"need the package Pillow.*'.\[show\]'"):
+        solve.main(["--run-dir", str(run_dir), BOARDS[0], "--out", "x"])
+
+
+# -- the command -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    monkeypatch.setattr(solve, "start", lambda *_: None)
+
+    def call(*words: str) -> str:
+        solve.main(["--run-dir", str(run_dir), *words])
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_puzzles_from_arguments_files_and_standard_input(
+    command: Callable[..., str],
+    run: LoadedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One after another; `--show line` prints what other programs can read."""
+    file = tmp_path / "puzzles.txt"
+    file.write_text(f"{BOARDS[1]}\n\n{BOARDS[2]}\n")
+    lines = command("--show", "line", BOARDS[0], str(file)).splitlines()
+    kind = solve.run_kind(run)
+    wanted = [kind.show(one.answer) for one in solve.solve(run, "\n".join(BOARDS))]
+    assert lines == wanted
+    with file.open() as text:
+        monkeypatch.setattr("sys.stdin", text)
+        assert command("--show", "line").splitlines() == wanted[1:]
+
+
+def test_every_step_is_printed(command: Callable[..., str]) -> None:
+    out = command(BOARDS[0], "--steps", "20")
+    assert [f"step {i}" in out for i in (1, 20, 21)] == [True, True, False]
+    assert out.count("halt 0.") + out.count("halt 1.") == 20
+    assert "step 20; halting probability" in out
+    short = command(BOARDS[0], "--steps", "20", "--show", "answer")
+    assert re.findall(r"step \d+", short) == ["step 20", "step 20"]
+
+
+def test_pictures_are_written(command: Callable[..., str], tmp_path: Path) -> None:
+    command(*BOARDS[:2], "--out", str(tmp_path / "new"), "--steps", "2")
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == [
+        f"puzzle-{i}.{end}" for i in (1, 2) for end in ("gif", "html", "png")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run-dir", "", BOARDS[0]], "must be named: got no `--run-dir`"),
+        ([BOARDS[0], "--steps", "-1"], "`steps` must be at least 0"),
+        (["missing.txt"], "must have 16 characters: line 1 has 11"),
+        (["." * 5000], "must have 16 characters: line 1 has 5000"),
+    ],
+)
+def test_wrong_words(
+    command: Callable[..., str], words: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        command(*words)
+
+
+def test_a_file_that_is_no_text(command: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="must be text in UTF-8"):
+        command(str(tmp_path / "x"))
+
+
+@pytest.mark.slow
+def test_from_training_to_a_solved_puzzle(tmp_path: Path) -> None:
+    """Commands alone: train, solve from standard input's file, wrong input."""
+    prepare(GeneratedSudoku(size=4, train=256, test=16), tmp_path / "data")
+    settings = {
+        **SETTINGS,
+        "data.paths": tmp_path / "data",
+        "run-dir": tmp_path / "run",
+        "batch-size": 32,
+        "epochs": 60,
+        "eval.epochs": 60,
+        "run.save-every": 1000,
+        "run.log-every": 100,
+        "optim.lr": 0.01,
+    }
+    finish(start("train.trm", runs.words("quickstart", settings)))
+    tokens = np.load(tmp_path / "data" / "test" / "all__inputs.npy")
+    text = "\n".join("".join(".1234"[t - 1] for t in row) for row in tokens)
+    (tmp_path / "puzzles").write_text(text)
+    argv = ["--run-dir", str(tmp_path / "run"), str(tmp_path / "puzzles")]
+    out, _ = finish(start("trm.solve", argv))
+    assert out.count("the rules hold; givens kept") >= 8, out
+    _, err = finish(start("trm.solve", [*argv[:2], "123"]), status=2)
+    assert err.startswith("error: A Sudoku of this model must have 16 characters")
+    assert "Traceback" not in err

@@ -1,0 +1,217 @@
+"""Frames as pictures, by Pillow: all in one (PNG), and one after another (GIF).
+
+Colours are of Okabe and Ito's palette, which the colour-blind can tell apart, and no
+mark is one of colour alone: a given has a grey cell, a wrong cell a frame.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from configs import require
+from data.puzzles.kinds import Kind
+from trm.frames import Frame
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+INK, FAINT, PAPER = "#000000", "#5f5f5f", "#ffffff"
+GIVEN, MODEL, CHANGED, WRONG = "#e4e4e4", "#0072b2", "#f7ec9f", "#d55e00"
+LEGEND = (
+    ("given", GIVEN, "", INK),
+    ("by the model", PAPER, "", MODEL),
+    ("changed in this step", CHANGED, "", MODEL),
+    ("breaks a rule", PAPER, WRONG, MODEL),
+)
+MARGIN, LINE, SMALL = 16, 22, 15
+WIDEST = 1500
+"""Pixels that the boards of a picture take side by side."""
+
+MOST_BOARDS = 12
+"""Boards of a picture; of more steps, those that are spread evenly."""
+
+
+def require_pillow() -> None:
+    """Raise `UserError` unless pictures can be made."""
+    require(
+        find_spec("PIL") is not None,
+        "Pictures need the package Pillow: it is not installed. Run "
+        "`pip install -e '.[show]'`, or leave out `--out`.",
+    )
+
+
+def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
+    """The question and the boards, or some of them, side by side in one picture."""
+    from PIL import Image, ImageDraw
+
+    panels = [_panel(kind, frames[i]) for i in _spread(len(frames))]
+    width, height = panels[0].size
+    shelves = math.ceil(len(panels) / max(WIDEST // width, 1))
+    across = math.ceil(len(panels) / shelves)
+    wide = max(across * width, _legend_width(kind)) + MARGIN
+    sheet = Image.new("RGB", (wide, shelves * height + MARGIN + LINE), PAPER)
+    for i, panel in enumerate(panels):
+        row, column = divmod(i, across)
+        sheet.paste(panel, (column * width, row * height))
+    _draw_legend(ImageDraw.Draw(sheet), kind, MARGIN, shelves * height + MARGIN // 2)
+    return sheet
+
+
+def write_animation(
+    path: Path, kind: Kind, frames: Sequence[Frame], seconds: float = 0.9
+) -> None:
+    """One frame after another, for ever; the first and the last stay longer."""
+    from PIL import Image, ImageDraw
+
+    pictures = []
+    for frame in frames:
+        panel = _panel(kind, frame)
+        width = max(panel.width, _legend_width(kind)) + MARGIN
+        picture = Image.new("RGB", (width, panel.height + LINE + MARGIN), PAPER)
+        picture.paste(panel, ((width - panel.width) // 2, 0))
+        place = MARGIN, panel.height + MARGIN // 2
+        _draw_legend(ImageDraw.Draw(picture), kind, *place)
+        pictures.append(picture)
+    palette, plain = _palette(pictures), Image.Dither.NONE
+    first, *others = (p.quantize(palette=palette, dither=plain) for p in pictures)
+    each = round(1000 * seconds)
+    times = [2 * each, *[each] * (len(pictures) - 2), 3 * each][-len(pictures) :]
+    first.save(path, save_all=True, append_images=others, duration=times, loop=0)
+
+
+def _palette(pictures: Sequence["Image"]) -> "Image":
+    """The most frequent colours, none close to another: one palette for all.
+
+    Else colours would flicker, and Pillow would take a neighbour for white.
+    """
+    from PIL import Image
+
+    counts: Counter[Any] = Counter()
+    for i in _spread(len(pictures)):
+        colours = pictures[i].getcolors(pictures[i].width * pictures[i].height)
+        counts.update({colour: count for count, colour in colours or []})
+    chosen: list[tuple[int, int, int]] = []
+    for colour, _ in counts.most_common():
+        if all(np.abs(np.subtract(colour, other)).max() > 12 for other in chosen):
+            chosen.append(colour)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for colour in chosen[:256] for part in colour])
+    return palette
+
+
+def _spread(frames: int) -> list[int]:
+    """The first and the last of so many frames, and some between."""
+    places = np.linspace(0, frames - 1, min(MOST_BOARDS, frames))
+    return places.round().astype(int).tolist()
+
+
+def _cell_size(kind: Kind) -> int:
+    """Pixels of a cell: smaller boards have larger cells."""
+    return max(12, min(40, 360 // kind.columns))
+
+
+def _panel(kind: Kind, frame: Frame) -> "Image":
+    """A board with its step, its halting probability and what the rules say."""
+    from PIL import Image, ImageDraw
+
+    cell = _cell_size(kind)
+    lines = len(frame.tokens) // kind.columns
+    width = max(kind.columns * cell, 200) + 2 * MARGIN
+    top = MARGIN + 2 * LINE
+    picture = Image.new("RGB", (width, top + lines * cell + LINE + MARGIN), PAPER)
+    draw = ImageDraw.Draw(picture)
+    left = (width - kind.columns * cell) // 2
+    draw.text((left, MARGIN - 4), frame.title, INK, _font(18))
+    if frame.q_halt is not None:
+        _draw_meter(draw, left, MARGIN + LINE, frame.q_halt)
+    _draw_board(draw, kind, frame, left, top, cell)
+    place = left, top + lines * cell + 6
+    draw.text(place, frame.verdict, INK, _font(SMALL))
+    return picture
+
+
+def _draw_meter(draw: "ImageDraw", left: int, top: int, value: float) -> None:
+    """The halting probability, as a number and a bar."""
+    draw.text((left, top - 1), f"halt {value:.2f}", FAINT, _font(SMALL))
+    start, end = left + 74, left + 194
+    bar = (start, top + 3, end, top + 13)
+    draw.rectangle((start, bar[1], start + value * (end - start), bar[3]), fill=MODEL)
+    draw.rectangle(bar, outline=FAINT)
+
+
+def _draw_board(
+    draw: "ImageDraw", kind: Kind, frame: Frame, left: int, top: int, cell: int
+) -> None:
+    """The cells, the thin lines, then the thick ones."""
+    columns = kind.columns
+    lines = len(frame.tokens) // columns
+    for i, token in enumerate(frame.tokens.tolist()):
+        row, column = divmod(i, columns)
+        x, y = left + column * cell, top + row * cell
+        known = 0 <= token < len(kind.signs)
+        box = (x, y, x + cell, y + cell)
+        if kind.fills and known:
+            draw.rectangle(box, fill=kind.fills[token])
+        else:
+            by_model = frame.step and (frame.altered[i] or not frame.given[i])
+            ink = MODEL if by_model else INK
+            fill = GIVEN if frame.given[i] else PAPER
+            draw.rectangle(box, fill=CHANGED if frame.changed[i] else fill)
+            sign = kind.signs[token] if known else "?"
+            middle = x + cell / 2, y + cell / 2
+            draw.text(middle, sign.strip("."), ink, _font(0.58 * cell), anchor="mm")
+    right, bottom = left + columns * cell, top + lines * cell
+    for row in range(lines + 1):
+        y = top + row * cell
+        draw.line((left, y, right, y), "#b5b5b5")
+    for column in range(columns + 1):
+        x = left + column * cell
+        draw.line((x, top, x, bottom), "#b5b5b5")
+    for row in range(0, lines + 1, kind.box[0] or lines):
+        y = top + row * cell
+        draw.line((left - 1, y, right + 1, y), INK, 3)
+    for column in range(0, columns + 1, kind.box[1] or columns):
+        x = left + column * cell
+        draw.line((x, top - 1, x, bottom + 1), INK, 3)
+    inset = max(cell // 12, 1)
+    for i in np.flatnonzero(frame.wrong):
+        row, column = divmod(int(i), columns)
+        x, y = left + column * cell + inset, top + row * cell + inset
+        size = cell - 2 * inset
+        draw.rectangle((x, y, x + size, y + size), outline=WRONG, width=inset + 1)
+
+
+def _legend(kind: Kind) -> list[tuple[str, str, str, str]]:
+    """What marks mean, of those that this kind has."""
+    if kind.fills:
+        return [LEGEND[3]] if kind.faults else []
+    return [*LEGEND[:3], *LEGEND[3:] * (kind.faults is not None)]
+
+
+def _legend_width(kind: Kind) -> int:
+    """Pixels in a line."""
+    texts = (text for text, *_ in _legend(kind))
+    return round(sum(_font(SMALL).getlength(text) + 44 for text in texts))
+
+
+def _draw_legend(draw: "ImageDraw", kind: Kind, x: int | float, y: int) -> None:
+    """Each mark with what it means, in a line."""
+    for text, fill, frame, ink in _legend(kind):
+        draw.rectangle((x, y, x + 18, y + 18), fill, frame or "#b5b5b5")
+        if frame:
+            draw.rectangle((x + 1, y + 1, x + 17, y + 17), outline=frame, width=3)
+        draw.text((x + 9, y + 9), "" if kind.fills else "5", ink, _font(13), "mm")
+        draw.text((x + 25, y + 1), text, INK, _font(SMALL))
+        x += _font(SMALL).getlength(text) + 44
+
+
+def _font(size: int | float):
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)

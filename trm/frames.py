@@ -1,0 +1,141 @@
+"""A trace as what is to be seen after each step, and that as text."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from data.puzzles.kinds import Kind, Question
+
+GAP = "    "
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The board after one step; step 0 is the question."""
+
+    step: int
+    tokens: Integer[np.ndarray, " seq"]
+    given: Bool[np.ndarray, " seq"]
+    changed: Bool[np.ndarray, " seq"]
+    """Cells that are not as one step before; none in the first two frames."""
+
+    wrong: Bool[np.ndarray, " seq"]
+    """Cells that break a rule; none where the kind has no rules."""
+
+    altered: Bool[np.ndarray, " seq"]
+    """Given cells that are not as in the question."""
+
+    ruled: bool
+    """Whether there are rules, of this kind and for this frame."""
+
+    q_halt: float | None
+    """Probability that the board is right, as the model has it; None: the question."""
+
+    @property
+    def solved(self) -> bool:
+        """Whether the rules hold, in all cells."""
+        return self.ruled and not self.wrong.any()
+
+    @property
+    def kept(self) -> bool:
+        """Whether all givens are as in the question."""
+        return not self.altered.any()
+
+    @property
+    def title(self) -> str:
+        """Which board it is."""
+        return f"step {self.step}" if self.step else "question"
+
+    @property
+    def verdict(self) -> str:
+        """What the rules say; empty if nothing."""
+        if not self.ruled:
+            return ""
+        count = int(self.wrong.sum())
+        cells = f"{count} cell breaks" if count == 1 else f"{count} cells break"
+        return f"{cells} a rule" if count else "the rules hold"
+
+
+def frames_of(
+    kind: Kind,
+    question: Question,
+    answers: Integer[np.ndarray, "steps seq"],
+    q_halt: Float[np.ndarray, " steps"],
+) -> list[Frame]:
+    """The question, then the board after each step."""
+    tokens = question.tokens
+    given = kind.given(tokens[None])[0]
+    nothing = np.zeros(len(tokens), bool)
+    wrong = np.zeros_like(answers, bool)
+    if kind.faults is not None:
+        wrong = kind.faults(np.broadcast_to(tokens, answers.shape), answers)
+    frames = [Frame(0, tokens, given, nothing, nothing, nothing, False, None)]
+    for i, board in enumerate(answers):
+        changed = board != answers[i - 1] if i else nothing
+        altered = given & (board != tokens)
+        ruled, q = kind.faults is not None, float(q_halt[i])
+        frames.append(Frame(i + 1, board, given, changed, wrong[i], altered, ruled, q))
+    return frames
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a model has made of a question; as a string, all boards."""
+
+    kind: Kind
+    question: Question
+    frames: Sequence[Frame]
+    """The question, then the board after each step."""
+
+    @property
+    def answer(self) -> Integer[np.ndarray, " seq"]:
+        """Tokens of the last board."""
+        return self.frames[-1].tokens
+
+    @property
+    def solved(self) -> bool:
+        """Whether the rules hold on the last board."""
+        return self.frames[-1].solved
+
+    @property
+    def conclusion(self) -> str:
+        """A line on the last board, and on the question if that is to blame."""
+        last = self.frames[-1]
+        parts = [f"step {last.step}", f"halting probability {last.q_halt:.3f}"]
+        if last.ruled:
+            parts += [last.verdict, f"givens {'' if last.kept else 'not '}kept"]
+        solved = [frame.step for frame in self.frames if frame.solved]
+        if solved and solved[0] < last.step:
+            parts.append(f"solved first after step {solved[0]}")
+        if last.ruled and not last.solved:
+            parts.append(self.kind.remark(self.question.tokens))
+        return "; ".join(filter(None, parts))
+
+    def __str__(self) -> str:
+        boards = draw_text(self.kind, self.frames, shutil.get_terminal_size().columns)
+        return f"{boards}\n\n{self.conclusion}"
+
+
+def draw_text(kind: Kind, frames: Sequence[Frame], width: int) -> str:
+    """All boards, as many in a row as `width` characters hold; `!` at wrong cells."""
+    blocks = []
+    for frame in frames:
+        q = "" if frame.q_halt is None else f"halt {frame.q_halt:.3f}"
+        faults = f"{frame.wrong.sum()} wrong" if frame.wrong.any() else ""
+        state = "solved" if frame.solved else faults
+        board = kind.render(frame.tokens, frame.wrong)
+        blocks.append([frame.title, q, state, *board])
+    column = max(len(line) for block in blocks for line in block)
+    across = max((width + len(GAP)) // (column + len(GAP)), 1)
+    shelves = [blocks[i : i + across] for i in range(0, len(blocks), across)]
+    return "\n\n".join(_side_by_side(shelf, column) for shelf in shelves)
+
+
+def _side_by_side(blocks: Sequence[Sequence[str]], column: int) -> str:
+    rows = zip_longest(*blocks, fillvalue="")
+    lines = (GAP.join(f"{line:<{column}}" for line in row).rstrip() for row in rows)
+    return "\n".join(lines)

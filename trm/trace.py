@@ -1,0 +1,58 @@
+"""What a model says after each supervision step, not only after the last."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from configs import ACTConfig
+from data.puzzles.dataset import Puzzle
+from trm.act import init_carry, refill, wants_to_halt
+from trm.model import TRM
+from trm.recursion import Latents
+
+
+class Trace(NamedTuple):
+    """Answers forming: JAX arrays in the model, NumPy arrays outside."""
+
+    answers: Int[Any, "steps batch seq"]
+    """The likeliest token of each cell."""
+
+    q_halt: Float[Any, "steps batch"]
+    """Probability that the answer is right, as the halting head has it."""
+
+    halts: Bool[Any, "steps batch"]
+    """Whether the rule of training would stop here."""
+
+
+def trace(
+    model: TRM,
+    rows: Float[jax.Array, "batch width"],
+    puzzle: Puzzle,
+    config: ACTConfig,
+    *,
+    steps: int,
+) -> Trace:
+    """The answers after 1 .. `steps` supervision steps, more than in training if asked.
+
+    Args:
+        model: cast.
+        rows: the puzzle table's rows of `puzzle`.
+        puzzle: a batch; its labels do not matter.
+        config: the halting rule.
+        steps: to make, whether or not a row wants to halt.
+    """
+    model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
+    batch, seq = puzzle.inputs.shape
+    carry = refill(model, init_carry(model, batch, seq), puzzle)
+    x = model.embed(puzzle.inputs, rows)
+
+    def step(latents: Latents, _: None) -> tuple[Latents, Trace]:
+        latents = model.refine(latents, x)
+        prediction = model.predict(latents)
+        answers = jnp.argmax(prediction.logits, axis=-1).astype(jnp.int32)
+        probability = jax.nn.sigmoid(prediction.q_halt)
+        return latents, Trace(answers, probability, wants_to_halt(prediction, config))
+
+    return jax.lax.scan(step, carry.latents, length=steps)[1]
