@@ -1,9 +1,11 @@
 """What a model says after each supervision step, not only after the last."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from configs import ACTConfig
@@ -56,3 +58,17 @@ def trace(
         return latents, Trace(answers, probability, wants_to_halt(prediction, config))
 
     return jax.lax.scan(step, carry.latents, length=steps)[1]
+
+
+def in_parts(part: Callable[[Puzzle], Trace], puzzles: Puzzle, at_once: int) -> Trace:
+    """The traces of many puzzles as NumPy arrays, so many at once.
+
+    A last part of fewer puzzles is filled up, or else it would be compiled again.
+    """
+    at_once, told = min(len(puzzles.inputs), at_once), []
+    for first in range(0, len(puzzles.inputs), at_once):
+        some = [array[first : first + at_once] for array in puzzles]
+        full = (np.resize(array, (at_once, *array.shape[1:])) for array in some)
+        found = jax.device_get(part(Puzzle(*full)))
+        told.append([array[:, : len(some[0])] for array in found])
+    return Trace(*(np.concatenate(arrays, 1) for arrays in zip(*told, strict=True)))

@@ -1,5 +1,6 @@
 """`python -m trm.solve`, from a run on disk to text, pictures and pages."""
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from PIL import Image
 
 from configs import TRM_PRESETS, GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
-from data.puzzles.kinds import Question, kind_of
+from data.puzzles.arc_grid import to_tokens
+from data.puzzles.asking import Question
+from data.puzzles.kinds import kind_of
 from data.puzzles.sudoku import faults
 from tests import runs
 from tests.runs import finish, start
@@ -30,7 +33,7 @@ from train.trm import build
 from trm import draw, page, solve
 from trm.act import init_carry, refill
 from trm.act import solve as evaluate
-from trm.frames import Solution, draw_text, frames_of
+from trm.frames import Solution, crop, draw_text, frames_of
 
 SIZES = {"vocab": 6, "seq": 16, "puzzles": 1}
 BOARDS = ("12..34..21..43..", "1.34............", "0000000000000004")
@@ -133,6 +136,8 @@ def test_the_kind_is_that_of_the_dataset_if_it_is_at_hand(
     data = replace(run.config.data, paths=(str(tmp_path / "data"),))
     other = replace(run, config=replace(run.config, data=data))
     assert solve.run_kind(other).faults is None
+    sizes = {"vocab": 11, "seq": 81, "puzzles": 1}
+    assert solve.run_kind(replace(other, sizes=sizes)).box == (3, 3), "of other sizes"
 
 
 @pytest.mark.parametrize(
@@ -227,6 +232,46 @@ def test_a_kind_without_rules_says_nothing_of_them() -> None:
     found = Solution(kind, Question("q", np.ones(4, int)), frames)
     assert found.conclusion == "step 2; halting probability 1.000"
     assert not found.solved
+
+
+def test_a_known_answer_of_a_kind_without_rules() -> None:
+    kind = kind_of("numbers", 4, 9)
+    asked = Question("q", np.ones(4, int), np.array([1, 2, 3, 4]))
+    boards = np.array([[1, 2, 3, 3], [1, 2, 3, 4]])
+    _, first, last = frames_of(kind, asked, boards, np.ones(2))
+    assert (first.verdict, last.verdict) == ("1 wrong cell", "as the known answer")
+    assert (first.solved, last.solved) == (False, True)
+
+
+def test_pictures_leave_out_what_is_blank_throughout() -> None:
+    """Here 3 rows of 4 columns, the border included; the terminal keeps the canvas."""
+    kind = kind_of("arc", 900, 12)
+    grid = lambda *rows: to_tokens(np.array(rows, np.uint8)).astype(np.int32)
+    asked = Question("q", grid([1, 2, 3]))
+    frames = frames_of(kind, asked, grid([4], [5])[None], np.ones(1))
+    cut, shown = crop(kind, frames)
+    assert cut.columns == 4
+    assert shown[0].tokens.tolist() == [3, 4, 5, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert shown[1].tokens.tolist() == [6, 1, 0, 0, 7, 1, 0, 0, 1, 0, 0, 0]
+    assert len(frames[0].tokens) == 900
+    colours = pixels(draw.draw_sheet(kind, frames))
+    assert colours >= {kind.fills[token] for token in (1, 3, 4, 5, 6, 7)}
+
+
+def test_a_task_has_its_row_of_the_puzzle_table(run: LoadedRun, tmp_path: Path) -> None:
+    """By `identifiers.json`; what has none gets the blank row, and a warning."""
+    names = ["<blank>", "one", "two"]
+    (tmp_path / "identifiers.json").write_text(json.dumps(names))
+    data = replace(run.config.data, paths=(str(tmp_path),))
+    table = jnp.concatenate([run.table, run.table + 5, run.table])
+    other = replace(run, config=replace(run.config, data=data), table=table)
+    assert solve.puzzle_ids(other, ["two", "", "one"]).tolist() == [2, 0, 1]
+    with pytest.warns(UserWarning, match="not on those of three, .* are guesses"):
+        assert solve.puzzle_ids(other, ["three", "two"]).tolist() == [0, 2]
+    with pytest.warns(UserWarning, match="is not at hand"):
+        assert solve.puzzle_ids(run, ["one"]).tolist() == [0]
+    told = solve.think(other, np.ones((2, 16), int), ids=np.array([0, 1]))
+    assert (told.q_halt[:, 0] != told.q_halt[:, 1]).any()
 
 
 # -- pictures --------------------------------------------------------------------------
@@ -379,9 +424,12 @@ def test_wrong_words(
 
 
 def test_a_file_that_is_no_text(command: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="must be text in UTF-8"):
-        command(str(tmp_path / "x"))
+    for name in ("x", "x.gz"):
+        (tmp_path / name).write_bytes(b"\xff\xfe")
+        with pytest.raises(UserError, match="must be text in UTF-8, or that gzipped"):
+            command(str(tmp_path / name))
+    (tmp_path / "y.gz").write_bytes(gzip.compress(BOARDS[0].encode()))
+    assert command(str(tmp_path / "y.gz"), "--show", "line")
 
 
 @pytest.mark.slow
