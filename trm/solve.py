@@ -20,7 +20,6 @@ from train import cli
 if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
-import json
 import shutil
 import sys
 import warnings
@@ -35,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import Int32, Integer
+from jaxtyping import Integer
 from tyro.conf import Positional
 
 from configs import (
@@ -45,18 +44,20 @@ from configs import (
     require,
     require_not_negative,
 )
-from data.puzzles.asking import Question, text_of
+from data.puzzles.asking import Question, table_rows, text_of
 from data.puzzles.dataset import Metadata, Puzzle
 from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
 from train.devices import start
 from train.run_dir import LoadedRun, load_run
+from trm.all_config import train_config
 from trm.draw import require_pillow, write_pictures
 from trm.frames import Solution, draw_text, frames_of
 from trm.model import cast
+from trm.pretrained import build_official, read_official, step_of
 from trm.trace import Trace, in_parts, trace
 
-__all__ = ["load_run", "run_kind", "solve", "think", "write_pictures"]
+__all__ = ["load_official", "load_run", "run_kind", "solve", "think", "write_pictures"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 MOST_AT_ONCE = 64
@@ -72,6 +73,10 @@ class Settings:
 
     run_dir: str = ""
     """Folder of a run of `train.trm`."""
+
+    official: str = ""
+    """Instead of a run, an official checkpoint: a file, a folder with one, or one on
+    the Hugging Face hub as `owner/name` (extra `torch`, unless it is safetensors)."""
 
     checkpoint: Literal["best", "newest"] = "best"
     """Which checkpoint of the run."""
@@ -92,10 +97,11 @@ class Settings:
 
     def check(self) -> None:
         """Raise `UserError` unless all settings are in range."""
+        given = [name for name in (self.run_dir, self.official) if name]
         require(
-            bool(self.run_dir),
-            "A model must be named: got no `--run-dir`. Give the folder of a run of "
-            "`train.trm`.",
+            len(given) == 1,
+            "A model must be named by one of `--run-dir` and `--official`: got "
+            f"{len(given)} of them. Give one.",
         )
         require_not_negative(self, "steps")
         if self.out:
@@ -125,6 +131,21 @@ def run_kind(run: LoadedRun) -> Kind:
         if (metadata.vocab_size, metadata.seq_len) == (vocab, seq):
             name = metadata.kind
     return kind_of(name or guess_kind(seq, vocab), seq, vocab)
+
+
+def load_official(source: str) -> LoadedRun:
+    """An official checkpoint as if it were a run; see `read_official`.
+
+    Raises:
+        UserError: if there is none, or it is of no model that is known.
+    """
+    official, path = read_official(source)
+    for note in official.notes:
+        warnings.warn(note, stacklevel=2)
+    config = train_config(official.config, official.options)
+    model, table = build_official(official, config)
+    step = step_of(path.name) or 0
+    return LoadedRun("trm", config, model, table, step, official.sizes)
 
 
 def solve(
@@ -170,7 +191,11 @@ def solve(
     told = think(
         run,
         np.stack([question.tokens for question in questions]),
-        ids=puzzle_ids(run, [question.identifier for question in questions]),
+        ids=table_rows(
+            [question.identifier for question in questions],
+            Path(run.config.data.paths[0]),
+            len(run.table),
+        ),
         steps=steps,
         precision=precision,
     )
@@ -210,27 +235,6 @@ def think(
 _trace = eqx.filter_jit(trace)
 
 
-def puzzle_ids(run: LoadedRun, names: Sequence[str]) -> Int32[np.ndarray, " puzzles"]:
-    """The rows of the puzzle table that these names have; 0 for the empty name.
-
-    Warns of a name without one: ARC's models know a task by its row alone.
-    """
-    rows = {"": 0}
-    if any(names):
-        path = Path(run.config.data.paths[0]) / "identifiers.json"
-        known = json.loads(path.read_text()) if path.is_file() else []
-        if len(known) == len(run.table):  # else they are of other puzzles
-            rows |= {name: row for row, name in enumerate(known) if row}
-    if missing := sorted(set(names) - rows.keys()):
-        warnings.warn(
-            f"A model must have been trained on the examples of a task to know what it "
-            f"asks: this run was not on those of {', '.join(missing):.100}, or its "
-            "`identifiers.json` is not at hand. Its answers are guesses.",
-            stacklevel=2,
-        )
-    return np.array([rows.get(name, 0) for name in names], np.int32)
-
-
 # -- the command -----------------------------------------------------------------------
 
 
@@ -261,7 +265,10 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     settings.check()
     start(MeshConfig(), RunConfig())
-    run = load_run(settings.run_dir, settings.checkpoint)
+    if settings.official:
+        run = load_official(settings.official)
+    else:
+        run = load_run(settings.run_dir, settings.checkpoint)
     questions = read_puzzles(settings.puzzles, run_kind(run))
     for first in range(0, len(questions), MOST_AT_ONCE):
         some = questions[first : first + MOST_AT_ONCE]

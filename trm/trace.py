@@ -12,6 +12,7 @@ from configs import ACTConfig
 from data.puzzles.dataset import Puzzle
 from trm.act import init_carry, refill, wants_to_halt
 from trm.model import TRM
+from trm.noise import fold, puzzle_keys
 from trm.recursion import Latents
 
 
@@ -38,6 +39,8 @@ def trace(
 ) -> Trace:
     """The answers after 1 .. `steps` supervision steps, more than in training if asked.
 
+    A variant with noise draws the same as in `act.solve`.
+
     Args:
         model: cast.
         rows: the puzzle table's rows of `puzzle`.
@@ -48,16 +51,17 @@ def trace(
     model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
     batch, seq = puzzle.inputs.shape
     carry = refill(model, init_carry(model, batch, seq), puzzle)
-    x = model.embed(puzzle.inputs, rows)
+    x, keys = model.embed(puzzle.inputs, rows), puzzle_keys(puzzle.inputs)
 
-    def step(latents: Latents, _: None) -> tuple[Latents, Trace]:
-        latents = model.refine(latents, x)
+    def step(latents: Latents, number: Int[jax.Array, ""]) -> tuple[Latents, Trace]:
+        latents = model.refine(latents, x, fold(keys, number))
         prediction = model.predict(latents)
         answers = jnp.argmax(prediction.logits, axis=-1).astype(jnp.int32)
         probability = jax.nn.sigmoid(prediction.q_halt)
         return latents, Trace(answers, probability, wants_to_halt(prediction, config))
 
-    return jax.lax.scan(step, carry.latents, length=steps)[1]
+    latents = model.start(carry.latents, carry.steps == 0, keys)
+    return jax.lax.scan(step, latents, jnp.arange(steps))[1]
 
 
 def in_parts(part: Callable[[Puzzle], Trace], puzzles: Puzzle, at_once: int) -> Trace:

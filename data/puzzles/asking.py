@@ -7,12 +7,14 @@ file, or nothing).
 import gzip
 import json
 import math
+import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int32, Integer
 
 from configs import UserError, require
 from data.puzzles import arc_grid, arc_tasks, maze
@@ -56,6 +58,34 @@ def text_of(word: str) -> tuple[str, str]:
             f"A file of puzzles must be text in UTF-8, or that gzipped: `{word}` is "
             f"not ({error}). Check the path."
         ) from error
+
+
+def table_rows(
+    names: Sequence[str], folder: Path, rows: int
+) -> Int32[np.ndarray, " names"]:
+    """The rows of the puzzle table that these names have; 0 for the empty name.
+
+    Warns of a name without one: ARC's models know a task by its row alone.
+
+    Args:
+        names: of puzzles.
+        folder: of the dataset; its `identifiers.json` holds the names in order.
+        rows: of the table.
+    """
+    found = {"": 0}
+    if any(names):
+        path = folder / "identifiers.json"
+        known = json.loads(path.read_text()) if path.is_file() else []
+        if len(known) == rows:  # else they are of other puzzles
+            found |= {name: row for row, name in enumerate(known) if row}
+    if missing := sorted(set(names) - found.keys()):
+        warnings.warn(
+            f"A model must have been trained on the examples of a task to know what it "
+            f"asks: this run was not on those of {', '.join(missing):.100}, or its "
+            "`identifiers.json` is not at hand. Its answers are guesses.",
+            stacklevel=2,
+        )
+    return np.array([found.get(name, 0) for name in names], np.int32)
 
 
 def read_sudoku(text: str, box: Box) -> list[Question]:

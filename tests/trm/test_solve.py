@@ -19,7 +19,7 @@ from PIL import Image
 from configs import TRM_PRESETS, GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
 from data.puzzles.arc_grid import to_tokens
-from data.puzzles.asking import Question
+from data.puzzles.asking import Question, table_rows
 from data.puzzles.kinds import kind_of
 from data.puzzles.sudoku import faults
 from tests import runs
@@ -262,14 +262,19 @@ def test_a_task_has_its_row_of_the_puzzle_table(run: LoadedRun, tmp_path: Path) 
     """By `identifiers.json`; what has none gets the blank row, and a warning."""
     names = ["<blank>", "one", "two"]
     (tmp_path / "identifiers.json").write_text(json.dumps(names))
+    assert table_rows(["two", "", "one"], tmp_path, 3).tolist() == [2, 0, 1]
+    with pytest.warns(UserWarning, match="not on those of three, .* are guesses"):
+        assert table_rows(["three", "two"], tmp_path, 3).tolist() == [0, 2]
+    with pytest.warns(UserWarning, match="is not at hand"):
+        assert table_rows(["one"], tmp_path / "missing", 3).tolist() == [0]
+    with pytest.warns(UserWarning, match="is not at hand"):
+        assert table_rows(["one"], tmp_path, 4).tolist() == [0], "of other puzzles"
     data = replace(run.config.data, paths=(str(tmp_path),))
     table = jnp.concatenate([run.table, run.table + 5, run.table])
     other = replace(run, config=replace(run.config, data=data), table=table)
-    assert solve.puzzle_ids(other, ["two", "", "one"]).tolist() == [2, 0, 1]
-    with pytest.warns(UserWarning, match="not on those of three, .* are guesses"):
-        assert solve.puzzle_ids(other, ["three", "two"]).tolist() == [0, 2]
-    with pytest.warns(UserWarning, match="is not at hand"):
-        assert solve.puzzle_ids(run, ["one"]).tolist() == [0]
+    asked = [Question(name, np.ones(16, int), None, name) for name in ("one", "two")]
+    one, two = (found.frames[-1].q_halt for found in solve.solve(other, asked))
+    assert one != two
     told = solve.think(other, np.ones((2, 16), int), ids=np.array([0, 1]))
     assert (told.q_halt[:, 0] != told.q_halt[:, 1]).any()
 
@@ -410,7 +415,8 @@ def test_pictures_are_written(command: Callable[..., str], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run-dir", "", BOARDS[0]], "must be named: got no `--run-dir`"),
+        (["--run-dir", "", BOARDS[0]], "must be named by one of .*: got 0 of them"),
+        (["--official", "x", BOARDS[0]], "got 2 of them"),
         ([BOARDS[0], "--steps", "-1"], "`steps` must be at least 0"),
         (["missing.txt"], "must have 16 characters: line 1 has 11"),
         (["." * 5000], "must have 16 characters: line 1 has 5000"),
