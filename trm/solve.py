@@ -54,6 +54,7 @@ from trm.all_config import train_config
 from trm.draw import require_pillow, write_pictures
 from trm.frames import Solution, draw_text, frames_of
 from trm.model import cast
+from trm.official import Given
 from trm.pretrained import build_official, read_official, step_of
 from trm.trace import Trace, in_parts, trace
 
@@ -133,13 +134,13 @@ def run_kind(run: LoadedRun) -> Kind:
     return kind_of(name or guess_kind(seq, vocab), seq, vocab)
 
 
-def load_official(source: str) -> LoadedRun:
+def load_official(source: str, given: Given | None = None) -> LoadedRun:
     """An official checkpoint as if it were a run; see `read_official`.
 
     Raises:
         UserError: if there is none, or it is of no model that is known.
     """
-    official, path = read_official(source)
+    official, path = read_official(source, given)
     for note in official.notes:
         warnings.warn(note, stacklevel=2)
     config = train_config(official.config, official.options)

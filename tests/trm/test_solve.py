@@ -23,6 +23,8 @@ from data.puzzles.asking import Question, table_rows
 from data.puzzles.kinds import kind_of
 from data.puzzles.sudoku import faults
 from tests import runs
+from tests.golden import Golden
+from tests.official import write_official
 from tests.runs import finish, start
 from tests.tiny import assert_equal
 from tests.train.test_run import SETTINGS
@@ -34,6 +36,7 @@ from trm import draw, page, solve
 from trm.act import init_carry, refill
 from trm.act import solve as evaluate
 from trm.frames import Solution, crop, draw_text, frames_of
+from trm.official import Given
 
 SIZES = {"vocab": 6, "seq": 16, "puzzles": 1}
 BOARDS = ("12..34..21..43..", "1.34............", "0000000000000004")
@@ -114,6 +117,20 @@ def test_answers_are_those_of_evaluation(run: LoadedRun) -> None:
     assert bool((rows != 0).any())
     _, told = evaluate(run.model, rows, carry, run.config.act, early=False)
     assert_equal(found.answer, np.argmax(told.logits[0], axis=-1))
+
+
+def test_an_official_checkpoint_answers_as_the_official_code(tmp_path: Path) -> None:
+    """The golden evaluation, all supervision steps."""
+    golden = Golden("trm_attention")
+    path = str(write_official(tmp_path, golden))
+    run = solve.load_official(path, Given(seq=16))
+    batch = golden.batch("step5/batch")
+    ids = np.asarray(batch.puzzle_id)
+    told = solve.think(run, np.asarray(batch.inputs), ids=ids)
+    expected = golden.tree("eval")
+    assert_equal(told.answers[-1], expected["preds"])
+    right = 1 / (1 + np.exp(-expected["q_halt_logits"].astype(np.float64)))
+    np.testing.assert_allclose(told.q_halt[-1], right, atol=1e-4)
 
 
 def test_more_puzzles_than_go_at_once(
