@@ -41,11 +41,16 @@ def text_of(word: str) -> tuple[str, str]:
     """What is in the file of this name, and its stem; or else the word, and nothing.
 
     Raises:
-        UserError: if the file is no text, nor a gzipped one (`.gz`).
+        UserError: if it looks like a file and is none, or holds no text (`.gz`: text
+            that is gzipped).
     """
     path = Path(word)
     try:
         if not path.is_file():
+            require(
+                path.suffix not in (".txt", ".json", ".csv", ".gz") and "/" not in word,
+                f"A file of puzzles must exist: there is no `{word}`. Check the path.",
+            )
             return word, ""
     except OSError:  # too long for a name
         return word, ""

@@ -20,7 +20,8 @@ from configs import TRM_PRESETS, GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
 from data.puzzles.arc_grid import to_tokens
 from data.puzzles.asking import Question, table_rows
-from data.puzzles.kinds import kind_of
+from data.puzzles.kinds import Kind, kind_of
+from data.puzzles.render import numbers
 from data.puzzles.sudoku import faults
 from tests import runs
 from tests.golden import Golden
@@ -171,6 +172,25 @@ def test_the_kind_is_that_of_the_dataset_if_it_is_at_hand(
 def test_no_puzzle(run: LoadedRun, puzzles, message: str) -> None:
     with pytest.raises(UserError, match=message):
         solve.solve(run, puzzles)
+
+
+def test_a_kind_of_ones_own(run: LoadedRun) -> None:
+    """Letters, colours and a rule (no two equal neighbours in a row) from a caller."""
+    clash = lambda inputs, answers: answers == np.roll(answers, 1, axis=1)
+    mine = Kind(
+        columns=8,
+        signs=tuple("_abcde"),
+        letters=tuple("_abcde"),
+        fills=("#ffffff", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9"),
+        read=lambda text, name="": [Question("mine", np.arange(16) % 6)],
+        render=numbers,
+        faults=clash,
+    )
+    (found,) = solve.solve(run, "", kind=mine)
+    assert found.question.name == "mine"
+    assert_equal(found.frames[3].wrong, clash(None, found.frames[3].tokens[None])[0])
+    sheet = draw.draw_sheet(found.kind, found.frames)
+    assert pixels(sheet) >= {mine.fills[token] for token in found.answer}
 
 
 def test_a_gpt_solves_nothing(run: LoadedRun) -> None:
@@ -435,7 +455,9 @@ def test_pictures_are_written(command: Callable[..., str], tmp_path: Path) -> No
         (["--run-dir", "", BOARDS[0]], "must be named by one of .*: got 0 of them"),
         (["--official", "x", BOARDS[0]], "got 2 of them"),
         ([BOARDS[0], "--steps", "-1"], "`steps` must be at least 0"),
-        (["missing.txt"], "must have 16 characters: line 1 has 11"),
+        (["missing.txt"], "must exist: there is no `missing.txt`"),
+        (["a/b"], "must exist: there is no `a/b`"),
+        (["missing"], "must have 16 characters: line 1 has 7"),
         (["." * 5000], "must have 16 characters: line 1 has 5000"),
     ],
 )
