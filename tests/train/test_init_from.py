@@ -32,6 +32,8 @@ from trm.official import Official
 from trm.weights import TABLE
 
 NAME = "trm_attention"
+# Equinox silences it while it compiles, but filters are shared with other threads.
+pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers")
 
 
 @pytest.fixture(scope="module")
