@@ -205,7 +205,7 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
 
 
 def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:
-    """Raise `UserError` unless the model knows cells, tokens and puzzles of the data."""
+    """Raise `UserError` unless the model knows the data: cells, tokens, puzzles."""
     metadata, sizes = dataset.metadata, run.sizes
     for name, needed, known in (
         ("seq_len", metadata.seq_len, sizes["seq"]),
