@@ -1,6 +1,7 @@
 """EqR: its cycle, its noise and its fresh latents."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from tests import tiny
 from tests.tiny import assert_close, assert_equal
 from trm.act import init_carry, refill, solve
 from trm.build import build_trm
+from trm.evaluation import Answers, Effort, answer
 from trm.model import TRM
 from trm.noise import Noise, fold, puzzle_keys
 from trm.recursion import deep_recursion
@@ -30,11 +32,14 @@ BARE = TRMConfig(
     puzzle_dim=0,
 )
 KEYS = jax.random.split(jax.random.key(3), 4)
-both = pytest.mark.parametrize("mixer", ["attention", "mlp"])
+both = pytest.mark.parametrize(
+    "mixer", [pytest.param("attention", marks=pytest.mark.slow), "mlp"]
+)
 
 
 def model(mixer: str = "mlp") -> TRM:
-    return tiny.model(replace(BARE, mixer=mixer))  # pyright: ignore
+    small = replace(BARE, mixer=mixer, layers=1, L_cycles=2)  # pyright: ignore
+    return tiny.model(small)
 
 
 def start(built: TRM) -> tuple:
@@ -68,11 +73,11 @@ def test_a_cycle_with_noise() -> None:
     )
     for_z = y + x
     expected = z
-    for number in range(3):
+    for number in range(2):
         expected = towards(expected, for_z, number)
     assert_close(
         eqx.filter_jit(recursion)((y, z), x, noise),
-        (towards(y, expected, 3), expected),
+        (towards(y, expected, 2), expected),
         1e-4,
     )
     draws = np.stack([noise(0), noise(1), noise.fold(1)(0)])
@@ -102,10 +107,9 @@ def test_every_cycle_has_other_noise() -> None:
     (y, z), x = start(built)
     recursion = built.recursion
     assert isinstance(recursion, EqR)
-    axes = lambda tree: jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), tree)
-    noise = Noise(
-        KEYS, (tiny.SEQ, 16), jnp.dtype("float32"), lambda a: jnp.moveaxis(a, -2, 0)
-    )
+    first_axis = lambda a: jnp.moveaxis(a, 1, 0)
+    axes = lambda tree: jax.tree.map(first_axis, tree)
+    noise = Noise(KEYS, (tiny.SEQ, 16), jnp.dtype("float32"), first_axis)
     cycle = eqx.filter_jit(recursion)
     after = eqx.filter_jit(deep_recursion)(recursion, axes((y, z)), axes(x), 2, noise)
     first = cycle(axes((y, z)), axes(x), noise.fold(0))
@@ -163,3 +167,26 @@ def test_a_training_step_draws_from_its_keys() -> None:
     assert all(
         float(jnp.abs(a - b).max()) > 0.1 for a, b in zip(first, other, strict=True)
     )
+
+
+@pytest.mark.slow
+def test_restarts_are_rollouts_without_noise_on_the_scratchpad() -> None:
+    """Each from latents and noise of its own, which its number alone decides."""
+    built = model()
+    act = replace(tiny.ACT, max_steps=4)
+    puzzles = jax.tree.map(jnp.asarray, tiny.puzzles(0, 4))
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def answers(effort: Effort, rows: int) -> Answers:
+        numbers, table = jnp.arange(4), jnp.zeros((tiny.PUZZLES, 0))
+        return answer(built, table, puzzles, numbers, effort=effort, act=act, rows=rows)
+
+    effort = Effort(steps=4, rollouts=3, early=True)
+    found = answers(effort, 12)
+    q = np.asarray(found.trace.q_halt[:, 0]).reshape(4, 3)
+    assert (np.abs(np.diff(q, axis=1)) > 1e-3).all()
+    refilled = answers(replace(effort, refill=True), 5)
+    np.testing.assert_array_equal(refilled.tokens, found.tokens)
+    np.testing.assert_array_equal(refilled.steps, found.steps)
+    assert_close(refilled.residual, found.residual, 1e-4)
+    assert (np.asarray(found.residual) > 0).all()

@@ -51,6 +51,7 @@ def test_a_kind_is_guessed_once_from_length_and_vocabulary():
     found = [guess_kind(81, 11), guess_kind(16, 6), guess_kind(36), guess_kind(900)]
     assert found == ["sudoku", "sudoku", "sudoku", "numbers"]
     assert guess_kind(81, 12) == "numbers"
+    assert [guess_kind(seq, 6) for seq in (900, 36, 35)] == ["maze", "maze", "numbers"]
 
 
 def test_a_kind_that_is_not_known_is_drawn_as_numbers():
