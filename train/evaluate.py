@@ -244,6 +244,9 @@ def evaluate_checkpoint(
             chosen, sums = settle(
                 answers, real, puzzles.labels, work.effort, work.select
             )
+            ruled = work.dataset.is_solution(puzzles.inputs, chosen.predictions)
+            if ruled is not None:
+                sums["by_the_rules"] = (int(ruled.sum()), len(ruled))
             total = add(total, sums)
             sweeps += int(answers.sweeps.sum())
             keep({"number": numbers[real], **puzzles._asdict(), **vars(chosen)})

@@ -15,7 +15,8 @@ import numpy as np
 
 from configs import require
 from data.puzzles.kinds import Kind
-from trm.frames import Frame
+from trm.frames import Frame, Solution, crop
+from trm.page import write_page
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
 
 INK, FAINT, PAPER = "#000000", "#5f5f5f", "#ffffff"
 GIVEN, MODEL, CHANGED, WRONG = "#e4e4e4", "#0072b2", "#f7ec9f", "#d55e00"
-LEGEND = (
+LETTERS = (
     ("given", GIVEN, "", INK),
     ("by the model", PAPER, "", MODEL),
     ("changed in this step", CHANGED, "", MODEL),
-    ("breaks a rule", PAPER, WRONG, MODEL),
 )
 MARGIN, LINE, SMALL = 16, 22, 15
 WIDEST = 1500
@@ -46,10 +46,27 @@ def require_pillow() -> None:
     )
 
 
+def write_pictures(solution: Solution, folder: str | Path, name: str) -> list[Path]:
+    """The files that show a solution: `name` with `.png`, `.gif` and `.html`.
+
+    Raises:
+        UserError: if Pillow is missing.
+    """
+    require_pillow()
+    kind, frames = solution.kind, solution.frames
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    png, gif, page = (Path(folder) / f"{name}.{end}" for end in ("png", "gif", "html"))
+    draw_sheet(kind, frames).save(png, optimize=True)
+    write_animation(gif, kind, frames)
+    write_page(page, kind, frames, solution.question.name, solution.conclusion)
+    return [png, gif, page]
+
+
 def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
     """The question and the boards, or some of them, side by side in one picture."""
     from PIL import Image, ImageDraw
 
+    kind, frames = crop(kind, frames)
     panels = [_panel(kind, frames[i]) for i in _spread(len(frames))]
     width, height = panels[0].size
     shelves = math.ceil(len(panels) / max(WIDEST // width, 1))
@@ -69,6 +86,7 @@ def write_animation(
     """One frame after another, for ever; the first and the last stay longer."""
     from PIL import Image, ImageDraw
 
+    kind, frames = crop(kind, frames)
     pictures = []
     for frame in frames:
         panel = _panel(kind, frame)
@@ -156,16 +174,18 @@ def _draw_board(
         x, y = left + column * cell, top + row * cell
         known = 0 <= token < len(kind.signs)
         box = (x, y, x + cell, y + cell)
-        if kind.fills and known:
-            draw.rectangle(box, fill=kind.fills[token])
+        if kind.fills:
+            fill, ink = kind.fills[token] if known else PAPER, INK
         else:
             by_model = frame.step and (frame.altered[i] or not frame.given[i])
             ink = MODEL if by_model else INK
             fill = GIVEN if frame.given[i] else PAPER
-            draw.rectangle(box, fill=CHANGED if frame.changed[i] else fill)
-            sign = kind.signs[token] if known else "?"
+            fill = CHANGED if frame.changed[i] else fill
+        draw.rectangle(box, fill=fill)
+        letter = "?" if not known else kind.letters[token] if kind.letters else ""
+        if letter:
             middle = x + cell / 2, y + cell / 2
-            draw.text(middle, sign.strip("."), ink, _font(0.58 * cell), anchor="mm")
+            draw.text(middle, letter, ink, _font(0.58 * cell), anchor="mm")
     right, bottom = left + columns * cell, top + lines * cell
     for row in range(lines + 1):
         y = top + row * cell
@@ -184,14 +204,20 @@ def _draw_board(
         row, column = divmod(int(i), columns)
         x, y = left + column * cell + inset, top + row * cell + inset
         size = cell - 2 * inset
+        if kind.fills:  # of any colour, so that the frame must have an edge
+            draw.rectangle((x - 1, y - 1, x + size + 1, y + size + 1), outline=PAPER)
+            edge = (x + inset + 1, y + inset + 1)
+            draw.rectangle(
+                (*edge, x + size - inset - 1, y + size - inset - 1), outline=PAPER
+            )
         draw.rectangle((x, y, x + size, y + size), outline=WRONG, width=inset + 1)
 
 
 def _legend(kind: Kind) -> list[tuple[str, str, str, str]]:
-    """What marks mean, of those that this kind has."""
-    if kind.fills:
-        return [LEGEND[3]] if kind.faults else []
-    return [*LEGEND[:3], *LEGEND[3:] * (kind.faults is not None)]
+    """What marks mean: a text, the colours of a cell, of its frame, of its letter."""
+    entries = [] if kind.fills else list(LETTERS)
+    entries += [(text, fill, "", "") for fill, text in kind.key]
+    return [*entries, ("breaks a rule" if kind.faults else "wrong", PAPER, WRONG, "")]
 
 
 def _legend_width(kind: Kind) -> int:
@@ -206,7 +232,8 @@ def _draw_legend(draw: "ImageDraw", kind: Kind, x: int | float, y: int) -> None:
         draw.rectangle((x, y, x + 18, y + 18), fill, frame or "#b5b5b5")
         if frame:
             draw.rectangle((x + 1, y + 1, x + 17, y + 17), outline=frame, width=3)
-        draw.text((x + 9, y + 9), "" if kind.fills else "5", ink, _font(13), "mm")
+        if ink:
+            draw.text((x + 9, y + 9), "5", ink, _font(13), "mm")
         draw.text((x + 25, y + 1), text, INK, _font(SMALL))
         x += _font(SMALL).getlength(text) + 44
 

@@ -20,6 +20,7 @@ from data.puzzles.dataset import Puzzle
 from trm.act import select_rows, wants_to_halt
 from trm.loss import puzzle_loss
 from trm.model import TRM
+from trm.noise import fold, puzzle_keys
 from trm.recursion import Latents
 from trm.rollouts import add_noise
 
@@ -55,15 +56,16 @@ class Trace(eqx.Module):
     accuracy: Float[Array, "items steps"]
     lm_loss: Float[Array, "items steps"]
 
+    moved: Float[Array, "items steps"]
+    """How much the step has changed the logits of a cell (norm, mean over the cells); 0
+    after the first."""
+
 
 class Answers(eqx.Module):
     """Answers to a queue. Item `i` is rollout `i % K` of puzzle `i // K`."""
 
     tokens: Int32[Array, "items seq"]
     steps: Int32[Array, " items"]
-
-    residual: Float[Array, " items"]
-    """Root mean square of how much the last step has changed the latents."""
 
     wanted: Bool[Array, " items"]
     """Whether the item halted because the rule says so."""
@@ -81,18 +83,24 @@ class Rows(eqx.Module):
     running: Bool[Array, " rows"]
     steps: Int32[Array, " rows"]
     latents: PyTree[Float[Array, "rows length dim"]]
+    logits: Float[Array, "rows seq vocab"]
     taken: Int32[Array, ""]
     """Items taken so far, by all rows."""
 
 
-def empty_rows(fresh: Latents, rows: int, length: int) -> Rows:
+def empty_rows(model: TRM, puzzles: Puzzle, rows: int) -> Rows:
     """Rows of which none is running, with the latents of a fresh puzzle."""
-    spread = lambda a: jnp.broadcast_to(a, (rows, length, a.shape[-1]))
+    seq = puzzles.inputs.shape[-1]
+    shape = lambda a: (rows, model.prefix + seq, a.shape[-1])
+    spread = lambda a: jnp.broadcast_to(a, shape(a))
+    latents = jax.tree.map(spread, model.recursion.init())
+    said = jax.eval_shape(model.predict, latents)
     return Rows(
         item=jnp.zeros(rows, jnp.int32),
         running=jnp.zeros(rows, bool),
         steps=jnp.zeros(rows, jnp.int32),
-        latents=jax.tree.map(spread, fresh),
+        latents=latents,
+        logits=jnp.zeros(said.logits.shape, said.logits.dtype),
         taken=jnp.zeros((), jnp.int32),
     )
 
@@ -116,6 +124,7 @@ def take(rows: Rows, fresh: Latents, count: Int32[Array, ""], refill: bool) -> R
         running=rows.running | starts,
         steps=jnp.where(starts, 0, rows.steps),
         latents=select_rows(starts, fresh, rows.latents),
+        logits=rows.logits,
         taken=rows.taken + jnp.sum(starts, dtype=jnp.int32),
     )
 
@@ -136,8 +145,8 @@ def answer(
         model: cast.
         table: the puzzle table.
         puzzles: the queue.
-        numbers: of the puzzles, from which their noise and what a variant like EqR
-            draws come; -1 of padding, which stands at the end and gets no answer.
+        numbers: of the puzzles, from which their noise is drawn; -1 of padding, which
+            stands at the end and gets no answer.
         effort: steps, halting, rollouts.
         act: halting rule and loss.
         rows: items in work at once, which take up the memory.
@@ -152,9 +161,8 @@ def answer(
     answers = Answers(
         tokens=jnp.zeros((items, seq), jnp.int32),
         steps=jnp.zeros(items, jnp.int32),
-        residual=jnp.zeros(items, jnp.float32),
         wanted=jnp.zeros(items, bool),
-        trace=Trace(floats, zeros(bool), floats, floats),
+        trace=Trace(floats, zeros(bool), floats, floats, floats),
         sweeps=jnp.zeros(1, jnp.int32),
     )
 
@@ -163,16 +171,18 @@ def answer(
         at = rows.item // copies
         puzzle = jax.tree.map(lambda a: a[at], puzzles)
         x = model.embed(puzzle.inputs, table.at[puzzle.puzzle_id].get(mode="clip"))
-        keys = noise_keys(effort.seed, numbers[at], rows.item % copies, rows.steps)
-        last = model.start(rows.latents, rows.steps == 0, keys)
-        before = last
+        rollout = rows.item % copies
+        own = own_keys(puzzle.inputs, rollout, effort.seed)
+        latents = model.start(rows.latents, rows.steps == 0, own)
         if effort.sigma > 0.0:
-            before = add_noise(model.recursion, last, keys, effort.sigma)
-        latents = model.refine(before, x, keys)
+            keys = noise_keys(effort.seed, numbers[at], rollout, rows.steps)
+            latents = add_noise(model.recursion, latents, keys, effort.sigma)
+        latents = model.refine(latents, x, fold(own, rows.steps))
         prediction = model.predict(latents)
         steps = rows.steps + 1
         wanted = wants_to_halt(prediction, act) & effort.early
         halted = wanted | (steps >= effort.steps)
+        moved = distance(rows.logits, prediction.logits)
         score = lambda said, labels: puzzle_loss(said, labels, None, act.loss)[1:]
         losses, scores = jax.vmap(score)(prediction, puzzle.labels)
 
@@ -183,21 +193,21 @@ def answer(
         answers = Answers(
             tokens=put(answers.tokens, jnp.argmax(prediction.logits, -1)),
             steps=put(answers.steps, steps),
-            residual=put(answers.residual, change(last, latents)),
             wanted=put(answers.wanted, wanted),
             trace=Trace(
                 note(trace.q_halt, prediction.q_halt),
                 note(trace.exact, scores["exact_accuracy"]),
                 note(trace.accuracy, scores["accuracy"]),
                 note(trace.lm_loss, losses["lm_loss"]),
+                note(trace.moved, jnp.where(rows.steps > 0, moved, 0.0)),
             ),
             sweeps=answers.sweeps + 1,
         )
         running = rows.running & ~halted
-        rows = Rows(rows.item, running, steps, latents, rows.taken)
+        rows = Rows(rows.item, running, steps, latents, prediction.logits, rows.taken)
         return take(rows, fresh, count, effort.refill), answers
 
-    start = empty_rows(fresh, min(rows, items), model.prefix + seq)
+    start = empty_rows(model, puzzles, min(rows, items))
     start = take(start, fresh, count, effort.refill)
     _, answers = jax.lax.while_loop(
         lambda loop: jnp.any(loop[0].running), step, (start, answers)
@@ -212,18 +222,25 @@ def noise_keys(
     steps: Int32[Array, " rows"],
 ) -> Key[Array, " rows"]:
     """A key for each step of each rollout of each puzzle."""
-
-    def one(number: Array, rollout: Array, step: Array) -> Array:
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        return jax.random.fold_in(jax.random.fold_in(key, rollout), step)
-
-    return jax.vmap(one)(numbers, rollouts, steps)
+    keys = jnp.broadcast_to(jax.random.key(seed), numbers.shape)
+    return fold(fold(fold(keys, numbers), rollouts), steps)
 
 
-def change(before: Latents, after: Latents) -> Float[Array, " rows"]:
-    """Root mean square of the difference of latents, over all entries of a row."""
-    square = lambda a, b: jnp.mean(
-        (b.astype(jnp.float32) - a.astype(jnp.float32)) ** 2, axis=(1, 2)
-    )
-    squares = jax.tree.leaves(jax.tree.map(square, before, after))
-    return jnp.sqrt(sum(squares[1:], squares[0]) / len(squares))
+def own_keys(
+    inputs: Int32[Array, "rows seq"], rollouts: Int32[Array, " rows"], seed: int
+) -> Key[Array, " rows"]:
+    """Keys for the noise that a variant makes itself (EqR): others for each rollout.
+
+    The first rollout has those of `trm.act.solve`, so that it answers as in training.
+    """
+    keys = puzzle_keys(inputs)
+    others = fold(fold(keys, rollouts), seed)
+    return jnp.where(rollouts == 0, keys, others)
+
+
+def distance(
+    before: Float[Array, "rows seq vocab"], after: Float[Array, "rows seq vocab"]
+) -> Float[Array, " rows"]:
+    """Norm of the difference of the logits of a cell, mean over the cells."""
+    difference = after.astype(jnp.float32) - before.astype(jnp.float32)
+    return jnp.mean(jnp.linalg.norm(difference, axis=-1), axis=-1)

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from data.puzzles.kinds import Kind, Question
+from data.puzzles.asking import Question
+from data.puzzles.kinds import Kind
 
 GAP = "    "
 
@@ -24,21 +26,21 @@ class Frame:
     """Cells that are not as one step before; none in the first two frames."""
 
     wrong: Bool[np.ndarray, " seq"]
-    """Cells that break a rule; none where the kind has no rules."""
+    """Cells that break a rule or are not as the known answer."""
 
     altered: Bool[np.ndarray, " seq"]
     """Given cells that are not as in the question."""
 
-    ruled: bool
-    """Whether there are rules, of this kind and for this frame."""
+    checked: Literal["", "rules", "answer"]
+    """By what `wrong` is known: the rules, the known answer, or nothing."""
 
     q_halt: float | None
     """Probability that the board is right, as the model has it; None: the question."""
 
     @property
     def solved(self) -> bool:
-        """Whether the rules hold, in all cells."""
-        return self.ruled and not self.wrong.any()
+        """Whether the rules hold, or it is the known answer, in all cells."""
+        return bool(self.checked) and not self.wrong.any()
 
     @property
     def kept(self) -> bool:
@@ -52,12 +54,18 @@ class Frame:
 
     @property
     def verdict(self) -> str:
-        """What the rules say; empty if nothing."""
-        if not self.ruled:
-            return ""
+        """What the rules or the known answer say; empty if nothing."""
         count = int(self.wrong.sum())
-        cells = f"{count} cell breaks" if count == 1 else f"{count} cells break"
-        return f"{cells} a rule" if count else "the rules hold"
+        match self.checked:
+            case "rules" if count:
+                return f"{count} cell{' breaks' if count == 1 else 's break'} a rule"
+            case "rules":
+                return "the rules hold"
+            case "answer" if count:
+                return f"{count} wrong cell{'' if count == 1 else 's'}"
+            case "answer":
+                return "as the known answer"
+        return ""
 
 
 def frames_of(
@@ -70,15 +78,20 @@ def frames_of(
     tokens = question.tokens
     given = kind.given(tokens[None])[0]
     nothing = np.zeros(len(tokens), bool)
-    wrong = np.zeros_like(answers, bool)
+    wrong, checked = np.zeros_like(answers, bool), ""
     if kind.faults is not None:
         wrong = kind.faults(np.broadcast_to(tokens, answers.shape), answers)
-    frames = [Frame(0, tokens, given, nothing, nothing, nothing, False, None)]
+        checked = "rules"
+    elif question.answer is not None:
+        wrong, checked = kind.errors(answers, question.answer), "answer"
+    frames = [Frame(0, tokens, given, nothing, nothing, nothing, "", None)]
     for i, board in enumerate(answers):
         changed = board != answers[i - 1] if i else nothing
         altered = given & (board != tokens)
-        ruled, q = kind.faults is not None, float(q_halt[i])
-        frames.append(Frame(i + 1, board, given, changed, wrong[i], altered, ruled, q))
+        q = float(q_halt[i])
+        frames.append(
+            Frame(i + 1, board, given, changed, wrong[i], altered, checked, q)
+        )
     return frames
 
 
@@ -106,18 +119,45 @@ class Solution:
         """A line on the last board, and on the question if that is to blame."""
         last = self.frames[-1]
         parts = [f"step {last.step}", f"halting probability {last.q_halt:.3f}"]
-        if last.ruled:
-            parts += [last.verdict, f"givens {'' if last.kept else 'not '}kept"]
+        parts.append(last.verdict)
+        if last.checked == "rules":
+            parts.append(f"givens {'' if last.kept else 'not '}kept")
         solved = [frame.step for frame in self.frames if frame.solved]
         if solved and solved[0] < last.step:
             parts.append(f"solved first after step {solved[0]}")
-        if last.ruled and not last.solved:
+        if last.checked == "rules" and not last.solved:
             parts.append(self.kind.remark(self.question.tokens))
         return "; ".join(filter(None, parts))
 
     def __str__(self) -> str:
         boards = draw_text(self.kind, self.frames, shutil.get_terminal_size().columns)
         return f"{boards}\n\n{self.conclusion}"
+
+
+def crop(kind: Kind, frames: Sequence[Frame]) -> tuple[Kind, list[Frame]]:
+    """The kind and the frames without rows and columns that are blank throughout."""
+    if kind.blank is None:
+        return kind, list(frames)
+    used = np.any([frame.tokens != kind.blank for frame in frames], axis=0)
+    used = used.reshape(-1, kind.columns)
+    ends = [np.flatnonzero(used.any(axis=axis)).max(initial=0) + 1 for axis in (1, 0)]
+    rows, columns = map(int, ends)
+
+    def part(cells: np.ndarray) -> np.ndarray:
+        return cells.reshape(-1, kind.columns)[:rows, :columns].reshape(-1)
+
+    cut = [
+        replace(
+            frame,
+            tokens=part(frame.tokens),
+            given=part(frame.given),
+            changed=part(frame.changed),
+            wrong=part(frame.wrong),
+            altered=part(frame.altered),
+        )
+        for frame in frames
+    ]
+    return replace(kind, columns=columns), cut
 
 
 def draw_text(kind: Kind, frames: Sequence[Frame], width: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.puzzles.kinds import Kind
-from trm.frames import Frame
+from trm.frames import Frame, crop
 
 GIVEN, CHANGED, WRONG, ALTERED = 1, 2, 4, 8
 """Marks of a cell, which add up."""
@@ -28,6 +28,7 @@ def write_page(
         title: of the page.
         note: a line below the board.
     """
+    kind, frames = crop(kind, frames)
     data = json.dumps(_data(kind, frames)).replace("<", "\\u003c")
     page = (
         PAGE.replace("$TITLE", html.escape(title))
@@ -42,9 +43,10 @@ def _data(kind: Kind, frames: Sequence[Frame]) -> dict[str, object]:
     return {
         "columns": kind.columns,
         "box": kind.box,
-        "signs": ["" if sign == "." else sign for sign in kind.signs],
+        "letters": kind.letters,
+        "key": kind.key,
         "fills": kind.fills,
-        "ruled": kind.faults is not None,
+        "wrong": "breaks a rule" if kind.faults else "wrong",
         "frames": [
             {
                 "title": frame.title,
@@ -131,14 +133,16 @@ function show(index) {
     add("rect", { x, y, width: 1, height: 1, fill,
       stroke: "#b5b5b5", "stroke-width": .02 });
     const kept = now === 0 || (mark & GIVEN && !(mark & ALTERED));
-    const ink = kept ? "#000000" : "#0072b2";
-    if (!data.fills.length) add("text", { x: x + .5, y: y + .52, fill: ink },
-      token in data.signs ? data.signs[token] : "?");
+    const ink = kept || data.fills.length ? "#000000" : "#0072b2";
+    if (data.letters.length) add("text", { x: x + .5, y: y + .52, fill: ink },
+      token in data.letters ? data.letters[token] : "?");
   });
   frame.marks.forEach((mark, i) => {
-    if (mark & WRONG) add("rect", { x: i % columns + .1,
-      y: Math.floor(i / columns) + .1, width: .8, height: .8, fill: "none",
-      stroke: "#d55e00", "stroke-width": .09 });
+    const frame = { x: i % columns + .1, y: Math.floor(i / columns) + .1,
+      width: .8, height: .8, fill: "none" };
+    if (!(mark & WRONG)) return;
+    add("rect", { ...frame, stroke: "#fff", "stroke-width": .15 });
+    add("rect", { ...frame, stroke: "#d55e00", "stroke-width": .09 });
   });
   for (let i = 0; data.box[0] && i <= rows; i += data.box[0])
     add("path", { d: `M0 ${i}H${columns}`, stroke: "#000", "stroke-width": .06 });
@@ -184,7 +188,8 @@ const plain = data.fills.length ? "" : key("background:#e4e4e4", "given") +
   key("background:#fff", "by the model (blue)") +
   key("background:#f7ec9f", "changed in this step");
 get("legend").innerHTML = plain +
-  (data.ruled ? key("border:3px solid #d55e00", "breaks a rule") : "");
+  data.key.map(([fill, text]) => key("background:" + fill, text)).join("") +
+  key("border:3px solid #d55e00", data.wrong);
 show(0);
 </script>
 </html>

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from configs import MOST_STEPS, require, require_positive
+from trm.noise import draw, fold
 from trm.recursion import AbstractRecursion, Latents
 
 Choice = Literal["best_q", "mode", "residual", "first"]
 """Which rollout answers: of the highest q_halt; of the answer that most have given; of
-the least change in its last step; that halted after the fewest steps."""
+the least change in its last steps; that halted after the fewest steps."""
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 
@@ -61,7 +62,8 @@ class Rollouts:
 
     select: Choice | None = None
     """Which attempt answers: that of the highest q_halt; of the answer that most give;
-    of the least change in its last step; that halts first (not with `--mode fixed`)."""
+    of the least change in its last steps; that which halts first (not with `--mode
+    fixed`)."""
 
     seed: int = 0
     """Seed of the noise, which is drawn for each puzzle, rollout and step."""
@@ -110,10 +112,9 @@ def add_noise(
     flags = jax.tree.leaves(scratchpads(recursion, latents))
     for index, (leaf, flag) in enumerate(zip(leaves, flags, strict=True)):
         if flag:
-            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, index)
-            draw = lambda key, shape=leaf.shape[1:]: jax.random.normal(key, shape)
-            noise = sigma * jax.vmap(draw)(own)
-            leaf = (leaf.astype(jnp.float32) + noise).astype(leaf.dtype)
+            length, dim = leaf.shape[1:]
+            drawn = draw(jax.random.normal, fold(keys, index), (length, dim))
+            leaf = (leaf.astype(jnp.float32) + sigma * drawn).astype(leaf.dtype)
         noisy.append(leaf)
     return jax.tree.unflatten(structure, noisy)
 
@@ -135,7 +136,7 @@ def select(
         choice: the rule.
         tokens: answers.
         q_halt: of the last step of each.
-        residual: change of the latents in that step.
+        residual: change of the logits in the last steps.
         steps: made by each.
         wanted: whether a rollout halted because the rule said so.
     """

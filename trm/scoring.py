@@ -15,6 +15,9 @@ from data.puzzles.dataset import IGNORE
 from trm.evaluation import Answers, Effort, Trace
 from trm.rollouts import CHOICES, Choice, select
 
+WINDOW = 3
+"""Steps at the end of which the change is the residual."""
+
 Sums = dict[str, tuple[Any, int]]
 """Sums, of numbers or of arrays, each with the count to divide it by."""
 
@@ -47,18 +50,19 @@ def settle(
     """
     copies = effort.rollouts
     items = puzzles[:, None] * copies + np.arange(copies)
-    tokens, steps, residual, wanted = (
+    tokens, steps, wanted = (
         np.asarray(part)[items]
-        for part in (answers.tokens, answers.steps, answers.residual, answers.wanted)
+        for part in (answers.tokens, answers.steps, answers.wanted)
     )
     trace: Any = held(
         jax.tree.map(lambda a: np.asarray(a)[items], answers.trace), steps
     )
     q_halt, exact = trace.q_halt[..., -1], trace.exact[..., -1]
+    moved = residual(np.asarray(answers.trace.moved)[items], steps)
 
     def pick(choice: Choice, number: int) -> Int[np.ndarray, " real"]:
         """The rollout chosen of the first so many."""
-        parts = (tokens, q_halt, residual, steps, wanted)
+        parts = (tokens, q_halt, moved, steps, wanted)
         return select(choice, *(part[:, :number] for part in parts))
 
     every, best = np.arange(len(puzzles)), pick(choice, copies)
@@ -101,6 +105,22 @@ def held(trace: Trace, steps: Int[np.ndarray, "*items"]) -> Trace:
     """A trace in which an item that has halted says what it said last."""
     at = np.minimum(np.arange(trace.exact.shape[-1]), steps[..., None] - 1)
     return jax.tree.map(lambda a: np.take_along_axis(a, at, axis=-1), trace)
+
+
+def residual(
+    moved: Float[np.ndarray, "*items steps"], steps: Int[np.ndarray, "*items"]
+) -> Float[np.ndarray, "*items"]:
+    """Mean change of the logits over the last steps; infinite after a single one.
+
+    Source: arXiv 2605.21488; `evaluators/eval_fn.py` of locuslab/EqR, with the window
+    of `config/eval/depth_breadth.yaml`.
+    """
+    number, last = np.arange(moved.shape[-1]), steps[..., None]
+    # The first step has nothing to change.
+    within = (number >= 1) & (number >= last - WINDOW) & (number < last)
+    count = within.sum(-1)
+    total = np.where(within, moved, 0.0).sum(-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.inf)
 
 
 def add(total: Sums, more: Sums) -> Sums:

@@ -4,8 +4,9 @@
     python -m trm.solve --run-dir RUN puzzles.txt --steps 16 --out pictures
     cat puzzles.txt | python -m trm.solve --run-dir RUN --show line
 
-A puzzle is a line as this kind of puzzle is written (Sudoku: a character a cell, `.` or
-`0` where it is empty), or a file of such. The same from Python:
+A Sudoku is a line: a character a cell, `.` or `0` where it is empty. A maze is a line
+of `#`, `.`, `S` and `G`, or in a file as many lines as it has rows; an ARC task is a
+file of JSON. The same from Python:
 
     run = load_run("runs/quickstart")
     (solution,) = solve(run, ".53..61...255.6.3.3..6..43...26.25.3")
@@ -21,7 +22,9 @@ if __name__ == "__main__":
 
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,18 +44,21 @@ from configs import (
     require,
     require_not_negative,
 )
+from data.puzzles.asking import Question, table_rows, text_of
 from data.puzzles.dataset import Metadata, Puzzle
-from data.puzzles.kinds import Kind, Question, kind_of
+from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
 from train.devices import start
 from train.run_dir import LoadedRun, load_run
-from trm.draw import draw_sheet, require_pillow, write_animation
+from trm.all_config import train_config
+from trm.draw import require_pillow, write_pictures
 from trm.frames import Solution, draw_text, frames_of
 from trm.model import cast
-from trm.page import write_page
-from trm.trace import Trace, trace
+from trm.official import Given
+from trm.pretrained import build_official, read_official, step_of
+from trm.trace import Trace, in_parts, trace
 
-__all__ = ["load_run", "run_kind", "solve", "think", "write_pictures"]
+__all__ = ["load_official", "load_run", "run_kind", "solve", "think", "write_pictures"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 MOST_AT_ONCE = 64
@@ -68,6 +74,10 @@ class Settings:
 
     run_dir: str = ""
     """Folder of a run of `train.trm`."""
+
+    official: str = ""
+    """Instead of a run, an official checkpoint: a file, a folder with one, or one on
+    the Hugging Face hub as `owner/name` (extra `torch`, unless it is safetensors)."""
 
     checkpoint: Literal["best", "newest"] = "best"
     """Which checkpoint of the run."""
@@ -88,10 +98,11 @@ class Settings:
 
     def check(self) -> None:
         """Raise `UserError` unless all settings are in range."""
+        given = [name for name in (self.run_dir, self.official) if name]
         require(
-            bool(self.run_dir),
-            "A model must be named: got no `--run-dir`. Give the folder of a run of "
-            "`train.trm`.",
+            len(given) == 1,
+            "A model must be named by one of `--run-dir` and `--official`: got "
+            f"{len(given)} of them. Give one.",
         )
         require_not_negative(self, "steps")
         if self.out:
@@ -115,11 +126,27 @@ def run_kind(run: LoadedRun) -> Kind:
         f"`train.{run.kind}`. Name another with `--run-dir`.",
     )
     vocab, seq = run.sizes["vocab"], run.sizes["seq"]
-    try:
-        name = Metadata.read(Path(run.config.data.paths[0]) / "train").kind
-    except (UserError, OSError):
-        name = None
+    name = None
+    with suppress(UserError, OSError):
+        metadata = Metadata.read(Path(run.config.data.paths[0]) / "train")
+        if (metadata.vocab_size, metadata.seq_len) == (vocab, seq):
+            name = metadata.kind
     return kind_of(name or guess_kind(seq, vocab), seq, vocab)
+
+
+def load_official(source: str, given: Given | None = None) -> LoadedRun:
+    """An official checkpoint as if it were a run; see `read_official`.
+
+    Raises:
+        UserError: if there is none, or it is of no model that is known.
+    """
+    official, path = read_official(source, given)
+    for note in official.notes:
+        warnings.warn(note, stacklevel=2)
+    config = train_config(official.config, official.options)
+    model, table = build_official(official, config)
+    step = step_of(path.name) or 0
+    return LoadedRun("trm", config, model, table, step, official.sizes)
 
 
 def solve(
@@ -128,6 +155,7 @@ def solve(
     *,
     steps: int = 0,
     precision: Precision = "auto",
+    kind: Kind | None = None,
 ) -> list[Solution]:
     """What a trained model makes of puzzles, step by step.
 
@@ -136,11 +164,13 @@ def solve(
         puzzles: as text, as the command takes it, or as tokens.
         steps: supervision steps to make; 0: those of training.
         precision: compute type. `auto`: float32 on a CPU, else that of the run.
+        kind: how puzzles are written, checked and drawn. None: as `run_kind` says.
 
     Raises:
         UserError: if a puzzle is none of this run's kind and size.
     """
-    kind, seq, vocab = run_kind(run), run.sizes["seq"], run.sizes["vocab"]
+    kind = kind or run_kind(run)
+    seq, vocab = run.sizes["seq"], run.sizes["vocab"]
     if isinstance(puzzles, str):
         questions = kind.read(puzzles)
     elif isinstance(puzzles, np.ndarray):
@@ -160,7 +190,15 @@ def solve(
         )
     require(bool(questions), "There must be a puzzle to solve: got none. Give one.")
     told = think(
-        run, np.stack([q.tokens for q in questions]), steps=steps, precision=precision
+        run,
+        np.stack([question.tokens for question in questions]),
+        ids=table_rows(
+            [question.identifier for question in questions],
+            Path(run.config.data.paths[0]),
+            len(run.table),
+        ),
+        steps=steps,
+        precision=precision,
     )
     frames = (
         frames_of(kind, question, told.answers[:, i], told.q_halt[:, i])
@@ -173,48 +211,29 @@ def think(
     run: LoadedRun,
     inputs: Integer[np.ndarray, "puzzles seq"],
     *,
+    ids: Integer[np.ndarray, " puzzles"] | None = None,
     steps: int = 0,
     precision: Precision = "auto",
 ) -> Trace:
-    """The answers after each step, as NumPy arrays; see `solve`."""
+    """The answers after each step, as NumPy arrays; see `solve`.
+
+    `ids` are rows of the puzzle table; None: the blank one.
+    """
     if precision == "auto":
         on_cpu = jax.default_backend() == "cpu"
         precision = "float32" if on_cpu else run.config.precision
     model, act = cast(run.model, jnp.dtype(precision)), run.config.act
     steps = steps or act.max_steps
-    at_once = min(len(inputs), MOST_AT_ONCE)
-    rows = jnp.broadcast_to(run.table[0], (at_once, run.table.shape[1]))
-    parts = []
-    for first in range(0, len(inputs), at_once):
-        part = inputs[first : first + at_once].astype(np.int32)
-        # A last batch of fewer puzzles would be compiled again.
-        padded = np.resize(part, (at_once, part.shape[1]))
-        blank = np.zeros(at_once, np.int32)
-        puzzle = Puzzle(padded, np.zeros_like(padded), blank)
-        told = jax.device_get(_trace(model, rows, puzzle, act, steps=steps))
-        parts.append([array[:, : len(part)] for array in told])
-    return Trace(
-        *(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    )
+    ids = np.zeros(len(inputs), np.int32) if ids is None else ids.astype(np.int32)
+
+    def part(puzzle: Puzzle) -> Trace:
+        return _trace(model, run.table[puzzle.puzzle_id], puzzle, act, steps=steps)
+
+    puzzles = Puzzle(inputs.astype(np.int32), np.zeros_like(inputs, np.int32), ids)
+    return in_parts(part, puzzles, MOST_AT_ONCE)
 
 
 _trace = eqx.filter_jit(trace)
-
-
-def write_pictures(solution: Solution, folder: str | Path, name: str) -> list[Path]:
-    """The files that show a solution: `name` with `.png`, `.gif` and `.html`.
-
-    Raises:
-        UserError: if Pillow is missing.
-    """
-    require_pillow()
-    kind, frames = solution.kind, solution.frames
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    png, gif, page = (Path(folder) / f"{name}.{end}" for end in ("png", "gif", "html"))
-    draw_sheet(kind, frames).save(png, optimize=True)
-    write_animation(gif, kind, frames)
-    write_page(page, kind, frames, solution.question.name, solution.conclusion)
-    return [png, gif, page]
 
 
 # -- the command -----------------------------------------------------------------------
@@ -226,27 +245,14 @@ def read_puzzles(words: Sequence[str], kind: Kind) -> list[Question]:
     Raises:
         UserError: if a file cannot be read, a puzzle is wrong, or there is none.
     """
-    texts = [_text(word) for word in words] if words else [sys.stdin.read()]
-    questions = [question for text in texts for question in kind.read(text)]
+    texts = [text_of(word) for word in words] if words else [(sys.stdin.read(), "")]
+    questions = [question for text in texts for question in kind.read(*text)]
     require(
         bool(questions),
         "There must be a puzzle to solve: got none. Give one as an argument, in a file "
         "or on standard input.",
     )
     return questions
-
-
-def _text(word: str) -> str:
-    """What is in the file of this name, or else the word itself."""
-    try:
-        path = Path(word)
-        return path.read_text(encoding="utf-8") if path.is_file() else word
-    except OSError:  # too long for a name
-        return word
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"Puzzles must be text in UTF-8: `{word}` is not ({error}). Check the path."
-        ) from error
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -260,16 +266,19 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     settings.check()
     start(MeshConfig(), RunConfig())
-    run = load_run(settings.run_dir, settings.checkpoint)
+    if settings.official:
+        run = load_official(settings.official)
+    else:
+        run = load_run(settings.run_dir, settings.checkpoint)
     questions = read_puzzles(settings.puzzles, run_kind(run))
-    solutions = solve(
-        run, questions, steps=settings.steps, precision=settings.precision
-    )
-    for number, solution in enumerate(solutions, start=1):
-        show(solution, settings)
-        if settings.out:
-            files = write_pictures(solution, settings.out, f"puzzle-{number}")
-            print(*files, sep="\n", file=sys.stderr)
+    for first in range(0, len(questions), MOST_AT_ONCE):
+        some = questions[first : first + MOST_AT_ONCE]
+        options = {"steps": settings.steps, "precision": settings.precision}
+        for number, solution in enumerate(solve(run, some, **options), first + 1):
+            show(solution, settings)
+            if settings.out:
+                files = write_pictures(solution, settings.out, f"puzzle-{number}")
+                print(*files, sep="\n", file=sys.stderr)
 
 
 def show(solution: Solution, settings: Settings) -> None:

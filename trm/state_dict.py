@@ -5,9 +5,11 @@ PyTorch's are read by its reader of plain data (`weights_only`), which runs no c
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeGuard
 
 import jax.numpy as jnp
@@ -25,8 +27,8 @@ SUFFIXES = ("", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-# Where codes that save more than the weights keep these; averaged ones first.
-_INSIDE = (("ema", "shadow"), ("model",), ("state_dict",), ("model_state_dict",))
+# Where codes that save more than the weights keep these.
+_INSIDE = ("model", "state_dict", "model_state_dict")
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -140,24 +142,34 @@ def _torch(path: Path) -> Any:
 def _load_torch(path: Path, *, mmap: bool) -> Any:
     torch = _torch(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings(action="ignore"):  # of what then fails
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except UnpicklingError as error:
+        raise UserError(
+            f"A checkpoint must hold tensors alone: {path} is damaged, or holds "
+            "objects whose reading would run code, which is never done. Copy or "
+            "download it again, or save its state dict alone."
+        ) from error
     except Exception as error:
         raise UserError(
-            f"A checkpoint must be plain tensors that `torch.save` wrote: PyTorch does "
-            f"not read {path} ({brief(error)}). It is damaged, or holds code, which is "
-            "never run. Copy or download it again."
+            f"A checkpoint must be a file that `torch.save` wrote: {path} is damaged "
+            f"({brief(error).split('. ')[0]}). Copy or download it again."
         ) from error
 
 
 def _find_weights(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The named tensors in what a file holds, and the configuration beside them."""
-    config = stored.get("config", {}) if isinstance(stored, dict) else {}
-    for keys in ((), *_INSIDE):
-        inside: Any = stored
-        for key in keys:
-            inside = inside.get(key) if isinstance(inside, dict) else None
-        if _is_state_dict(inside):
-            return dict(inside), config if isinstance(config, dict) else {}
+    parts = stored if isinstance(stored, dict) else {}
+    config, ema = parts.get("config"), parts.get("ema")
+    found = (stored, *(parts.get(key) for key in _INSIDE))
+    weights = next((part for part in found if _is_state_dict(part)), None)
+    averaged = ema.get("shadow") if isinstance(ema, dict) else None
+    if weights is not None and _is_state_dict(averaged):
+        # It holds what is trained: buffers are in the model alone.
+        plain = lambda named: {n.replace("_orig_mod.", ""): t for n, t in named.items()}
+        weights = plain(weights) | plain(averaged)
+    if weights is not None:
+        return weights, config if isinstance(config, dict) else {}
     what = type(stored).__name__
     if isinstance(stored, dict):
         what = f"a dict of {', '.join(map(repr, list(stored)[:3])) or 'nothing'}"

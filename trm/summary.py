@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from trm.evaluation import Effort
 from trm.scoring import Sums, doublings
 
@@ -9,6 +11,7 @@ Result = dict[str, Any]
 
 NOTES = {
     "exact_accuracy": "puzzles solved",
+    "by_the_rules": "answers that keep the rules, whatever the labels",
     "accuracy": "cells right",
     "q_halt_accuracy": "puzzles of which q_halt tells whether they are solved",
     "steps": "mean supervision steps",
@@ -61,15 +64,18 @@ def result(
 
 def _mean(total: Any, count: int) -> Any:
     """A number, or a list of them; None where nothing was counted."""
-    return (total / count).tolist() if count else None
+    return np.asarray(total / count).tolist() if count else None
 
 
 def describe(found: Result) -> str:
     """What a checkpoint reaches, as tables."""
     values, work = found["values"], found["work"]
-    lines = []
+    lines = [
+        f"  {values[key]:8.4f}  {key:16s} {note}"
+        for key, note in NOTES.items()
+        if values.get(key) is not None
+    ]
     if found["scored"]:
-        lines += [f"  {values[key]:8.4f}  {key:16s} {NOTES[key]}" for key in NOTES]
         curve = found["curve"]["exact_accuracy"]
         at = doublings(len(curve))
         lines += ["", _row("after step", at)]
@@ -103,7 +109,8 @@ def _rollouts(shares: dict[str, float]) -> list[str]:
 
 def compare(results: list[Result]) -> str:
     """All checkpoints in a table, and the best of them."""
-    keys = [key for key in NOTES if results[0]["values"][key] is not None]
+    first = results[0]["values"]
+    keys = [key for key in NOTES if first.get(key) is not None]
     votes = list(results[0].get("votes", {}))
     lines = ["  checkpoint" + "".join(f"{key:>17s}" for key in keys + votes)]
     for found in results:

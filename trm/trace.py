@@ -1,15 +1,18 @@
 """What a model says after each supervision step, not only after the last."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from configs import ACTConfig
 from data.puzzles.dataset import Puzzle
 from trm.act import init_carry, refill, wants_to_halt
 from trm.model import TRM
+from trm.noise import fold, puzzle_keys
 from trm.recursion import Latents
 
 
@@ -36,6 +39,8 @@ def trace(
 ) -> Trace:
     """The answers after 1 .. `steps` supervision steps, more than in training if asked.
 
+    A variant with noise draws the same as in `act.solve`.
+
     Args:
         model: cast.
         rows: the puzzle table's rows of `puzzle`.
@@ -46,13 +51,28 @@ def trace(
     model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
     batch, seq = puzzle.inputs.shape
     carry = refill(model, init_carry(model, batch, seq), puzzle)
-    x = model.embed(puzzle.inputs, rows)
+    x, keys = model.embed(puzzle.inputs, rows), puzzle_keys(puzzle.inputs)
 
-    def step(latents: Latents, _: None) -> tuple[Latents, Trace]:
-        latents = model.refine(latents, x)
+    def step(latents: Latents, number: Int[jax.Array, ""]) -> tuple[Latents, Trace]:
+        latents = model.refine(latents, x, fold(keys, number))
         prediction = model.predict(latents)
         answers = jnp.argmax(prediction.logits, axis=-1).astype(jnp.int32)
         probability = jax.nn.sigmoid(prediction.q_halt)
         return latents, Trace(answers, probability, wants_to_halt(prediction, config))
 
-    return jax.lax.scan(step, carry.latents, length=steps)[1]
+    latents = model.start(carry.latents, carry.steps == 0, keys)
+    return jax.lax.scan(step, latents, jnp.arange(steps))[1]
+
+
+def in_parts(part: Callable[[Puzzle], Trace], puzzles: Puzzle, at_once: int) -> Trace:
+    """The traces of many puzzles as NumPy arrays, so many at once.
+
+    A last part of fewer puzzles is filled up, or else it would be compiled again.
+    """
+    at_once, told = min(len(puzzles.inputs), at_once), []
+    for first in range(0, len(puzzles.inputs), at_once):
+        some = [array[first : first + at_once] for array in puzzles]
+        full = (np.resize(array, (at_once, *array.shape[1:])) for array in some)
+        found = jax.device_get(part(Puzzle(*full)))
+        told.append([array[:, : len(some[0])] for array in found])
+    return Trace(*(np.concatenate(arrays, 1) for arrays in zip(*told, strict=True)))

@@ -93,6 +93,7 @@ def test_all_checkpoints_as_the_training_loop_saw_them(
     assert seen.keys() == {12, 24}
     for found in results:
         assert found["puzzles"] == found["scored"] == 21
+        assert found["values"]["by_the_rules"] >= found["values"]["exact_accuracy"]
         assert found["curve"]["accuracy"][-1] == found["values"]["accuracy"]
         for name in found["values"].keys() & seen.get(found["step"], {}).keys():
             theirs = seen[found["step"]][name]

@@ -7,14 +7,16 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from huggingface_hub import errors
 from jax.sharding import Mesh
 
-from configs import GeneratedSudoku, UserError
+from configs import GeneratedSudoku, TRMConfig, UserError
 from data.build import prepare
-from tests.golden import CASES, Golden
+from data.puzzles.dataset import Puzzle
+from tests.golden import CASES, FOLDER, Golden
 from tests.official import STYLES, rounded, weights_of, write_official
 from tests.runs import finish, start
 from tests.trm.test_golden import relative
@@ -22,10 +24,12 @@ from train.run_dir import LoadedRun, load_run, recorded_run
 from train.step import make_eval_step
 from trm import convert
 from trm.act import init_carry, refill
+from trm.all_config import train_config
 from trm.build import build_trm
 from trm.model import TRM, Prediction
 from trm.official import Given, infer
-from trm.pretrained import choose, find, is_checkpoint, step_of
+from trm.pretrained import build_official, choose, find, is_checkpoint, step_of
+from trm.recursion import Latents
 from trm.state_dict import read_state_dict, write_state_dict
 from trm.weights import TABLE, load_official, to_official
 
@@ -58,9 +62,9 @@ def test_exported_again_it_is_the_same(name: str, tmp_path: Path) -> None:
     """In all three styles of names: bits and types, with latents in bfloat16."""
     golden = Golden(name)
     for style, suffix in zip(STYLES, 2 * suffixes(), strict=False):
-        weights = rounded(weights_of(golden, style))
         here, there = tmp_path / f"in{style}", tmp_path / f"out{style}"
-        write_official(here, golden, f"step_12{suffix}", style, narrow=True)
+        path = write_official(here, golden, f"step_12{suffix}", style, narrow=True)
+        weights, _ = read_state_dict(path)
         run = import_(here, tmp_path / f"run{style}", "--seq", 16)
         assert run.step == 12
         run_dir = str(tmp_path / f"run{style}")
@@ -94,6 +98,44 @@ def test_an_imported_checkpoint_answers_as_the_official_code(
     assert relative(prediction.logits, expected["logits"]) < 1e-4
     assert relative(prediction.q_halt, expected["q_halt_logits"]) < 1e-4
     assert relative(prediction.q_continue, expected["q_continue_logits"]) < 1e-4
+
+
+def test_hrm_of_networks_of_unequal_depth() -> None:
+    """Three slow layers and one fast: what the official code answers in three steps.
+
+    `golden/hrm_layers.npz` holds random weights and those answers, in float32.
+    """
+    options = json.loads((FOLDER / "hrm_layers.json").read_text())
+    with np.load(FOLDER / "hrm_layers.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    start = "weights/"
+    weights = {
+        STYLES[0] + name.removeprefix(start): array
+        for name, array in arrays.items()
+        if name.startswith(start)
+    }
+    found = infer(weights, options, Given(seq=16))
+    assert (found.config.H_layers, found.config.layers) == (3, 1)
+    assert found.notes == ()
+    model, table = build_official(found, train_config(found.config, options))
+    inputs, ids = (jnp.asarray(arrays[n]) for n in ("inputs", "puzzle_identifiers"))
+    carry = init_carry(model, len(ids), 16)
+    latents = refill(model, carry, Puzzle(inputs, inputs, ids)).latents
+    x = model.embed(inputs, table[ids])
+
+    @jax.jit
+    def step(model: TRM, latents: Latents) -> tuple[Latents, Prediction]:
+        latents = model.refine(latents, x)
+        return latents, model.predict(latents)
+
+    for t in range(3):
+        latents, prediction = step(model, latents)
+        for ours, name in (
+            (prediction.logits, "logits"),
+            (prediction.q_halt, "q_halt_logits"),
+            (prediction.q_continue, "q_continue_logits"),
+        ):
+            assert relative(ours, arrays[f"step{t}/{name}"]) < 1e-4, (t, name)
 
 
 @pytest.mark.slow
@@ -153,6 +195,20 @@ def test_every_variant_there_and_back(name: str) -> None:
         for key, array in again.items():
             stored = found.weights[key]
             assert array.astype(stored.dtype).tobytes() == stored.tobytes()
+
+
+def test_eqr_has_no_latents_to_keep() -> None:
+    """Those of a run without noise are drawn: its checkpoints hold none."""
+    config = TRMConfig(variant="eqr", dim=32, prefix=0, puzzle_dim=0)
+    build = partial(build_trm, config, vocab=6, seq=16)
+    weights = to_official(build(key=jax.random.key(3)), config)
+    assert not any(name.endswith("_init") for name in weights)
+    like = jax.eval_shape(partial(build, key=jax.random.key(0)))
+    model = load_official(weights, like, config)
+    for key, array in to_official(model, config).items():
+        np.testing.assert_array_equal(array, weights[key])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model))
+    assert float(jnp.std(jax.tree.leaves(model.recursion.init())[0])) > 0.5
 
 
 @pytest.mark.slow

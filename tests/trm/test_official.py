@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import TRM_PRESETS, TRMConfig, UserError
-from tests.golden import CASES, Golden
+from tests.golden import CASES, FOLDER, Golden
 from tests.official import STYLES, options_of, weights_of
 from trm.all_config import all_config, train_config
 from trm.build import build_trm
@@ -84,6 +84,9 @@ def test_presets_are_told_without_options(name: str) -> None:
         {"variant": "hrm", "layers": 3, "H_layers": 1, "puzzle_dim": 32, "prefix": 1},
         {"variant": "transformer", "layers": 5, "H_cycles": 1, "L_cycles": 1},
         {"variant": "hier6", "L_cycles": 6},
+        {"variant": "eqr", "prefix": 0, "puzzle_dim": 0},
+        {"variant": "eqr", "prefix": 0, "puzzle_dim": 0, "mixer": "mlp"}
+        | {"positions": "none"},
         {"mixer": "mlp", "positions": "learned"},
         {"expansion": 1.0},
         {"expansion": 9.5, "dim": 100, "heads": 5, "puzzle_dim": 100},
@@ -186,6 +189,25 @@ def test_sizes_that_do_not_fit() -> None:
     name = "embed_tokens.embedding_weight"
     with pytest.raises(UserError, match="must be a matrix"):
         infer(weights | {name: np.zeros(6, np.float32)}, {})
+
+
+def test_weights_of_the_code_of_eqr() -> None:
+    with np.load(FOLDER / "eqr.npz") as stored:
+        weights = {name[2:]: stored[name] for name in stored if name.startswith("w/")}
+    found = infer(weights, {}).config
+    assert (found.variant, found.mixer, found.prefix) == ("eqr", "mlp", 0)
+    assert (found.layers, found.dim, found.puzzle_dim) == (2, 16, 0)
+
+
+def test_eqr_of_another_noise() -> None:
+    config = TRM_PRESETS["sudoku-eqr"][1].model
+    weights = official(config, 11, 81)
+    arch = {"lambda_": 0.95, "noise_scale": 0.01, "H_cycles": 3, "L_cycles": 6}
+    found = infer(weights, {"arch": arch})
+    assert (found.config, found.seq, found.notes) == (config, 81, ())
+    assert found.puzzles == 1
+    with pytest.raises(UserError, match=r"`noise_scale` of EqR must be 0\.01"):
+        infer(weights, {"arch": arch | {"noise_scale": 0.5}})
 
 
 def test_cells_that_nobody_tells() -> None:

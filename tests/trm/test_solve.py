@@ -1,5 +1,6 @@
 """`python -m trm.solve`, from a run on disk to text, pictures and pages."""
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -17,9 +18,14 @@ from PIL import Image
 
 from configs import TRM_PRESETS, GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
-from data.puzzles.kinds import Question, kind_of
+from data.puzzles.arc_grid import to_tokens
+from data.puzzles.asking import Question, table_rows
+from data.puzzles.kinds import Kind, kind_of
+from data.puzzles.render import numbers
 from data.puzzles.sudoku import faults
 from tests import runs
+from tests.golden import Golden
+from tests.official import write_official
 from tests.runs import finish, start
 from tests.tiny import assert_equal
 from tests.train.test_run import SETTINGS
@@ -30,7 +36,8 @@ from train.trm import build
 from trm import draw, page, solve
 from trm.act import init_carry, refill
 from trm.act import solve as evaluate
-from trm.frames import Solution, draw_text, frames_of
+from trm.frames import Solution, crop, draw_text, frames_of
+from trm.official import Given
 
 SIZES = {"vocab": 6, "seq": 16, "puzzles": 1}
 BOARDS = ("12..34..21..43..", "1.34............", "0000000000000004")
@@ -113,6 +120,20 @@ def test_answers_are_those_of_evaluation(run: LoadedRun) -> None:
     assert_equal(found.answer, np.argmax(told.logits[0], axis=-1))
 
 
+def test_an_official_checkpoint_answers_as_the_official_code(tmp_path: Path) -> None:
+    """The golden evaluation, all supervision steps."""
+    golden = Golden("trm_attention")
+    path = str(write_official(tmp_path, golden))
+    run = solve.load_official(path, Given(seq=16))
+    batch = golden.batch("step5/batch")
+    ids = np.asarray(batch.puzzle_id)
+    told = solve.think(run, np.asarray(batch.inputs), ids=ids)
+    expected = golden.tree("eval")
+    assert_equal(told.answers[-1], expected["preds"])
+    right = 1 / (1 + np.exp(-expected["q_halt_logits"].astype(np.float64)))
+    np.testing.assert_allclose(told.q_halt[-1], right, atol=1e-4)
+
+
 def test_more_puzzles_than_go_at_once(
     run: LoadedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +154,8 @@ def test_the_kind_is_that_of_the_dataset_if_it_is_at_hand(
     data = replace(run.config.data, paths=(str(tmp_path / "data"),))
     other = replace(run, config=replace(run.config, data=data))
     assert solve.run_kind(other).faults is None
+    sizes = {"vocab": 11, "seq": 81, "puzzles": 1}
+    assert solve.run_kind(replace(other, sizes=sizes)).box == (3, 3), "of other sizes"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +172,25 @@ def test_the_kind_is_that_of_the_dataset_if_it_is_at_hand(
 def test_no_puzzle(run: LoadedRun, puzzles, message: str) -> None:
     with pytest.raises(UserError, match=message):
         solve.solve(run, puzzles)
+
+
+def test_a_kind_of_ones_own(run: LoadedRun) -> None:
+    """Letters, colours and a rule (no two equal neighbours in a row) from a caller."""
+    clash = lambda inputs, answers: answers == np.roll(answers, 1, axis=1)
+    mine = Kind(
+        columns=8,
+        signs=tuple("_abcde"),
+        letters=tuple("_abcde"),
+        fills=("#ffffff", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9"),
+        read=lambda text, name="": [Question("mine", np.arange(16) % 6)],
+        render=numbers,
+        faults=clash,
+    )
+    (found,) = solve.solve(run, "", kind=mine)
+    assert found.question.name == "mine"
+    assert_equal(found.frames[3].wrong, clash(None, found.frames[3].tokens[None])[0])
+    sheet = draw.draw_sheet(found.kind, found.frames)
+    assert pixels(sheet) >= {mine.fills[token] for token in found.answer}
 
 
 def test_a_gpt_solves_nothing(run: LoadedRun) -> None:
@@ -227,6 +269,51 @@ def test_a_kind_without_rules_says_nothing_of_them() -> None:
     found = Solution(kind, Question("q", np.ones(4, int)), frames)
     assert found.conclusion == "step 2; halting probability 1.000"
     assert not found.solved
+
+
+def test_a_known_answer_of_a_kind_without_rules() -> None:
+    kind = kind_of("numbers", 4, 9)
+    asked = Question("q", np.ones(4, int), np.array([1, 2, 3, 4]))
+    boards = np.array([[1, 2, 3, 3], [1, 2, 3, 4]])
+    _, first, last = frames_of(kind, asked, boards, np.ones(2))
+    assert (first.verdict, last.verdict) == ("1 wrong cell", "as the known answer")
+    assert (first.solved, last.solved) == (False, True)
+
+
+def test_pictures_leave_out_what_is_blank_throughout() -> None:
+    """Here 3 rows of 4 columns, the border included; the terminal keeps the canvas."""
+    kind = kind_of("arc", 900, 12)
+    grid = lambda *rows: to_tokens(np.array(rows, np.uint8)).astype(np.int32)
+    asked = Question("q", grid([1, 2, 3]))
+    frames = frames_of(kind, asked, grid([4], [5])[None], np.ones(1))
+    cut, shown = crop(kind, frames)
+    assert cut.columns == 4
+    assert shown[0].tokens.tolist() == [3, 4, 5, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert shown[1].tokens.tolist() == [6, 1, 0, 0, 7, 1, 0, 0, 1, 0, 0, 0]
+    assert len(frames[0].tokens) == 900
+    colours = pixels(draw.draw_sheet(kind, frames))
+    assert colours >= {kind.fills[token] for token in (1, 3, 4, 5, 6, 7)}
+
+
+def test_a_task_has_its_row_of_the_puzzle_table(run: LoadedRun, tmp_path: Path) -> None:
+    """By `identifiers.json`; what has none gets the blank row, and a warning."""
+    names = ["<blank>", "one", "two"]
+    (tmp_path / "identifiers.json").write_text(json.dumps(names))
+    assert table_rows(["two", "", "one"], tmp_path, 3).tolist() == [2, 0, 1]
+    with pytest.warns(UserWarning, match="not on those of three, .* are guesses"):
+        assert table_rows(["three", "two"], tmp_path, 3).tolist() == [0, 2]
+    with pytest.warns(UserWarning, match="is not at hand"):
+        assert table_rows(["one"], tmp_path / "missing", 3).tolist() == [0]
+    with pytest.warns(UserWarning, match="is not at hand"):
+        assert table_rows(["one"], tmp_path, 4).tolist() == [0], "of other puzzles"
+    data = replace(run.config.data, paths=(str(tmp_path),))
+    table = jnp.concatenate([run.table, run.table + 5, run.table])
+    other = replace(run, config=replace(run.config, data=data), table=table)
+    asked = [Question(name, np.ones(16, int), None, name) for name in ("one", "two")]
+    one, two = (found.frames[-1].q_halt for found in solve.solve(other, asked))
+    assert one != two
+    told = solve.think(other, np.ones((2, 16), int), ids=np.array([0, 1]))
+    assert (told.q_halt[:, 0] != told.q_halt[:, 1]).any()
 
 
 # -- pictures --------------------------------------------------------------------------
@@ -365,9 +452,12 @@ def test_pictures_are_written(command: Callable[..., str], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run-dir", "", BOARDS[0]], "must be named: got no `--run-dir`"),
+        (["--run-dir", "", BOARDS[0]], "must be named by one of .*: got 0 of them"),
+        (["--official", "x", BOARDS[0]], "got 2 of them"),
         ([BOARDS[0], "--steps", "-1"], "`steps` must be at least 0"),
-        (["missing.txt"], "must have 16 characters: line 1 has 11"),
+        (["missing.txt"], "must exist: there is no `missing.txt`"),
+        (["a/b"], "must exist: there is no `a/b`"),
+        (["missing"], "must have 16 characters: line 1 has 7"),
         (["." * 5000], "must have 16 characters: line 1 has 5000"),
     ],
 )
@@ -379,9 +469,12 @@ def test_wrong_words(
 
 
 def test_a_file_that_is_no_text(command: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="must be text in UTF-8"):
-        command(str(tmp_path / "x"))
+    for name in ("x", "x.gz"):
+        (tmp_path / name).write_bytes(b"\xff\xfe")
+        with pytest.raises(UserError, match="must be text in UTF-8, or that gzipped"):
+            command(str(tmp_path / name))
+    (tmp_path / "y.gz").write_bytes(gzip.compress(BOARDS[0].encode()))
+    assert command(str(tmp_path / "y.gz"), "--show", "line")
 
 
 @pytest.mark.slow

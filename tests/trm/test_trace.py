@@ -15,19 +15,24 @@ from trm.model import cast
 from trm.trace import trace
 
 STEPS = 4
+EQR = replace(MODEL, variant="eqr", prefix=0, puzzle_dim=0)
 MLP = replace(MODEL, mixer="mlp", positions="none")
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [(MODEL, "float32"), pytest.param(MLP, "bfloat16", marks=pytest.mark.slow)],
-    ids=["trm", "mlp"],
+    [
+        (EQR, "float32"),
+        pytest.param(MODEL, "float32", marks=pytest.mark.slow),
+        pytest.param(MLP, "bfloat16", marks=pytest.mark.slow),
+    ],
+    ids=["eqr", "trm", "mlp"],
 )
 def test_each_step_is_that_of_evaluation(shape: TRMConfig, dtype: str) -> None:
     """`act.solve` after one step and after more than the model is made for."""
     made = cast(model(shape), jnp.dtype(dtype))
     batch = jax.tree.map(jnp.asarray, puzzles(3, BATCH))
-    rows = 0.1 * jax.random.normal(jax.random.key(2), (BATCH, MODEL.puzzle_dim))
+    rows = 0.1 * jax.random.normal(jax.random.key(2), (BATCH, shape.puzzle_dim))
     told = jax.jit(trace, static_argnames=("config", "steps"))(
         made, rows, batch, config=ACTConfig(max_steps=3), steps=STEPS
     )

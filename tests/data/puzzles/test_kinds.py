@@ -1,12 +1,20 @@
+import json
 import random
 
 import numpy as np
 import pytest
 
 from configs import UserError
-from data.puzzles import sudoku
+from data.puzzles import arc_grid, maze, sudoku
+from data.puzzles.asking import (
+    Question,
+    read_arc,
+    read_mazes,
+    read_numbers,
+    read_sudoku,
+)
 from data.puzzles.board import BOXES
-from data.puzzles.kinds import kind_of, read_numbers, read_sudoku
+from data.puzzles.kinds import kind_of
 from data.puzzles.render import numbers
 from data.puzzles.solver import BoundedSearch, Search, solutions_known
 
@@ -148,3 +156,135 @@ def test_other_kinds_are_numbers() -> None:
     }.items():
         with pytest.raises(UserError, match=message):
             read_numbers(text, 4, 12)
+
+
+# -- mazes -----------------------------------------------------------------------------
+
+MAZE = """\
+####
+#S #
+#  #
+##G#"""
+
+
+def test_mazes_in_lines_and_in_blocks() -> None:
+    """A maze a line, as in Maze-Hard's files, or one under another."""
+    line = MAZE.replace("\n", "")
+    dots = MAZE.replace(" ", ".")
+    for text in (f"{line}\n{line}\n", f"{MAZE}\n\n\n{dots}\n"):
+        first, second = read_mazes(text, 16, "file")
+        assert (first.name, second.name) == ("file 1", "file 2")
+        assert_tokens(first, second)
+        assert kind_of("maze", 16, 6).show(first.tokens) == line
+    (one,) = read_mazes(MAZE, 16)
+    assert one.name == "maze"
+
+
+def assert_tokens(first: Question, second: Question) -> None:
+    np.testing.assert_array_equal(first.tokens, second.tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MAZE.replace("G", " "), "m: A maze must have one goal, `G`: got 0"),
+        (MAZE.replace("S", "x"), "m: .*got 'x'"),
+        (MAZE, "m: A maze of this model must be 5 by 5 cells: got 16"),
+        (f"{MAZE}\n\n{MAZE}G", "m 1: A maze of this model must be 5 by 5"),
+    ],
+)
+def test_no_maze(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_mazes(text, 25, "m")
+
+
+def test_faults_of_a_maze_are_none_in_a_solution_alone() -> None:
+    """Whatever is changed; a detour has no fault of its own, so all of it is one."""
+    kind = kind_of("maze", 25, 6)
+    (asked,) = kind.read("S    \n###  \n     \n     \n    G")
+    rng = np.random.default_rng(0)
+    base = np.tile(asked.tokens, (400, 1))
+    answers = base.copy()
+    right = [1, 2, 3, 8, 13, 18, 23]
+    for answer in answers:
+        answer[right] = maze.PATH
+        changes = rng.integers(0, 4)
+        answer[rng.integers(0, 25, changes)] = rng.integers(0, 7, changes)
+    answers[0, :] = asked.tokens
+    detour = [1, 2, 3, 4, 9, 14, 13, 12, 17, 18, 19]
+    answers[1, :] = asked.tokens
+    answers[1, detour] = maze.PATH
+    assert kind.faults is not None
+    found = kind.faults(base, answers)
+    solved = maze.is_solution(base, answers)
+    np.testing.assert_array_equal(~found.any(axis=1), solved)
+    assert 0 < solved.sum() < 400
+    assert np.flatnonzero(found[0]).tolist() == [0, 24], "no path leaves the ends"
+    assert found[1, detour].any()
+
+
+def test_a_longer_way_is_wrong_all_along() -> None:
+    kind = kind_of("maze", 16, 6)
+    (asked,) = kind.read("S  G\n    \n    \n    ")
+    answer = asked.tokens.copy()
+    way = [4, 5, 6, 7]
+    answer[way] = maze.PATH
+    assert kind.faults is not None
+    wrong = kind.faults(asked.tokens[None], answer[None])[0]
+    assert np.flatnonzero(wrong).tolist() == [0, 3, *way]
+
+
+def test_a_maze_without_a_way() -> None:
+    kind = kind_of("maze", 16, 6)
+    shut, open_ = (kind.read(f"S #.\n  {sign}.\n  #.\n  #G")[0] for sign in "#.")
+    assert kind.remark(shut.tokens) == "no answer is right: no way leads from S to G"
+    assert kind.remark(open_.tokens) == ""
+
+
+# -- ARC -------------------------------------------------------------------------------
+
+TASK = {
+    "train": [],
+    "test": [{"input": [[1, 2], [3, 0]], "output": [[9]]}, {"input": [[5]]}],
+}
+
+
+def test_test_inputs_of_a_task_and_of_many() -> None:
+    first, second = read_arc(json.dumps(TASK), "0a1b")
+    assert (first.name, first.identifier) == ("0a1b, test[0]", "0a1b")
+    assert arc_grid.to_grid(first.tokens).tolist() == [[1, 2], [3, 0]]
+    assert first.answer is not None
+    assert arc_grid.to_grid(first.answer).tolist() == [[9]]
+    assert second.answer is None
+    many = read_arc(json.dumps({"a": TASK, "b": TASK}), "file")
+    assert [question.identifier for question in many] == ["a", "a", "b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "must be JSON: t is not"),
+        ("[1]", r"must be a JSON object with `train` and `test`: t is \[1\]"),
+        ('{"a": 3}', "a list `test` of objects: a has none"),
+        ('{"test": [3]}', "a list `test` of objects: t has none"),
+        ('{"test": [{"output": [[1]]}]}', r"t, test\[0\]: a pair must have an input"),
+        ('{"test": [{"input": [[1, 2], [3]]}]}', r"t, test\[0\], input.*rows of 1 and"),
+        ('{"test": [{"input": [[10]]}]}', "the colour 10"),
+        ('{"test": [{"input": [[1]], "output": [[]]}]}', "output: a grid.*0 columns"),
+    ],
+)
+def test_no_task(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_arc(text, "t")
+
+
+def test_an_arc_answer_is_right_as_it_is_cropped() -> None:
+    """As in the official evaluation; else all that differs is wrong."""
+    kind = kind_of("arc", 900, 12)
+    known = arc_grid.to_tokens(np.array([[1, 2], [3, 4]], np.uint8)).astype(np.int32)
+    beyond, other = known.copy(), known.copy()
+    beyond[450] = 7
+    other[[0, 450]] = 7
+    wrong = kind.errors(np.stack([known, beyond, other]), known)
+    assert [np.flatnonzero(row).tolist() for row in wrong] == [[], [], [0, 450]]
+    assert len(set(kind.fills)) == len(kind.fills) == 12
