@@ -33,21 +33,22 @@ from gpt.attention import Kernel, pick_kernel
 from train.devices import start
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
+from train.integrity import kinds
 from train.job import Evaluator, Job, run_job
 from train.loop import Evaluation, Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
-from train.run_dir import Sizes, load_run, resumed_config
+from train.run_dir import LoadedRun, Sizes, load_run, resumed_config
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
 from trm.model import TRM, cast
 from trm.objective import evaluate, row_ids, supervision_loss
 from trm.official import Given, Official
-from trm.pretrained import first_weights, read_official
+from trm.pretrained import first_table, read_official
 from trm.puzzle_table import sign_sgd_rows
-from trm.weights import TABLE, to_official
+from trm.weights import TABLE, load_official
 
 
 def main(preset: str, config: TrainTRM) -> int:
@@ -57,7 +58,9 @@ def main(preset: str, config: TrainTRM) -> int:
     return run_job(make_job(preset, config, source), config)
 
 
-def make_job(preset: str, config: TrainTRM, source: Official | None = None) -> Job:
+def make_job(
+    preset: str, config: TrainTRM, source: Official | LoadedRun | None = None
+) -> Job:
     """The run that a resolved configuration describes.
 
     Raises:
@@ -124,7 +127,7 @@ def make_job(preset: str, config: TrainTRM, source: Official | None = None) -> J
     )
 
 
-def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | None]:
+def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
     """The configuration with the model of the weights to start with, and these.
 
     A run that is continued needs no first weights.
@@ -140,32 +143,53 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | None]:
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(Path(config.data.paths[0]) / "train").seq_len
     if (Path(config.init_from) / "config.json").is_file():
-        source = run_weights(config.init_from)
+        source = load_run(config.init_from)
+        require(
+            source.kind == "trm",
+            f"First weights must be those of a TRM: `{config.init_from}` is a run of "
+            f"`train.{source.kind}`. Name another with `--config.init-from`.",
+        )
+        model = source.config.model
     else:
         source, _ = read_official(config.init_from, Given(seq=seq), config.model)
-    model = dataclasses.replace(source.config, attention=config.model.attention)
-    if jax.process_index() == 0 and source.notes:
-        print(f"Not told by {config.init_from}, so taken: {', '.join(source.notes)}.")
+        model = source.config
+        if source.notes and jax.process_index() == 0:
+            notes = ", ".join(source.notes)
+            print(f"Not told by {config.init_from}, so taken: {notes}.")
+    model = dataclasses.replace(model, attention=config.model.attention)
     return dataclasses.replace(config, model=model), source
 
 
-def run_weights(run_dir: str) -> Official:
-    """The weights that a run of ours has trained, in their official form.
+def first_weights(
+    source: Official | LoadedRun, like: tuple[TRM, Any], config: TrainTRM
+) -> tuple[TRM, Array]:
+    """A model and a puzzle table to begin a run with.
+
+    Args:
+        source: the weights.
+        like: the model and the table of the run; they may be abstract.
+        config: of the run.
 
     Raises:
-        UserError: if it is a run of another kind, or has no checkpoint.
+        UserError: if the weights are for other puzzles.
     """
-    run = load_run(run_dir)
-    require(
-        run.kind == "trm",
-        f"First weights must be those of a TRM: `{run_dir}` holds a run of "
-        f"`train.{run.kind}`. Name another with `--config.init-from`.",
-    )
-    weights = to_official(run.model, run.config.model)
-    if run.config.model.puzzle_dim:
-        weights[TABLE] = np.asarray(run.table)
-    vocab, _ = run.model.embedding.weight.shape
-    return Official(weights=weights, config=run.config.model, vocab=vocab, seq=0)
+    model, rows = like
+    if isinstance(source, Official):
+        stored = source.weights.get(TABLE)
+        model = load_official(source.weights, model, config.model)
+    else:
+        stored, theirs = source.table, kinds(source.model)
+        for name, kind in kinds(model).items():
+            require(
+                theirs.get(name) == kind,
+                f"First weights must be for puzzles as the configured data: `{name}` "
+                f"is {theirs.get(name)} in {config.init_from} and {kind} here. Use a "
+                "run on puzzles of as many cells and tokens.",
+            )
+        model = jax.tree.unflatten(
+            jax.tree.structure(model), jax.tree.leaves(source.model)
+        )
+    return model, first_table(stored, rows.shape, config.init_table)
 
 
 def make_trm_init(

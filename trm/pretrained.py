@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from trm.build import build_trm
 from trm.model import TRM
 from trm.official import Given, Official, infer
 from trm.state_dict import SUFFIXES, brief, read_state_dict
-from trm.weights import TABLE, load_official, load_official_table, mean_row
+from trm.weights import TABLE, load_official
 
 _HUB = re.compile(r"(?P<model>[\w.-]+/[\w.-]+)(?:/(?P<path>[\w./-]+))?")
 _STEP = re.compile(r"step_(\d+)(?!\d)")
@@ -57,31 +57,6 @@ def read_file(
     return infer(weights, options, given, default)
 
 
-def first_weights(
-    source: Official, like: tuple[TRM, Any], config: TrainTRM
-) -> tuple[TRM, Array]:
-    """A model and a puzzle table to begin a run with; says what becomes of the table.
-
-    Args:
-        source: the weights.
-        like: the model and the table of the run; they may be abstract.
-        config: of the run; its model is that of the weights.
-
-    Raises:
-        UserError: if the weights are for other puzzles.
-    """
-    model, rows = like
-    model = load_official(source.weights, model, config.model)
-    if config.init_table == "zeros" or TABLE not in source.weights:
-        return model, jnp.zeros(rows.shape, rows.dtype)
-    table = load_official_table(source.weights, rows.shape)
-    if config.init_table == "mean":
-        table = mean_row(np.asarray(source.weights[TABLE]), len(table))
-    elif source.puzzles != len(table) and jax.process_index() == 0:
-        print(table_note(source.puzzles, len(table)))
-    return model, jnp.asarray(table)
-
-
 def build_official(
     official: Official, config: TrainTRM, puzzles: int | None = None
 ) -> tuple[TRM, Array]:
@@ -97,9 +72,43 @@ def build_official(
     """
     sizes = {"vocab": official.vocab, "seq": official.seq}
     build = partial(build_trm, config.model, key=jax.random.key(0), **sizes)
-    rows = (puzzles or official.puzzles, config.model.puzzle_dim)
-    table = jax.ShapeDtypeStruct(rows, jnp.float32)
-    return first_weights(official, (jax.eval_shape(build), table), config)
+    like = jax.eval_shape(build)
+    shape = (puzzles or official.puzzles, config.model.puzzle_dim)
+    model = load_official(official.weights, like, config.model)
+    return model, first_table(official.weights.get(TABLE), shape)
+
+
+def first_table(
+    stored: np.ndarray | Array | None,
+    shape: tuple[int, ...],
+    how: Literal["keep", "mean", "zeros"] = "keep",
+) -> Array:
+    """A puzzle table to begin with; says so if it is not the one that is stored.
+
+    Source: `pretrain.py`, `load_checkpoint`.
+
+    Args:
+        stored: the table that goes with the weights; None without one.
+        shape: puzzles and width.
+        how: as `TrainTRM.init_table` says.
+
+    Raises:
+        UserError: if the rows have another width.
+    """
+    if how == "zeros" or stored is None or 0 in shape:
+        return jnp.zeros(shape, jnp.float32)
+    table = np.asarray(stored, np.float32)
+    require(
+        table.ndim == 2 and table.shape[1] == shape[1],
+        f"`{TABLE}` must have rows of width {shape[1]}: got shape {table.shape}. Use "
+        "the `puzzle_dim` that the weights were trained with.",
+    )
+    if how == "keep" and len(table) != shape[0] and jax.process_index() == 0:
+        print(table_note(len(table), shape[0]))
+    if how == "keep" and len(table) == shape[0]:
+        return jnp.asarray(table)
+    mean = table.mean(axis=0, keepdims=True, dtype=np.float32)
+    return jnp.asarray(np.broadcast_to(mean, shape))
 
 
 def table_note(stored: int, wanted: int) -> str:

@@ -197,33 +197,6 @@ def official_shapes(model: TRM, config: TRMConfig) -> dict[str, tuple[int, ...]]
     }
 
 
-def load_official_table(
-    weights: Mapping[str, np.ndarray], shape: tuple[int, int]
-) -> np.ndarray:
-    """The puzzle table of an official state dict; of another length: its mean row.
-
-    Source: `pretrain.py`, `load_checkpoint`.
-
-    Raises:
-        UserError: if there is none, or its rows have another width.
-    """
-    tables = [array for name, array in weights.items() if name.endswith(TABLE)]
-    stored = np.asarray(tables[0]) if tables else np.zeros((1, 0), np.float32)
-    require(
-        stored.ndim == 2 and stored.shape[1] == shape[1],
-        f"`{TABLE}` must have rows of width {shape[1]}: got shape {stored.shape}. Use "
-        "the `puzzle_dim` that the checkpoint was trained with.",
-    )
-    table = np.asarray(stored, np.float32)
-    return table if table.shape == shape else mean_row(table, shape[0])
-
-
-def mean_row(table: np.ndarray, rows: int) -> np.ndarray:
-    """A table of so many rows, each the mean of all rows of this one."""
-    mean = table.mean(axis=0, keepdims=True, dtype=np.float32)
-    return np.broadcast_to(mean, (rows, table.shape[1])).copy()
-
-
 def to_official(model: TRM, config: TRMConfig) -> dict[str, np.ndarray]:
     """The weights under their official names (without prefix) and shapes."""
     arrays = eqx.filter(model, eqx.is_array)

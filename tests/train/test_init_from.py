@@ -25,11 +25,10 @@ from configs import (
 from data.build import prepare
 from tests.golden import Golden
 from tests.official import weights_of, write_official
-from train.run_dir import load_run, recorded_run
-from train.trm import build, main, make_trm_optimizer, resolve
+from train.run_dir import LoadedRun, load_run, recorded_run
+from train.trm import build, first_weights, main, make_trm_optimizer, resolve
 from trm import convert
 from trm.official import Official
-from trm.pretrained import first_weights
 from trm.weights import TABLE
 
 NAME = "trm_attention"
@@ -110,6 +109,23 @@ def test_first_weights_for_other_puzzles() -> None:
     like = jax.eval_shape(lambda: build(setting, sizes))
     with pytest.raises(UserError, match="rows of width 32: got shape"):
         first_weights(narrow, like, setting)
+
+
+def test_first_weights_of_a_run() -> None:
+    """Also of a variant that has no official names; its table is that of the data."""
+    setting = TRM_PRESETS["quickstart"][1]
+    sizes = {"vocab": 6, "seq": 16, "puzzles": 3}
+    model, _ = build(replace(setting, seed=5), sizes)
+    run = LoadedRun("trm", setting, model, jnp.ones((2, 32)), 7)
+    like = jax.eval_shape(lambda: build(setting, sizes))
+    first, table = first_weights(run, like, replace(setting, init_table="mean"))
+    assert jax.tree.structure(first) == jax.tree.structure(like[0])
+    for ours, theirs in zip(*map(jax.tree.leaves, (first, model)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(table, np.ones((3, 32)))
+    other = jax.eval_shape(lambda: build(setting, sizes | {"seq": 36}))
+    with pytest.raises(UserError, match=r"mixer\.mlp\.gate_up` is float32\[17,512\]"):
+        first_weights(run, other, setting)
 
 
 # -- settings --------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def test_it_evaluates_as_the_official_code(
 
 @pytest.mark.slow
 def test_bfloat16_answers_within_its_rounding(tmp_path: Path, one_device: Mesh) -> None:
-    """Not farther from the golden numbers than these are from float32."""
+    """Two roundings of the same numbers lie sqrt(2) as far apart as each is from them."""
     golden = Golden("trm_attention_bfloat16")
     path = write_official(tmp_path, golden, narrow=True)
     run = import_(path, tmp_path / "run", "--seq", 16)
@@ -178,7 +178,7 @@ def test_bfloat16_answers_within_its_rounding(tmp_path: Path, one_device: Mesh) 
 
     distance = lambda a, b: float(np.sqrt(np.mean((a - b) ** 2)))
     theirs, exact = golden.arrays["eval/logits"], logits("float32")
-    assert distance(logits("bfloat16"), theirs) < 1.2 * distance(exact, theirs)
+    assert distance(logits("bfloat16"), theirs) < 1.5 * distance(exact, theirs)
 
 
 @pytest.mark.parametrize("name", ALL)

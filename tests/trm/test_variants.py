@@ -16,7 +16,7 @@ from train.optim import scale_by_adam_atan2, split_trainable
 from trm.build import build_trm
 from trm.model import TRM
 from trm.recursion import deep_recursion
-from trm.weights import load_official, load_official_table, to_official
+from trm.weights import load_official, to_official
 
 VARIANTS = ("trm", "single_z", "hier6", "hrm", "transformer", "eqr")
 # Those with official weights.
@@ -158,12 +158,3 @@ def test_official_checkpoints_of_other_sizes_are_refused() -> None:
     wrong = {**weights, "lm_head.weight": np.zeros((3, 3))}
     with pytest.raises(ValueError, match="must have shape"):
         load_official(wrong, model, tiny.MODEL)
-
-
-def test_an_official_table_of_another_size_becomes_its_mean() -> None:
-    table = np.arange(6, dtype=np.float32).reshape(3, 2)
-    weights = {"puzzle_emb.weights": table}
-    np.testing.assert_array_equal(load_official_table(weights, (3, 2)), table)
-    np.testing.assert_array_equal(
-        load_official_table(weights, (5, 2)), np.tile([2.0, 3.0], (5, 1))
-    )
