@@ -1053,7 +1053,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         "8x8 mazes made up here, token MLP; a quarter of an hour on two CPU cores.",
         replace(
             _SMALL,
-            epochs=6.0,
+            epochs=8.0,
             data=PuzzleDataConfig(
                 paths=("datasets/maze-8x8",),
                 build=GeneratedMaze(

@@ -205,17 +205,17 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
 
 
 def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:
-    """Raise `UserError` unless the model knows the tokens and puzzles of the data."""
-    known = {
-        "vocab_size": run.model.embedding.weight.shape[0],
-        "num_puzzle_identifiers": run.table.shape[0],
-    }
-    for name, size in known.items():
-        needed = getattr(dataset.metadata, name)
+    """Raise `UserError` unless the model knows the data: cells, tokens, puzzles."""
+    metadata, sizes = dataset.metadata, run.sizes
+    for name, needed, known in (
+        ("seq_len", metadata.seq_len, sizes["seq"]),
+        ("vocab_size", metadata.vocab_size, sizes["vocab"]),
+        ("num_puzzle_identifiers", metadata.num_puzzle_identifiers, sizes["puzzles"]),
+    ):
         require(
-            needed <= size,
+            needed == known if name == "seq_len" else needed <= known,
             f"The data must fit the run: its `{name}` is {needed}, and that of the run "
-            f"{size}. Name other data with `--data`.",
+            f"{known}. Name other data with `--data`.",
         )
 
 

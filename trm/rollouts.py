@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from configs import MOST_STEPS, require, require_positive
+from configs import MOST_STEPS, require, require_not_negative, require_positive
 from trm.noise import draw, fold
 from trm.recursion import AbstractRecursion, Latents
 
@@ -80,6 +80,7 @@ class Rollouts:
         given = {name: value for name, value in given.items() if value is not None}
         settings = replace(settings, **given)
         require_positive(settings, "number", largest=MOST_STEPS)
+        require_not_negative(self, "seed")
         require(
             0.0 <= settings.sigma < float("inf"),
             f"`sigma` must be a number from 0 on: got {settings.sigma}. Use about 0.3.",

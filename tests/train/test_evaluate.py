@@ -163,6 +163,12 @@ def test_bad_settings(words: list[str], said: str, run: Path, tmp_path: Path) ->
         evaluated(run, tmp_path, *words)
 
 
+def test_data_of_another_size(run: Path, tmp_path: Path) -> None:
+    prepare(GeneratedSudoku(size=6, train=1, test=1), tmp_path / "data")
+    with pytest.raises(UserError, match="`seq_len` is 36, and that of the run 16"):
+        evaluated(run, tmp_path, "--data", str(tmp_path / "data"))
+
+
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_left_out_of_all(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))

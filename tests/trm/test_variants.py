@@ -32,7 +32,14 @@ CONFIGS = {
     for variant in VARIANTS
     for mixer in ("attention", "mlp")
 }
-every = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+LONG = ("eqr-attention",)  # whose tests take long, and tell little beside `eqr-mlp`
+every = pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, id=name, marks=[pytest.mark.slow] * (name in LONG))
+        for name, config in CONFIGS.items()
+    ],
+)
 
 
 def fresh(model: TRM, *batch: int) -> tuple:

@@ -8,6 +8,7 @@ from data.puzzles import maze
 from data.puzzles.dataset import Metadata, PuzzleDataset
 from data.puzzles.flood import distances
 from data.puzzles.render import render_solution
+from data.puzzles.writer import Examples, write_puzzles
 
 HEADER = "source,question,answer,rating"
 QUESTION = ["S  #", " #  ", "   #", "##G "]
@@ -229,3 +230,20 @@ def test_a_maze_is_drawn_and_read_again():
 def test_what_is_no_maze_is_refused(text, message):
     with pytest.raises(UserError, match=message):
         maze.parse(text)
+
+
+def test_a_dataset_knows_its_rules_or_none(tmp_path):
+    splits = {
+        "train": Examples(tokens(QUESTION), tokens(ANSWER)),
+        "test": Examples(tokens(OTHER[::-1]), tokens(OTHER[::-1])),
+    }
+    for kind in ("maze", "chess"):
+        write_puzzles(splits, tmp_path / kind, kind=kind, vocab_size=6, extra={})
+    chess, mazes = (
+        PuzzleDataset([tmp_path / kind], "train", batch_size=1)
+        for kind in ("chess", "maze")
+    )
+    assert (chess.kind, mazes.kind) == ("chess", "maze")
+    batch = mazes.batch(0)
+    assert chess.is_solution(batch.inputs, batch.labels) is None
+    np.testing.assert_array_equal(mazes.is_solution(batch.inputs, batch.labels), True)
