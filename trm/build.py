@@ -6,7 +6,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from configs import TRMConfig
-from gpt.attention import Kernel, padding
+from gpt.attention import Kernel
 from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
@@ -111,7 +111,5 @@ def build_trm(
         prefix=config.prefix,
         cycles=config.H_cycles,
         learned_positions=config.positions == "learned",
-        positions_first=config.mixer == "mlp",
-        padding=padding(kernel, length) if config.mixer == "attention" else 0,
         key=model_key,
     )

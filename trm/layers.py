@@ -10,6 +10,7 @@ Source: `models/layers.py`; paper section 4.4 and figure 1.
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from gpt.attention import Kernel, attend
+from configs import require
+from gpt.attention import Kernel, attend, padding
 from gpt.layers import truncated_normal
 from gpt.primitives import (
     project,
@@ -93,6 +95,12 @@ class AbstractMixer(eqx.Module):
     """How the positions of one puzzle exchange information; norm included."""
 
     positions_first: eqx.AbstractClassVar[bool]
+    """Whether positions are the first axis, or the one before the last."""
+
+    @property
+    def padding(self) -> int:
+        """Positions to append for its sake, once before all layers."""
+        return 0
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
@@ -135,6 +143,10 @@ class AttentionMixer(AbstractMixer):
         self.rope_theta = rope_theta
         self.eps = eps
         self.kernel = kernel
+
+    @property
+    def padding(self) -> int:
+        return padding(self.kernel, self.length)
 
     def __call__(
         self, x: Float[Array, "*batch seq dim"]
@@ -206,3 +218,20 @@ class Network(eqx.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+def find_mixers(tree: Any) -> list[AbstractMixer]:
+    """All mixers in a module, such as a recursion.
+
+    Raises:
+        ValueError: if there is none, or they do not share a layout.
+    """
+    is_mixer = lambda node: isinstance(node, AbstractMixer)
+    mixers = [m for m in jax.tree.leaves(tree, is_leaf=is_mixer) if is_mixer(m)]
+    layouts = {(mixer.positions_first, mixer.padding) for mixer in mixers}
+    require(
+        len(layouts) == 1,
+        "All mixers of a model must have one layout, `positions_first` and `padding`: "
+        f"got {sorted(layouts)}. Give it at least one mixer, or mixers that agree.",
+    )
+    return mixers

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from gpt.layers import Buffer, Embedding, Linear, truncated_normal
 from gpt.primitives import add_vector
+from trm.layers import find_mixers
 from trm.noise import OWN, Noise, fold
 from trm.recursion import (
     AbstractNoisyRecursion,
@@ -61,8 +62,6 @@ class TRM(eqx.Module):
         prefix: int,
         cycles: int,
         learned_positions: bool,
-        positions_first: bool,
-        padding: int = 0,
         key: PRNGKeyArray,
     ):
         embed_key, position_key, head_key, halt_key = jax.random.split(key, 4)
@@ -82,8 +81,9 @@ class TRM(eqx.Module):
         )
         self.prefix = prefix
         self.cycles = cycles
-        self.positions_first = positions_first
-        self.padding = padding
+        mixer = find_mixers(recursion)[0]
+        self.positions_first = mixer.positions_first
+        self.padding = mixer.padding
 
     @property
     def compute_type(self) -> jnp.dtype:

@@ -164,7 +164,7 @@ def test_it_evaluates_as_the_official_code(
 
 @pytest.mark.slow
 def test_bfloat16_answers_within_its_rounding(tmp_path: Path, one_device: Mesh) -> None:
-    """Two roundings of the same numbers lie sqrt(2) as far apart as each is from them."""
+    """Two roundings of the same lie sqrt(2) times as far apart as each from it."""
     golden = Golden("trm_attention_bfloat16")
     path = write_official(tmp_path, golden, narrow=True)
     run = import_(path, tmp_path / "run", "--seq", 16)

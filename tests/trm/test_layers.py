@@ -12,7 +12,16 @@ from gpt.layers import truncated_normal
 from tests.tiny import assert_close
 from train.optim import split_trainable
 from trm.build import build_trm
-from trm.layers import AttentionMixer, SwiGLU, TokenMLP, rms_norm, rotate, swiglu_width
+from trm.layers import (
+    AbstractMixer,
+    AttentionMixer,
+    SwiGLU,
+    TokenMLP,
+    find_mixers,
+    rms_norm,
+    rotate,
+    swiglu_width,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
@@ -95,7 +104,7 @@ def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, rows = jnp.array([[1, 2, 3]] * 2), normal(2, 8)
 
     def score_and_grads(padding: int) -> Any:
-        monkeypatch.setattr("trm.build.padding", lambda kernel, length: padding)
+        monkeypatch.setattr("trm.layers.padding", lambda kernel, length: padding)
         model = build_trm(config, vocab=5, seq=3, key=jax.random.key(0))
         assert model.padding == padding
 
@@ -149,3 +158,42 @@ def test_parameter_counts_of_the_paper(
     )
     trained, _ = split_trainable(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == parameters
+
+
+class Shift(AbstractMixer):
+    """Each position sees the one before it: a mixer of one's own, positions first."""
+
+    positions_first = True
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return rms_norm(x + jnp.roll(x, 1, axis=0), 1e-5, axis=0)
+
+
+def test_a_mixer_says_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the configuration: as many puzzles as positions would go unnoticed."""
+    monkeypatch.setattr("trm.build.build_mixer", lambda *_: Shift())
+    config = TRMConfig(mixer="attention", dim=8, puzzle_dim=8, prefix=1, L_cycles=2)
+    model = build_trm(config, vocab=5, seq=3, key=jax.random.key(0))
+    rows = normal(4, 8)
+    fresh = jax.tree.map(
+        lambda a: jnp.broadcast_to(a, (4, 4, 8)), model.recursion.init()
+    )
+
+    def answer(inputs: jax.Array) -> jax.Array:
+        refined = model.refine(fresh, model.embed(inputs, rows))
+        return model.predict(refined).logits
+
+    inputs = jnp.array([[1, 2, 3]] * 4)
+    changed = answer(inputs.at[0, 0].set(4)) - answer(inputs)
+    assert jnp.abs(changed[0]).max() > 1e-3
+    np.testing.assert_array_equal(changed[1:], 0.0)
+
+
+def test_mixers_of_two_layouts_are_refused() -> None:
+    attention = AttentionMixer(
+        4, 8, 2, rope_theta=None, eps=1e-5, kernel="xla", key=jax.random.key(0)
+    )
+    with pytest.raises(ValueError, match="one layout"):
+        find_mixers((Shift(), attention))
+    with pytest.raises(ValueError, match="one layout"):
+        find_mixers(())
