@@ -1053,14 +1053,14 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         "8x8 mazes made up here, token MLP; a quarter of an hour on two CPU cores.",
         replace(
             _SMALL,
-            epochs=8.0,
+            epochs=10.0,
             data=PuzzleDataConfig(
                 paths=("datasets/maze-8x8",),
                 build=GeneratedMaze(
                     size=8, least_path=5, train=20000, unique=True, dihedral=True
                 ),
             ),
-            eval=EvalConfig(epochs=2.0, puzzles=256, batch_size=128),
+            eval=EvalConfig(epochs=2.0, puzzles=256, batch_size=128, mode="halt"),
         ),
     ),
     "sudoku-transformer": (
