@@ -135,6 +135,10 @@ class Settings:
             "Use `--mode refill`.",
         )
         require(
+            not self.submission or self.split == "test",
+            "A submission is of the test split: got `--split train`. Leave out one.",
+        )
+        require(
             not self.predictions or self.predictions.endswith(".npz"),
             f"`--predictions` must name an `.npz` file: got `{self.predictions}`.",
         )
@@ -171,6 +175,12 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
     """
     mesh = make_mesh(settings.mesh)
     rollouts = settings.rollouts.resolved()
+    if rollouts.number > 1 and rollouts.sigma == 0.0 and config.model.variant != "eqr":
+        warnings.warn(
+            "Without noise all rollouts of a puzzle are the same: give "
+            "`--rollouts.sigma` or `--rollouts.preset`.",
+            stacklevel=2,
+        )
     rows = settings.rows or config.eval.batch_size or config.batch_size
     process_rows(mesh, rows)  # or it says why not
     paths = settings.data or config.data.paths
@@ -202,6 +212,21 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
         examples=examples,
         step=make_queue_step(function, cast, mesh, step_config, run.model),
     )
+
+
+def warn_of_other_data(paths: Sequence[str], record: dict[str, Any]) -> None:
+    """Warn if puzzles with rows of their own in the table are not those of the run."""
+    train = PuzzleDataset(paths, "train", batch_size=1)
+    known = record.get("data_hash")
+    if train.metadata.num_puzzle_identifiers > 1 and known not in (
+        None,
+        train.content_hash,
+    ):
+        warnings.warn(
+            "The data are not those that the run was trained on: rows of its puzzle "
+            "table stand for other puzzles.",
+            stacklevel=2,
+        )
 
 
 def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:
@@ -293,7 +318,7 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     Raises:
         UserError: if run, data and settings do not go together.
     """
-    kind, config, _ = recorded_run(settings.run_dir)
+    kind, config, record = recorded_run(settings.run_dir)
     require(
         kind == "trm",
         f"Puzzles are answered by a run of `train.trm`: `{settings.run_dir}` is one of "
@@ -306,6 +331,7 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
         f"A submission needs an ARC dataset, with a `test_puzzles.json`: got "
         f"{', '.join(paths)}. Name it with `--data`.",
     )
+    warn_of_other_data(paths, record)
     first = jax.process_index() == 0
     is_arc = is_arc and settings.split == "test" and first
     votes, work = None, None

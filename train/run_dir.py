@@ -307,8 +307,7 @@ def recorded_run(run_dir: str | Path) -> tuple[str, Any, dict[str, Any]]:
     tree = _read(Path(run_dir)) if str(run_dir) else None
     require(
         tree is not None,
-        f"A run must have a `config.json`: there is no `{path}`. Name its directory "
-        "with `--config.run-dir`.",
+        f"A run must have a `config.json`: there is no `{path}`. Check the path.",
     )
     assert tree is not None
     record = tree.get("recorded", {})

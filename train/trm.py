@@ -48,6 +48,7 @@ from trm.objective import evaluate, row_ids, supervision_loss
 from trm.official import Given, Official
 from trm.pretrained import first_table, read_official
 from trm.puzzle_table import sign_sgd_rows
+from trm.summary import NOTES
 from trm.weights import TABLE, load_official
 
 
@@ -331,16 +332,10 @@ def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
     Where the kind of puzzle has rules, the first puzzles are judged by them too: a maze
     may have several shortest paths, of which the labels name one.
     """
-    notes = {
-        "exact_accuracy": "test puzzles solved",
-        "accuracy": "test cells right",
-        "q_halt_accuracy": "puzzles of which q_halt tells whether they are solved",
-        "steps": "mean supervision steps",
-    }
     lines = [
         f"  {value:8.4f}  {name:16s} {note}"
-        for name, note in notes.items()
-        if (value := evaluation.values[name]) is not None
+        for name, note in NOTES.items()
+        if (value := evaluation.values.get(name)) is not None
     ]
     puzzles, prediction = first_rows(evaluation.first)
     answers = np.argmax(prediction.logits, axis=-1)

@@ -20,6 +20,7 @@ if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,7 +40,13 @@ from train.devices import start
 from train.run_dir import load_run, recorded_run
 from train.state import TrainState
 from train.trm import make_trm_init, make_trm_optimizer
-from trm.all_config import FILE, train_config, write_all_config
+from trm.all_config import (
+    FILE,
+    all_config,
+    read_all_config,
+    train_config,
+    write_all_config,
+)
 from trm.official import Given, Official
 from trm.pretrained import build_official, find, read_file, step_of
 from trm.state_dict import write_state_dict
@@ -213,6 +220,12 @@ def export(run_dir: Path, out: Path, checkpoint: Literal["best", "newest"]) -> N
     options = out.parent / FILE
     if not options.exists():
         write_all_config(config, options)
+    elif read_all_config(options) != all_config(config):
+        warnings.warn(
+            f"`{options}` was there, is left as it is, and will be read along with "
+            f"`{out.name}`: if it is of another run, use another folder for `--out`.",
+            stacklevel=2,
+        )
     print(f"Wrote {out} (step {run.step}).")
 
 

@@ -162,8 +162,9 @@ def choose(names: Sequence[str], where: str) -> list[str]:
         return found
     folders = {PurePosixPath(name).parent for name in found}
     steps = {step: name for name in found if (step := step_of(name)) is not None}
+    runs = {_STEP.sub("", name) for name in found}  # what names say beside the step
     require(
-        len(folders) == 1 and len(steps) == len(found),
+        len(folders) == len(runs) == 1 and len(steps) == len(found),
         f"One checkpoint must be chosen: `{where}` has {', '.join(found[:8])}. Name "
         f"one, as `{where}/{found[0]}`.",
     )

@@ -141,8 +141,12 @@ def load_official(source: str, given: Given | None = None) -> LoadedRun:
         UserError: if there is none, or it is of no model that is known.
     """
     official, path = read_official(source, given)
-    for note in official.notes:
-        warnings.warn(note, stacklevel=2)
+    if official.notes:
+        warnings.warn(
+            f"Not told by {source}, so taken: {', '.join(official.notes)}. Where that "
+            "is wrong, import it with `python -m trm.convert`, which has options.",
+            stacklevel=2,
+        )
     config = train_config(official.config, official.options)
     model, table = build_official(official, config)
     step = step_of(path.name) or 0

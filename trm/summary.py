@@ -117,9 +117,12 @@ def compare(results: list[Result]) -> str:
         values = found["values"] | found.get("votes", {})
         numbers = "".join(f"{values[key]:17.4f}" for key in keys + votes)
         lines.append(f"  {found['step']:10d}{numbers}")
-    if keys:
-        best = max(results, key=lambda found: found["values"][keys[0]])
-        lines.append(f"  The most puzzles are solved by step {best['step']}.")
+    for key in votes[-1:] or keys[:1]:  # of ARC the vote counts
+        best = max(
+            results,
+            key=lambda found: {**found["values"], **found.get("votes", {})}[key],
+        )
+        lines.append(f"  The best by {key} is step {best['step']}.")
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ an identifier of its own, which its training and test examples share: all that t
 model which task a test input belongs to. The test split has the test pairs of the test
 tasks, the training split all other pairs.
 
-The full ARC-AGI-1 set has 4.4 million examples, 8 GB. First it is settled which images
+The full ARC-AGI-1 set has 4.0 million examples, 7 GB. First it is settled which images
 there are, then processes write their tokens, each to its place in the files.
 
 Source: official `dataset/build_arc_dataset.py`. Unlike there, a training subset without

@@ -207,7 +207,7 @@ def _test_inputs(task: str, parts: Any, what: str) -> list[Question]:
             arc_tasks.as_grid(pair[side], f"{where}, {side}: a grid")
         ).astype(np.int32)
         answer = grid("output") if "output" in pair else None
-        questions.append(Question(where, grid("input"), answer, task))
+        questions.append(Question(where, grid("input"), answer, task or what))
     return questions
 
 

@@ -99,7 +99,7 @@ def test_all_checkpoints_as_the_training_loop_saw_them(
             theirs = seen[found["step"]][name]
             assert found["values"][name] == pytest.approx(theirs, rel=1e-5), name
     said = capsys.readouterr().out
-    assert "The most puzzles are solved by step" in said
+    assert "The best by exact_accuracy is step" in said
     assert said.count("puzzles solved") == 4
 
 

@@ -382,7 +382,8 @@ def test_one_checkpoint_of_several() -> None:
     steps = ["step_9", "step_10", "all_config.yaml", "step_10_all_preds.0"]
     assert choose(steps, "x") == ["step_9", "step_10"]
     assert choose(["model.pt", "README.md"], "x") == ["model.pt"]
-    for names in (["a/step_1", "b/step_2"], ["mlp.pt", "attention.pt"]):
+    two_runs = ["step_32550_sudoku_epoch50k", "step_39060_sudoku_epoch_60k"]
+    for names in (["a/step_1", "b/step_2"], ["mlp.pt", "attention.pt"], two_runs):
         with pytest.raises(UserError, match=f"Name one, as `x/{min(names)}`"):
             choose(names, "x")
     with pytest.raises(UserError, match="there is none in `x`"):
