@@ -98,6 +98,7 @@ def test_the_cache_changes_nothing(length: int) -> None:
     np.testing.assert_array_equal(new, generate_plainly(model(), start, 20))
 
 
+@pytest.mark.slow
 def test_logits_of_the_cache_are_those_of_the_model() -> None:
     """After every token; in 16 bits to their rounding."""
     tokens = jnp.asarray(prompt(BLOCK))
@@ -180,6 +181,7 @@ def test_seeds() -> None:
     assert (again(1) != again(2)).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_batch() -> None:
     """Nor on each other: equal prompts get different texts."""
     start = np.tile(prompt(3, 1), (4, 1))

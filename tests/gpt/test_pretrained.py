@@ -311,6 +311,7 @@ with cli.clean_exit():
 """
 
 
+@pytest.mark.slow
 def test_no_room_for_an_export(tmp_path: Path) -> None:
     """What cannot be written, and why; nothing is left of it."""
     done = subprocess.run(

@@ -433,6 +433,7 @@ SAMPLES = "--num-samples 300 --batch 1 --max-new-tokens 10"
         ("| head -1", 128 + signal.SIGPIPE, ""),
     ],
 )
+@pytest.mark.slow
 def test_samples_that_nobody_can_read(
     written: Path, end: str, status: int, message: str
 ) -> None:

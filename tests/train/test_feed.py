@@ -58,6 +58,7 @@ def test_dispatches_take_the_same_batches(dataset: Path) -> None:
         np.testing.assert_array_equal(stacked.inputs[i // 2, i % 2], expected)
 
 
+@pytest.mark.slow
 def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
     """No prefix, no table: trained, saved and restored like any other."""
     model = replace(TRM_PRESETS["quickstart"][1].model, prefix=0, puzzle_dim=0)

@@ -101,6 +101,7 @@ def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     assert_close(state.model, expected.model)
 
 
+@pytest.mark.slow
 def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
     """13 sequences, at most 12 at once: 7 and 6, each gone through once."""
     del one_device
@@ -122,7 +123,10 @@ def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
     assert float(grads.weight) == float((batch.targets != IGNORE).sum())
 
 
-@pytest.mark.parametrize(("sizes", "slices"), [((1, 1), 5), ((4, 2), 2)])
+@pytest.mark.parametrize(
+    ("sizes", "slices"),
+    [((1, 1), 5), pytest.param((4, 2), 2, marks=pytest.mark.slow)],
+)
 def test_uneven_slices_are_the_whole_batch(sizes: tuple[int, int], slices: int) -> None:
     """With dropout, which depends on the row alone."""
     text = jax.tree.map(lambda *a: np.concatenate(a)[:24], tokens(0), tokens(1))
@@ -228,6 +232,7 @@ def overflowing(model: GPT, token: int) -> GPT:
 
 
 @pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.slow
 def test_float16_survives_an_overflow_of_the_forward_pass(
     one_device: Mesh, ema: bool
 ) -> None:

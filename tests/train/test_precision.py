@@ -50,7 +50,9 @@ class Untied(eqx.Module):
         return self.copies[self.calls[-1]](x)
 
 
-@pytest.mark.parametrize("mixer", ["attention", "mlp"])
+@pytest.mark.parametrize(
+    "mixer", [pytest.param("attention", marks=pytest.mark.slow), "mlp"]
+)
 def test_gradients_of_all_uses_of_a_weight_add_up_in_float32(mixer: str) -> None:
     """They are the sum of the gradients of copies, one a use."""
     positions = "rope" if mixer == "attention" else "none"
@@ -89,6 +91,7 @@ def gradients(
     return grads, rows
 
 
+@pytest.mark.slow
 def test_a_token_that_comes_often_in_a_puzzle(one_device: Mesh) -> None:
     """The gradient of its vector is a sum of thousands of rows."""
     config = replace(tiny.MODEL, H_cycles=1, L_cycles=1)
@@ -108,6 +111,7 @@ def gpt_case() -> tuple[gpt.model.GPT, Tokens]:
     return model, Tokens(drawn[:, :-1] % 20, drawn[:, 1:] % 20)
 
 
+@pytest.mark.slow
 def test_a_gpt_in_16_bits_follows_float32(one_device: Mesh) -> None:
     """All gradients, biases and vectors too, which are sums over all tokens."""
     model, batch = gpt_case()

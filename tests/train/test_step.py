@@ -65,6 +65,7 @@ def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("sizes", MESHES)
+@pytest.mark.slow
 def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
     assert_close(gradients(mesh_of(*sizes)), gradients(mesh_of(1, 1)))
 
@@ -128,6 +129,7 @@ def test_several_updates_in_a_dispatch_are_the_same_updates() -> None:
     assert_close(metrics["q_halt_loss"], summed["q_halt_loss"], 1e-3)
 
 
+@pytest.mark.slow
 def test_two_supervision_steps_share_an_update() -> None:
     """Their gradient is the mean of two steps at the same weights."""
     mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
@@ -183,6 +185,7 @@ def compiled_gradients(mesh: Mesh, config: TRMConfig) -> jax.stages.Compiled:
 
 
 @pytest.mark.parametrize("mixer", [pytest.param("attention", marks=SLOW), "mlp"])
+@pytest.mark.slow
 def test_cycles_without_gradient_cost_no_memory(mixer: str) -> None:
     positions = "rope" if mixer == "attention" else "none"
     config = replace(tiny.MODEL, mixer=mixer, positions=positions)
@@ -197,6 +200,7 @@ def test_cycles_without_gradient_cost_no_memory(mixer: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", MESHES[:2])
+@pytest.mark.slow
 def test_gradients_are_reduced_once(sizes: tuple[int, int]) -> None:
     """No collective inside the recursion: their number does not grow with it."""
 
@@ -252,6 +256,7 @@ def evaluate(mesh: Mesh, early: bool) -> tuple:
     return jax.device_get(step(state.ema, state.table, batch))
 
 
+@pytest.mark.slow
 def test_episode_is_the_papers_loop() -> None:
     """One update a supervision step on one batch, until all rows have halted."""
     mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
@@ -271,6 +276,7 @@ def test_episode_is_the_papers_loop() -> None:
     np.testing.assert_array_equal(state.carry.puzzle.inputs, inputs)
 
 
+@pytest.mark.slow
 def test_halted_rows_of_an_episode_do_not_change() -> None:
     mesh = mesh_of(1, 1)
     state = init_state(tiny.init(tiny.optimizer()), mesh)
@@ -290,6 +296,7 @@ def test_halted_rows_of_an_episode_do_not_change() -> None:
     assert (np.abs(row_grads[tiny.BATCH // 2 :]).max(axis=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_table_of_an_episode_changes_for_rows_under_way() -> None:
     """A puzzle that has halted in all rows keeps its row, which does not decay."""
     mesh, optimizer, objective = mesh_of(1, 1), tiny.optimizer(), tiny.objective()
@@ -308,6 +315,7 @@ def test_the_table_of_an_episode_changes_for_rows_under_way() -> None:
     np.testing.assert_array_equal(changed, [False, False, True, True, False])
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_in_float32() -> None:
     mesh, optimizer = mesh_of(4, 2), tiny.adam_rules()
     init = tiny.init(optimizer, precision="bfloat16")
@@ -323,6 +331,7 @@ def test_bfloat16_keeps_parameters_in_float32() -> None:
     assert np.isfinite(metrics["lm_loss"][0])
 
 
+@pytest.mark.slow
 def test_padding_does_not_change_the_carry_of_others() -> None:
     """Rows with nothing to score count for no metric, and nothing becomes NaN."""
     mesh, optimizer = mesh_of(1, 1), tiny.optimizer()

@@ -149,6 +149,7 @@ def test_solve_is_the_loop_written_out(early: bool) -> None:
     assert (len(set(solved.steps.tolist())) > 1) == early
 
 
+@pytest.mark.slow
 def test_the_loss_has_no_gradient_through_the_carry() -> None:
     """What a step hands on is cut off from the weights that made it."""
     model, objective = tiny.model(), tiny.objective()

@@ -101,6 +101,7 @@ def test_the_noise_of_a_puzzle_is_its_own(mixer: str) -> None:
         assert min(map(float, jax.tree.leaves(apart))) > SCALE / 2
 
 
+@pytest.mark.slow
 def test_every_cycle_has_other_noise() -> None:
     """Else the two cycles that `H_cycles` makes would be one, twice."""
     built = model()

@@ -115,7 +115,7 @@ def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             )
             return jnp.sum(jnp.sin(model.predict(model.refine(fresh, x)).logits))
 
-        value, grads = eqx.filter_value_and_grad(score)(model)
+        value, grads = eqx.filter_jit(eqx.filter_value_and_grad(score))(model)
         return value, jax.tree.leaves(grads)
 
     assert_close(score_and_grads(1), score_and_grads(0), 1e-5)
@@ -131,9 +131,10 @@ def test_a_batch_is_its_puzzles(mixer: str) -> None:
     fresh = jax.tree.map(
         lambda a: jnp.broadcast_to(a, (3, 6, 8)), model.recursion.init()
     )
-    together = model.refine(fresh, model.embed(inputs, rows))
+    refine = eqx.filter_jit(model.refine)
+    together = refine(fresh, model.embed(inputs, rows))
     for i in range(3):
-        alone = model.refine(
+        alone = refine(
             jax.tree.map(lambda a, i=i: a[i], fresh), model.embed(inputs[i], rows[i])
         )
         for a, b in zip(*map(jax.tree.leaves, (together, alone)), strict=True):

@@ -214,6 +214,7 @@ def test_bad_files_are_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     "made_by", ["official", pytest.param("ours", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_run_trains_and_evaluates_on_it(
     made_by: str, request: pytest.FixtureRequest, tmp_path: Path
 ):
