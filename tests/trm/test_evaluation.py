@@ -49,12 +49,15 @@ def answers(
 
 
 def assert_same(ours: Answers, theirs: Answers) -> None:
-    """All but the sweeps: the same answers after as many steps."""
+    """All but the sweeps: the same answers after as many steps.
+
+    On another mesh products have other shapes, and round otherwise.
+    """
     for name in ("tokens", "steps", "wanted"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
     np.testing.assert_array_equal(ours.trace.exact, theirs.trace.exact)
-    assert_close(ours.trace.q_halt, theirs.trace.q_halt)
-    assert_close(ours.trace.moved, theirs.trace.moved)
+    assert_close(ours.trace.q_halt, theirs.trace.q_halt, 1e-4)
+    assert_close(ours.trace.moved, theirs.trace.moved, 1e-4)
 
 
 @pytest.mark.parametrize(
