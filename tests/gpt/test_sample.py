@@ -248,6 +248,7 @@ def samples(out: str) -> list[str]:
     return texts
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch(
     written: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,7 @@ def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
     ("sizes", "slices"),
     [((1, 1), 5), pytest.param((4, 2), 2, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_uneven_slices_are_the_whole_batch(sizes: tuple[int, int], slices: int) -> None:
     """With dropout, which depends on the row alone."""
     text = jax.tree.map(lambda *a: np.concatenate(a)[:24], tokens(0), tokens(1))
@@ -166,6 +167,7 @@ def test_dropout_is_new_at_every_step() -> None:
     assert len(set(losses)) == 3
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_is_restored_on_one_device(tmp_path) -> None:
     optim = make_tx(
         OptimConfig(name="adamw", decay="matrices", ema=0.0),
@@ -186,6 +188,7 @@ def test_a_sharded_checkpoint_is_restored_on_one_device(tmp_path) -> None:
     assert_equal(restored, state)
 
 
+@pytest.mark.slow
 def test_float16_survives_an_overflow(one_device: Mesh) -> None:
     """A scale far too large costs an update, which changes nothing, and is halved."""
     state = init_state(init(scaled=True), one_device)

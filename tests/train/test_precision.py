@@ -53,6 +53,7 @@ class Untied(eqx.Module):
 @pytest.mark.parametrize(
     "mixer", [pytest.param("attention", marks=pytest.mark.slow), "mlp"]
 )
+@pytest.mark.slow
 def test_gradients_of_all_uses_of_a_weight_add_up_in_float32(mixer: str) -> None:
     """They are the sum of the gradients of copies, one a use."""
     positions = "rope" if mixer == "attention" else "none"
