@@ -1,4 +1,4 @@
-"""Every setting of every run: frozen dataclasses, and the presets made of them.
+"""Every setting of every run, as frozen dataclasses; `train/presets.py` has presets.
 
 A field's docstring is its help on the command line: meaning, unit, the paper's symbol
 and the official option (of `SamsungSAILMontreal/TinyRecursiveModels`; of nanoGPT where
@@ -10,7 +10,7 @@ Imports the standard library alone; every other package may import this file.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 LARGEST = 2**31 - 1
@@ -867,7 +867,7 @@ class TextEvalConfig:
         require_positive(self, "interval", "iters")
 
 
-_ADAMW = OptimConfig(
+ADAMW = OptimConfig(
     name="adamw",
     lr=6e-4,
     min_ratio=0.1,
@@ -916,7 +916,7 @@ class TrainGPT:
     `runs/<preset>-<time>`. `out_dir`."""
 
     model: GPTConfig = field(default_factory=GPTConfig)
-    optim: OptimConfig = _ADAMW
+    optim: OptimConfig = ADAMW
     data: TextDataConfig = field(default_factory=TextDataConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -945,246 +945,3 @@ MAY_CHANGE = (
 )
 """Settings in which a continued run may differ from its beginning. The data must be the
 same wherever they lie; a longer run follows the schedule of its new length."""
-
-
-# -- presets ---------------------------------------------------------------------------
-
-_ATTENTION = TRMConfig(mixer="attention", positions="rope")
-
-_SMALL = TrainTRM(
-    batch_size=32,
-    precision="float32",
-    model=TRMConfig(dim=64, prefix=1, puzzle_dim=64, H_cycles=1, L_cycles=2),
-    act=ACTConfig(max_steps=8),
-    optim=OptimConfig(lr=2e-3, warmup=200, min_ratio=0.1, weight_decay=0.1, ema=0.995),
-    table=TableConfig(lr=2e-3),
-    run=RunConfig(log_every=100, save_every=500),
-)
-"""For one CPU core."""
-
-_ARC1 = TrainTRM(
-    epochs=100000.0,
-    model=replace(_ATTENTION, L_cycles=4),
-    optim=OptimConfig(weight_decay=0.1),
-    table=TableConfig(lr=1e-2, weight_decay=0.1),
-    data=PuzzleDataConfig(
-        paths=("datasets/arc1concept-aug-1000",), build=ARC(), block=10000
-    ),
-    eval=EvalConfig(epochs=10000.0),
-)
-"""Source: official `config/cfg_pretrain.yaml` and README."""
-
-TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
-    "sudoku": (
-        "Sudoku-Extreme, token MLP: 87.4 % in the paper; one 48 GB GPU, < 36 h.",
-        TrainTRM(),
-    ),
-    "quickstart": (
-        "6x6 Sudoku made up here; minutes on two CPU cores.",
-        TrainTRM(
-            batch_size=32,
-            epochs=16.0,
-            precision="float32",
-            model=TRMConfig(dim=32, prefix=1, puzzle_dim=32, H_cycles=1, L_cycles=2),
-            act=ACTConfig(max_steps=8),
-            optim=OptimConfig(
-                lr=3e-3,
-                warmup=100,
-                min_ratio=0.1,
-                weight_decay=0.1,
-                ema=0.99,
-            ),
-            table=TableConfig(lr=3e-3),
-            data=PuzzleDataConfig(
-                paths=("datasets/sudoku-6x6",),
-                build=GeneratedSudoku(size=6, train=4000, test=1000, augmentations=8),
-            ),
-            eval=EvalConfig(epochs=3.0, puzzles=256, batch_size=128),
-            run=RunConfig(log_every=100, save_every=500),
-        ),
-    ),
-    "sudoku-small": (
-        "Sudoku-Extreme, 226 thousand parameters: half an hour on one CPU core.",
-        replace(
-            _SMALL,
-            epochs=160.0,
-            model=replace(_SMALL.model, H_cycles=2),
-            eval=EvalConfig(
-                epochs=40.0, puzzles=1024, final_puzzles=4096, batch_size=128
-            ),
-        ),
-    ),
-    "sudoku-attention": (
-        "Sudoku-Extreme, attention: 74.7 % in the paper; one 48 GB GPU, < 36 h.",
-        TrainTRM(model=_ATTENTION),
-    ),
-    "sudoku-single-z": (
-        "Sudoku-Extreme, one latent: 71.9 % in the paper (table 2).",
-        TrainTRM(model=TRMConfig(variant="single_z")),
-    ),
-    "sudoku-hier6": (
-        "Sudoku-Extreme, six scratchpads: 77.6 % in the paper (table 2).",
-        TrainTRM(model=TRMConfig(variant="hier6")),
-    ),
-    "sudoku-hrm": (
-        "Sudoku-Extreme, HRM, 27 M parameters: 55.0 % in the paper.",
-        TrainTRM(
-            model=replace(
-                _ATTENTION, variant="hrm", layers=4, H_cycles=2, L_cycles=2, prefix=1
-            ),
-            act=ACTConfig(halt="compare", continue_loss=True),
-        ),
-    ),
-    "sudoku-eqr": (
-        "Sudoku-Extreme, EqR: random latents and noise; over 99 % in its paper with "
-        "many restarts.",
-        TrainTRM(model=TRMConfig(variant="eqr", prefix=0, puzzle_dim=0)),
-    ),
-    "maze": (
-        "Maze-Hard 30x30, attention: 85.3 % in the paper; four 48 GB GPUs, < 24 h.",
-        TrainTRM(
-            model=replace(_ATTENTION, L_cycles=4),
-            data=PuzzleDataConfig(
-                paths=("datasets/maze-30x30-hard-1k",), build=MazeHard()
-            ),
-        ),
-    ),
-    "maze-small": (
-        "8x8 mazes made up here, token MLP; a quarter of an hour on two CPU cores.",
-        replace(
-            _SMALL,
-            epochs=10.0,
-            data=PuzzleDataConfig(
-                paths=("datasets/maze-8x8",),
-                build=GeneratedMaze(
-                    size=8, least_path=5, train=20000, unique=True, dihedral=True
-                ),
-            ),
-            eval=EvalConfig(epochs=2.0, puzzles=256, batch_size=128, mode="halt"),
-        ),
-    ),
-    "sudoku-transformer": (
-        "Sudoku-Extreme, 8 layers, no recursion; 8 heads (the official 12 do not fit).",
-        TrainTRM(
-            model=replace(
-                _ATTENTION, variant="transformer", layers=8, H_cycles=1, prefix=1
-            ),
-            act=ACTConfig(halt="compare"),
-        ),
-    ),
-    "arc1": (
-        "ARC-AGI-1, attention: 44.6 % in the paper; four 80 GB GPUs, 3 days. With "
-        "L_cycles 6 others report 52.8 % against their 43.0 % with 4.",
-        _ARC1,
-    ),
-    "arc2": (
-        "ARC-AGI-2, attention: 7.8 % in the paper; four 80 GB GPUs, 3 days.",
-        replace(
-            _ARC1,
-            data=replace(
-                _ARC1.data,
-                paths=("datasets/arc2concept-aug-1000",),
-                build=ARC(
-                    subsets=("training2", "evaluation2", "concept"),
-                    test=("evaluation2",),
-                ),
-            ),
-        ),
-    ),
-}
-"""Name -> (task, the paper's result, hardware; configuration). The first is default."""
-
-_GPT2 = GPTConfig(bias=True, activation="gelu_tanh")
-_CHARACTERS = TextDataConfig(path="datasets/shakespeare-char", build=Shakespeare())
-
-
-def _evaluate(init_from: str) -> TrainGPT:
-    """An evaluation of OpenAI's weights. Source: nanoGPT, `config/eval_gpt2*.py`."""
-    return TrainGPT(
-        batch_size=8,
-        microbatch_size=8,
-        init_from=init_from,
-        model=_GPT2,
-        eval=TextEvalConfig(iters=500),
-        run=RunConfig(eval_only=True),
-    )
-
-
-GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
-    "gpt2": (
-        "GPT-2 124M on OpenWebText, nanoGPT's defaults; 8 A100 40 GB, 4 days.",
-        TrainGPT(run=RunConfig(log_every=1)),
-    ),
-    "gpt2-medium": (
-        "The same with 350M parameters.",
-        TrainGPT(model=GPTConfig(n_layer=24, n_head=16, n_embd=1024)),
-    ),
-    "gpt2-large": (
-        "The same with 774M parameters.",
-        TrainGPT(model=GPTConfig(n_layer=36, n_head=20, n_embd=1280)),
-    ),
-    "gpt2-xl": (
-        "The same with 1558M parameters.",
-        TrainGPT(model=GPTConfig(n_layer=48, n_head=25, n_embd=1600)),
-    ),
-    "train-gpt2": (
-        "GPT-2 124M on OpenWebText: val loss 2.85 in nanoGPT; 8 A100 40 GB, 4 days.",
-        TrainGPT(
-            eval=TextEvalConfig(interval=1000),
-            run=RunConfig(log_every=10),
-        ),
-    ),
-    "shakespeare-char": (
-        "tiny Shakespeare, characters: val loss 1.47 in nanoGPT; one A100, 3 minutes.",
-        TrainGPT(
-            batch_size=64,
-            microbatch_size=64,
-            max_iters=5000,
-            model=GPTConfig(
-                n_layer=6, n_head=6, n_embd=384, block_size=256, dropout=0.2, unroll=6
-            ),
-            optim=replace(_ADAMW, lr=1e-3, beta2=0.99, warmup=100),
-            data=_CHARACTERS,
-            eval=TextEvalConfig(interval=250),
-            run=RunConfig(log_every=10, save_every=250, save="best"),
-        ),
-    ),
-    "shakespeare-char-cpu": (
-        "tiny Shakespeare, characters: val loss 1.88 in nanoGPT; a CPU, minutes.",
-        TrainGPT(
-            batch_size=12,
-            microbatch_size=12,
-            max_iters=2000,
-            precision="float32",
-            model=GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=64, unroll=4),
-            optim=replace(_ADAMW, lr=1e-3, beta2=0.99, warmup=100),
-            data=_CHARACTERS,
-            eval=TextEvalConfig(interval=250, iters=20),
-            run=RunConfig(log_every=100, save_every=250, save="best"),
-        ),
-    ),
-    "finetune-shakespeare": (
-        "OpenAI's GPT-2 XL on tiny Shakespeare in GPT-2 tokens; one 80 GB GPU.",
-        TrainGPT(
-            batch_size=32,
-            microbatch_size=1,
-            max_iters=20,
-            init_from="gpt2-xl",
-            model=replace(_GPT2, n_layer=48, n_head=25, n_embd=1600, remat=True),
-            optim=replace(_ADAMW, lr=3e-5, warmup=0, min_ratio=1.0),
-            data=TextDataConfig(
-                path="datasets/shakespeare", build=Shakespeare(tokens="gpt2")
-            ),
-            eval=TextEvalConfig(interval=5, iters=40),
-            run=RunConfig(log_every=1, save="best"),
-        ),
-    ),
-    "eval-gpt2": (
-        "OpenAI's GPT-2 124M on OpenWebText: val loss 3.12 in nanoGPT.",
-        _evaluate("gpt2"),
-    ),
-    "eval-gpt2-medium": ("The same of 350M: 2.84.", _evaluate("gpt2-medium")),
-    "eval-gpt2-large": ("The same of 774M: 2.67.", _evaluate("gpt2-large")),
-    "eval-gpt2-xl": ("The same of 1558M: 2.54.", _evaluate("gpt2-xl")),
-}
-"""Name -> (task, nanoGPT's result, hardware; configuration). The first is default."""

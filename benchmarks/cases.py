@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.machine import Kind, Precision
-from configs import GPT_PRESETS, TRM_PRESETS, GPTConfig, TrainGPT, TrainTRM
+from configs import GPTConfig, TrainGPT, TrainTRM
 from data.puzzles.dataset import Puzzle
 from data.text.dataset import Tokens
+from train.presets import GPT_PRESETS, TRM_PRESETS
 
 BATCHES = 8
 """Different batches, which come in turns."""

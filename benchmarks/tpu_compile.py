@@ -30,9 +30,10 @@ from jax.sharding import AxisType, Mesh
 from benchmarks import machine
 from benchmarks.cases import VOCAB
 from benchmarks.ours import lower, make_recipe
-from configs import GPT_PRESETS, TRM_PRESETS, TrainGPT, TrainTRM, require
+from configs import TrainGPT, TrainTRM, require
 from gpt.attention import Kernel
 from train.mesh import AXES
+from train.presets import GPT_PRESETS, TRM_PRESETS
 
 TOKENS = 50257
 """Different tokens of GPT-2's byte pairs."""

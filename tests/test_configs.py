@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from configs import (
-    TRM_PRESETS,
     ACTConfig,
     EvalConfig,
     GeneratedSudoku,
@@ -23,6 +22,7 @@ from configs import (
     UserError,
 )
 from train.cli import parse
+from train.presets import TRM_PRESETS
 from train.run_dir import differences, settings
 
 ROOT = Path(__file__).parent.parent

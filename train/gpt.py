@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from configs import GPT_PRESETS, TrainGPT, require
+from configs import TrainGPT, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from gpt.attention import Kernel, pick_kernel
 from gpt.model import GPT, build_gpt, cast, flops_per_token
@@ -35,6 +35,7 @@ from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, nanogpt_cosine
+from train.presets import GPT_PRESETS
 from train.report import throughput
 from train.run_dir import Sizes, resumed_config
 from train.state import make_init

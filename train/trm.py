@@ -26,7 +26,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from configs import TRM_PRESETS, ACTConfig, TrainTRM, require
+from configs import ACTConfig, TrainTRM, require
 from data.puzzles.dataset import IGNORE, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from gpt.attention import Kernel, pick_kernel
@@ -39,6 +39,7 @@ from train.loop import Evaluation, Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.presets import TRM_PRESETS
 from train.run_dir import LoadedRun, Sizes, load_run, resumed_config
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill

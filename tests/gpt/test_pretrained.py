@@ -17,13 +17,14 @@ import pytest
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
-from configs import TRM_PRESETS, GPTConfig, TrainGPT, UserError
+from configs import GPTConfig, TrainGPT, UserError
 from gpt import export
 from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, build_gpt
 from gpt.pretrained import read_pretrained
 from gpt.weights import from_named, to_named
 from tests.runs import finish, start
+from train.presets import TRM_PRESETS
 from train.run_dir import LoadedRun
 
 ROOT = Path(__file__).parents[2]

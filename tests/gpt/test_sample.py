@@ -20,8 +20,6 @@ import pytest
 
 import train.checkpoint
 from configs import (
-    GPT_PRESETS,
-    TRM_PRESETS,
     GPTConfig,
     MeshConfig,
     RunConfig,
@@ -36,6 +34,7 @@ from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints
 from train.integrity import fingerprint
 from train.mesh import make_mesh
+from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.run_dir import LoadedRun, RunDir, load_run
 from train.state import TrainState, init_state, make_init
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from configs import (
-    TRM_PRESETS,
     ACTConfig,
     EvalConfig,
     GeneratedSudoku,
@@ -28,6 +27,7 @@ from data.puzzles.arc_voting import Votes
 from tests import runs
 from tests.arc_golden import write_official
 from train.evaluate import main
+from train.presets import TRM_PRESETS
 from train.trm import main as train
 
 

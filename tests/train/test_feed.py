@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from configs import (
-    TRM_PRESETS,
     GeneratedSudoku,
     MeshConfig,
     PuzzleDataConfig,
@@ -16,6 +15,7 @@ from configs import (
 from data.build import prepare
 from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints
+from train.presets import TRM_PRESETS
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 from train.trm import make_job

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import GPT_PRESETS, TextFiles
+from configs import TextFiles
 from data.build import prepare
 from tests import runs
 from tests.runs import Settings, finish, last_step, metrics, wait_for
 from train import cli
 from train.gpt import main
+from train.presets import GPT_PRESETS
 
 GOLDEN = runs.ROOT / "tests" / "golden" / "gpt2_hf"
 SETTINGS: Settings = {

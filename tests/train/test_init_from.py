@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from configs import (
-    TRM_PRESETS,
     EvalConfig,
     GeneratedSudoku,
     MeshConfig,
@@ -25,6 +24,7 @@ from configs import (
 from data.build import prepare
 from tests.golden import Golden
 from tests.official import weights_of, write_official
+from train.presets import TRM_PRESETS
 from train.run_dir import LoadedRun, load_run, recorded_run
 from train.trm import build, first_weights, main, make_trm_optimizer, resolve
 from trm import convert

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import train.gpt
 import train.trm
-from configs import GPT_PRESETS, TRM_PRESETS, TrainGPT, TrainTRM, UserError
+from configs import TrainGPT, TrainTRM, UserError
 from data.puzzles.dataset import Puzzle
 from data.text.dataset import Tokens
 from gpt import attention
@@ -25,6 +25,7 @@ from train.gradients import StepConfig
 from train.mesh import AXES
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.state import abstract_state, make_init
 from train.step import make_train_step
 

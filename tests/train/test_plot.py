@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import GPT_PRESETS, TRM_PRESETS, UserError
+from configs import UserError
 from train import plot
 from train.plot import Curves, main
+from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.run_dir import RunDir
 
 TRAIN = {"split": "train", "lm_loss": 2.0, "exact_accuracy": None}

@@ -31,7 +31,8 @@ SETTINGS: Settings = {
 CODE = """
 from train import cli
 cli.begin()
-from configs import TRM_PRESETS, UserError
+from configs import UserError
+from train.presets import TRM_PRESETS
 from train import checkpoint, feed, trm
 {patch}
 with cli.clean_exit():

@@ -8,7 +8,6 @@ import pytest
 
 import trm.objective
 from configs import (
-    TRM_PRESETS,
     EvalConfig,
     GeneratedSudoku,
     MeshConfig,
@@ -17,6 +16,7 @@ from configs import (
 )
 from data.build import prepare
 from tests.runs import ROOT
+from train.presets import TRM_PRESETS
 from train.trm import main
 
 PACKAGES = tuple(str(ROOT / name) for name in ("train", "trm", "gpt", "data"))

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import TRM_PRESETS, GeneratedSudoku
+from configs import GeneratedSudoku
 from data.build import prepare
 from tests import runs
 from tests.runs import ROOT, Settings, finish, last_step, metrics, wait_for
 from train import cli
+from train.presets import TRM_PRESETS
 from train.trm import main
 
 SETTINGS = {

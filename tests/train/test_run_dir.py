@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from configs import (
-    GPT_PRESETS,
-    TRM_PRESETS,
     GeneratedSudoku,
     PuzzleDataConfig,
     TrainGPT,
@@ -19,6 +17,7 @@ from configs import (
     UserError,
 )
 from tests.runs import ROOT
+from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.run_dir import RunDir, differences, from_settings, recorded_run, settings
 
 RECORD = {"kind": "trm", "sizes": {"vocab": 6, "seq": 16, "puzzles": 1}}

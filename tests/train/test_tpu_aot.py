@@ -16,7 +16,7 @@ from benchmarks.tpu_compile import (
     loops,
     slice_mesh,
 )
-from configs import GPT_PRESETS, TRM_PRESETS
+from train.presets import GPT_PRESETS, TRM_PRESETS
 
 pytestmark = [
     pytest.mark.tpu_aot,

@@ -75,7 +75,7 @@ SLOW_EVALUATION = """
 from train import cli
 cli.begin()
 import time
-from configs import TRM_PRESETS
+from train.presets import TRM_PRESETS
 from train import trm
 splits = trm.test_splits
 def slowly(*arguments):
@@ -121,7 +121,7 @@ LITTLE_ROOM = """
 import resource, sys
 from train import cli
 cli.begin()
-from configs import TRM_PRESETS
+from train.presets import TRM_PRESETS
 from train import checkpoint, trm
 save = checkpoint.Checkpoints.save
 def save_with_little_room(self, state):

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import TRM_PRESETS, TRMConfig
+from configs import TRMConfig
 from gpt.attention import attend
 from gpt.layers import truncated_normal
 from tests.tiny import assert_close
 from train.optim import split_trainable
+from train.presets import TRM_PRESETS
 from trm.build import build_trm
 from trm.layers import (
     AbstractMixer,

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import TRM_PRESETS, TRMConfig, UserError
+from configs import TRMConfig, UserError
 from tests.golden import CASES, FOLDER, Golden
 from tests.official import STYLES, options_of, weights_of
+from train.presets import TRM_PRESETS
 from trm.all_config import all_config, train_config
 from trm.build import build_trm
 from trm.official import Given, infer

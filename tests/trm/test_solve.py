@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import Mesh
 from PIL import Image
 
-from configs import TRM_PRESETS, GeneratedSudoku, RunConfig, TrainTRM, UserError
+from configs import GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
 from data.puzzles.arc_grid import to_tokens
 from data.puzzles.asking import Question, table_rows
@@ -30,6 +30,7 @@ from tests.runs import finish, start
 from tests.tiny import assert_equal
 from tests.train.test_run import SETTINGS
 from train.checkpoint import Checkpoints
+from train.presets import TRM_PRESETS
 from train.run_dir import LoadedRun, RunDir, load_run
 from train.state import init_state, make_init
 from train.trm import build

@@ -12,7 +12,6 @@ import pytest
 import data.puzzles.arc
 from configs import (
     ARC,
-    TRM_PRESETS,
     EvalConfig,
     MeshConfig,
     PuzzleDataConfig,
@@ -27,6 +26,7 @@ from data.puzzles.arc_tasks import read_json
 from data.puzzles.arc_voting import Votes
 from data.puzzles.dataset import Metadata, PuzzleDataset
 from tests.arc_golden import RAW, write_official
+from train.presets import TRM_PRESETS
 from train.trm import main
 
 CONFIG = ARC(
