@@ -67,9 +67,9 @@ def root(tmp_path_factory) -> Path:
 )
 def test_what_the_recipes_make_keeps_the_contract(root, which, request):
     quick = "not slow" if request.node.get_closest_marker("slow") is None else ""
+    words = "-m pytest -q tests/trm/test_variants.py -p no:cacheprovider".split()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/trm/test_variants.py"]
-        + ["-k", which, "-m", quick, "-p", "no:cacheprovider"],
+        [sys.executable, *words, "-k", which, "-m", quick],
         cwd=root,
         env=runs.environment(PYTHONPATH=str(root)),
         capture_output=True,
