@@ -67,7 +67,14 @@ def root(tmp_path_factory) -> Path:
 )
 def test_what_the_recipes_make_keeps_the_contract(root, which, request):
     quick = "not slow" if request.node.get_closest_marker("slow") is None else ""
-    words = "-m pytest -q tests/trm/test_variants.py -p no:cacheprovider".split()
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "tests/trm/test_variants.py",
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
         [sys.executable, *words, "-k", which, "-m", quick],
         cwd=root,
