@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
@@ -20,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from configs import TrainGPT, TrainTRM, require
+from data.storage import AnyPath, append_text, open_path
 from train.checkpoint import Checkpoints
 from train.feed import Split
 from train.gradients import StepConfig
@@ -234,7 +234,7 @@ def evaluate_run(
     Raises:
         UserError: if there is nothing to evaluate, or it is of another configuration.
     """
-    folder = Path(config.run_dir) if config.run_dir else None
+    folder = open_path(config.run_dir) if config.run_dir else None
     found = None if folder is None else read_weights(folder, config, abstract)
     if found is None:
         require(
@@ -257,13 +257,12 @@ def evaluate_run(
     if folder is not None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
         row = {"step": done, "time": now, **evaluation.values}
-        with (folder / "evaluations.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_text(folder / "evaluations.jsonl", json.dumps(row) + "\n")
     return 0
 
 
 def read_weights(
-    folder: Path, config: TrainTRM | TrainGPT, abstract: TrainState
+    folder: AnyPath, config: TrainTRM | TrainGPT, abstract: TrainState
 ) -> tuple[Any, PyTree, int] | None:
     """The weights to evaluate of the newest checkpoint, the table and the step.
 
@@ -294,7 +293,7 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
     return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))
 
 
-def _opening(job: Job, folder: Path, state: TrainState, resumed: bool) -> str:
+def _opening(job: Job, folder: AnyPath, state: TrainState, resumed: bool) -> str:
     """What is about to happen, and where every parameter lies."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.model))
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"

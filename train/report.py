@@ -4,7 +4,6 @@ import importlib.util
 import math
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from configs import RunConfig, require
-from train.metrics_file import MetricsFile, scores, truncate
+from data.storage import AnyPath, is_remote
+from train.metrics_file import MetricsWriter, open_metrics, scores, truncate
 from train.objective import Metrics
 from train.speed import Values
 
@@ -77,7 +77,7 @@ class Report:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         config: RunConfig,
         settings: dict[str, Any],
         *,
@@ -85,7 +85,7 @@ class Report:
         total: int,
         done: int,
     ):
-        self._file: MetricsFile | None = None
+        self._file: MetricsWriter | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
         self._start, self._first, self._total = time.perf_counter(), done, total
@@ -99,7 +99,7 @@ class Report:
         if config.tensorboard:
             self._tensorboard = _tensorboard(folder)
         truncate(folder / "metrics.jsonl", done)
-        self._file = MetricsFile(folder / "metrics.jsonl")
+        self._file = open_metrics(folder / "metrics.jsonl")
         if sys.stdout.isatty():
             self._bar = tqdm(total=total, initial=done, unit="step", file=sys.stdout)
 
@@ -149,6 +149,15 @@ class Report:
                 f"{split} {step}/{self._total}{self._eta(step)}  {readable(values)}"
             )
 
+    def flush(self) -> None:
+        """Return when every line of metrics is where it stays, however the run ends.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        if self._file is not None:
+            self._file.flush()
+
     def _eta(self, step: int) -> str:
         """Time left, on plain lines; a progress bar shows its own."""
         if self._bar or step <= self._first or step >= self._total:
@@ -168,12 +177,12 @@ class Report:
             self._wandb.finish()
 
 
-def _wandb(project: str, folder: Path, name: str, settings: dict[str, Any]) -> Any:
+def _wandb(project: str, folder: AnyPath, name: str, settings: dict[str, Any]) -> Any:
     import wandb  # pyright: ignore[reportMissingImports]
 
     return wandb.init(
         project=project,
-        dir=folder,
+        dir=None if is_remote(folder) else folder,
         id=name,
         name=folder.name,
         resume="allow",
@@ -181,7 +190,7 @@ def _wandb(project: str, folder: Path, name: str, settings: dict[str, Any]) -> A
     )
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: AnyPath) -> Any:
     from tensorboardX import SummaryWriter  # pyright: ignore
 
     return SummaryWriter(str(folder / "tensorboard"))

@@ -29,6 +29,7 @@ from jaxtyping import Array
 from configs import ACTConfig, TrainTRM, require
 from data.puzzles.dataset import IGNORE, PuzzleDataset
 from data.puzzles.metadata import Metadata
+from data.storage import open_path
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
 from train.feed import Split, prepare_missing, train_input
@@ -145,7 +146,7 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
         return dataclasses.replace(config, model=before.model), None
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(Path(config.data.paths[0]) / "train").seq_len
-    if (Path(config.init_from) / "config.json").is_file():
+    if (open_path(config.init_from) / "config.json").is_file():
         source = load_run(config.init_from)
         require(
             source.kind == "trm",
