@@ -444,8 +444,9 @@ class TRMConfig:
     variant: Literal["trm", "single_z", "hier6", "hrm", "transformer", "eqr"] = "trm"
     """What is refined, and how. Officially a model class each (`arch`)."""
 
-    mixer: Literal["attention", "mlp"] = "mlp"
-    """How positions exchange information. `mlp` is officially `mlp_t=True`."""
+    mixer: Literal["attention", "mlp", "units"] = "mlp"
+    """How positions exchange information. `mlp` is officially `mlp_t=True`. `units`:
+    a cell of a Sudoku sees the mean of its row, its column and its box."""
 
     positions: Literal["rope", "learned", "none"] = "none"
     """How attention tells positions apart. `pos_encodings`."""
@@ -458,6 +459,9 @@ class TRMConfig:
 
     expansion: float = 4.0
     """Feed-forward width over `dim`, before SwiGLU's 2/3 and rounding. `expansion`."""
+
+    inner_multiple: int = 256
+    """Inner widths are rounded up to a multiple of it. Officially always 256."""
 
     layers: int = 2
     """Blocks of the network; of HRM's fast one. `L_layers`; of the transformer baseline
@@ -506,13 +510,13 @@ class TRMConfig:
             f" got {self.expansion} for dim={self.dim}. Use 4.",
         )
         require(
-            self.mixer == "mlp" or self.dim % self.heads == 0,
+            self.mixer != "attention" or self.dim % self.heads == 0,
             f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
             f"Use dim={self.dim // self.heads * self.heads or self.heads} or "
             f"dim={-(-self.dim // self.heads) * self.heads}.",
         )
         require(
-            self.positions != "rope" or self.mixer == "mlp" or self.head_dim % 2 == 0,
+            self.positions != "rope" or self.mixer != "attention" or self.head_dim % 2 == 0,
             f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
         )
         require(

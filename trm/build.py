@@ -7,7 +7,14 @@ from jaxtyping import PRNGKeyArray
 
 from configs import TRMConfig
 from gpt.attention import Kernel
-from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
+from trm.layers import (
+    AbstractMixer,
+    AttentionMixer,
+    Block,
+    Network,
+    TokenMLP,
+    UnitMixer,
+)
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
 from trm.variants.eqr import EqR
@@ -37,7 +44,15 @@ def build_mixer(
                 key=key,
             )
         case "mlp":
-            return TokenMLP(length, config.expansion, eps=config.norm_eps, key=key)
+            return TokenMLP(
+                length,
+                config.expansion,
+                config.inner_multiple,
+                eps=config.norm_eps,
+                key=key,
+            )
+        case "units":
+            return UnitMixer(config.dim, config.prefix, eps=config.norm_eps, key=key)
         case _:
             assert_never(config.mixer)
 
@@ -55,7 +70,12 @@ def build_network(
         mixer_key, mlp_key = jax.random.split(block_key)
         mixer = build_mixer(config, length, kernel, mixer_key)
         block = Block(
-            mixer, config.dim, config.expansion, eps=config.norm_eps, key=mlp_key
+            mixer,
+            config.dim,
+            config.expansion,
+            config.inner_multiple,
+            eps=config.norm_eps,
+            key=mlp_key,
         )
         blocks.append(block)
     return Network(tuple(blocks))

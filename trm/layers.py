@@ -10,6 +10,7 @@ Source: `models/layers.py`; paper section 4.4 and figure 1.
 """
 
 import abc
+import math
 from typing import Any
 
 import equinox as eqx
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from configs import require
+from data.puzzles.board import BOXES
 from gpt.attention import Kernel, attend, padding
 from gpt.layers import truncated_normal
 from gpt.primitives import (
@@ -57,12 +59,12 @@ def rotate(
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def swiglu_width(width: int, expansion: float) -> int:
-    """Inner width of a SwiGLU: 2/3 of `expansion * width`, up to a multiple of 256.
+def swiglu_width(width: int, expansion: float, multiple: int = 256) -> int:
+    """Inner width of a SwiGLU: 2/3 of `expansion * width`, rounded up.
 
-    Source: `models/layers.py`, `SwiGLU`.
+    Source: `models/layers.py`, `SwiGLU`, to a multiple of 256.
     """
-    return -(-round(expansion * width * 2 / 3) // 256) * 256
+    return -(-round(expansion * width * 2 / 3) // multiple) * multiple
 
 
 class SwiGLU(eqx.Module):
@@ -74,8 +76,10 @@ class SwiGLU(eqx.Module):
     gate_up: Float[Array, "width 2*hidden"]
     down: Float[Array, "hidden width"]
 
-    def __init__(self, width: int, expansion: float, *, key: PRNGKeyArray):
-        hidden = swiglu_width(width, expansion)
+    def __init__(
+        self, width: int, expansion: float, multiple: int = 256, *, key: PRNGKeyArray
+    ):
+        hidden = swiglu_width(width, expansion, multiple)
         gate_up_key, down_key = jax.random.split(key)
         self.gate_up = truncated_normal(gate_up_key, (width, 2 * hidden), width**-0.5)
         self.down = truncated_normal(down_key, (hidden, width), hidden**-0.5)
@@ -174,14 +178,72 @@ class TokenMLP(AbstractMixer):
     mlp: SwiGLU
     eps: float = eqx.field(static=True)
 
-    def __init__(self, seq: int, expansion: float, *, eps: float, key: PRNGKeyArray):
-        self.mlp = SwiGLU(seq, expansion, key=key)
+    def __init__(
+        self,
+        seq: int,
+        expansion: float,
+        multiple: int = 256,
+        *,
+        eps: float,
+        key: PRNGKeyArray,
+    ):
+        self.mlp = SwiGLU(seq, expansion, multiple, key=key)
         self.eps = eps
 
     def __call__(
         self, x: Float[Array, "seq *batch dim"]
     ) -> Float[Array, "seq *batch dim"]:
         return rms_norm(x + self.mlp.over_first_axis(x), self.eps, axis=0)
+
+
+class UnitMixer(AbstractMixer):
+    """The means of each cell's row, column and box, each through weights of its own.
+
+    What the other mixers learn of a Sudoku's geometry is told: which cells stand in a
+    unit. A position of the prefix sees the mean of all.
+
+    Source: our own; messages along rows, columns and boxes are those of Palm et al.
+    2018, arXiv 1711.08028.
+    """
+
+    positions_first = True
+
+    weight: Float[Array, "units dim dim"]
+    prefix: int = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, dim: int, prefix: int, *, eps: float, key: PRNGKeyArray):
+        self.weight = truncated_normal(key, (3, dim, dim), (3 * dim) ** -0.5)
+        self.prefix = prefix
+        self.eps = eps
+
+    def __call__(
+        self, x: Float[Array, "seq *batch dim"]
+    ) -> Float[Array, "seq *batch dim"]:
+        means = jnp.asarray(unit_means(x.shape[0] - self.prefix, self.prefix), x.dtype)
+        seen = [(m @ x.reshape(len(m), -1)).reshape(x.shape) for m in means]
+        mixed = sum(map(project, seen, self.weight), jnp.zeros_like(x))
+        return rms_norm(x + mixed, self.eps)
+
+
+def unit_means(seq: int, prefix: int) -> Float[np.ndarray, "3 length length"]:
+    """Matrices that take the mean over each position's row, column and box.
+
+    Raises:
+        UserError: if `seq` cells are no board.
+    """
+    size = math.isqrt(seq)
+    require(
+        size in BOXES and seq == size**2,
+        f"`mixer=units` needs Sudoku of {', '.join(f'{n}x{n}' for n in BOXES)}: got "
+        f"puzzles of {seq} cells. Use another mixer.",
+    )
+    row, column = np.divmod(np.arange(seq), size)
+    means = np.zeros((3, prefix + seq, prefix + seq))
+    for matrix, unit in zip(means, (row, column, BOXES[size].of_cell), strict=True):
+        matrix[:prefix] = 1 / (prefix + seq)
+        matrix[prefix:, prefix:] = (unit[:, None] == unit) / size
+    return means
 
 
 class Block(eqx.Module):
@@ -196,12 +258,13 @@ class Block(eqx.Module):
         mixer: AbstractMixer,
         dim: int,
         expansion: float,
+        multiple: int = 256,
         *,
         eps: float,
         key: PRNGKeyArray,
     ):
         self.mixer = mixer
-        self.mlp = SwiGLU(dim, expansion, key=key)
+        self.mlp = SwiGLU(dim, expansion, multiple, key=key)
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
