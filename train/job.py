@@ -27,8 +27,9 @@ from train.loop import Evaluation, Intervals, Loop, evaluate
 from train.mesh import describe_layout
 from train.objective import Objective
 from train.optim import Optimizer
+from train.record import Sizes
 from train.report import Rates, Report, Values, require_packages, scores
-from train.run_dir import RunDir, Sizes, require_same_model
+from train.run_dir import RunDir, require_same_model
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, make_eval_step, make_train_step
 
