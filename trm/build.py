@@ -1,11 +1,13 @@
 """From a configuration to a model: one `match` for the mixer, one for the variant."""
 
+import math
 from typing import assert_never
 
 import jax
 from jaxtyping import PRNGKeyArray
 
-from configs import TRMConfig
+from configs import TRMConfig, require
+from data.puzzles.board import BOXES
 from gpt.attention import Kernel
 from trm.layers import (
     AbstractMixer,
@@ -48,11 +50,19 @@ def build_mixer(
                 length,
                 config.expansion,
                 config.inner_multiple,
+                normed=config.gate == "normed",
                 eps=config.norm_eps,
                 key=key,
             )
         case "units":
-            return UnitMixer(config.dim, config.prefix, eps=config.norm_eps, key=key)
+            size = math.isqrt(length - config.prefix)
+            require(
+                size in BOXES and size**2 == length - config.prefix,
+                "`mixer=units` needs Sudoku of "
+                f"{', '.join(f'{n}x{n}' for n in BOXES)}: got puzzles of "
+                f"{length - config.prefix} cells. Use mixer=mlp or attention.",
+            )
+            return UnitMixer(BOXES[size], config.dim, eps=config.norm_eps, key=key)
         case _:
             assert_never(config.mixer)
 
@@ -74,6 +84,7 @@ def build_network(
             config.dim,
             config.expansion,
             config.inner_multiple,
+            normed=config.gate == "normed",
             eps=config.norm_eps,
             key=mlp_key,
         )

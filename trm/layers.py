@@ -10,7 +10,6 @@ Source: `models/layers.py`; paper section 4.4 and figure 1.
 """
 
 import abc
-import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from configs import require
-from data.puzzles.board import BOXES
+from data.puzzles.board import Box
 from gpt.attention import Kernel, attend, padding
 from gpt.layers import truncated_normal
 from gpt.primitives import (
@@ -70,30 +69,52 @@ def swiglu_width(width: int, expansion: float, multiple: int = 256) -> int:
 class SwiGLU(eqx.Module):
     """Gated feed-forward layer, `down(silu(gate(x)) * up(x))`.
 
-    Source: Shazeer 2020, arXiv 2002.05202; `models/layers.py`, `SwiGLU`.
+    With `normed` it is `down(sigmoid(gate(x)) * rms_norm(gate(x) * up(x)))`, the same
+    but for the norm, so that large weights, as Muon makes them, do not make it larger.
+
+    Source: Shazeer 2020, arXiv 2002.05202; `models/layers.py`, `SwiGLU`; with the norm
+    Dillon 2026, arXiv 2601.19085.
     """
 
     gate_up: Float[Array, "width 2*hidden"]
     down: Float[Array, "hidden width"]
+    normed: bool = eqx.field(static=True)
     matrices: ClassVar[dict[str, tuple[int, int]]] = {"gate_up": (1, 2), "down": (1, 1)}
 
     def __init__(
-        self, width: int, expansion: float, multiple: int = 256, *, key: PRNGKeyArray
+        self,
+        width: int,
+        expansion: float,
+        multiple: int = 256,
+        *,
+        normed: bool = False,
+        key: PRNGKeyArray,
     ):
+        self.normed = normed
         hidden = swiglu_width(width, expansion, multiple)
         gate_up_key, down_key = jax.random.split(key)
         self.gate_up = truncated_normal(gate_up_key, (width, 2 * hidden), width**-0.5)
         self.down = truncated_normal(down_key, (hidden, width), hidden**-0.5)
 
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
-        return project(project_gated(x, self.gate_up), self.down)
+        if not self.normed:
+            return project(project_gated(x, self.gate_up), self.down)
+        both = project(x, self.gate_up)
+        return project(_gate_normed(both, axis=-1), self.down)
 
     def over_first_axis(
         self, x: Float[Array, " width *axes"]
     ) -> Float[Array, " width *axes"]:
         """The same layer along the first axis instead of the last."""
-        hidden = project_gated_columns(x, self.gate_up)
-        return project_columns(hidden, self.down)
+        if not self.normed:
+            return project_columns(project_gated_columns(x, self.gate_up), self.down)
+        both = project_columns(x, self.gate_up)
+        return project_columns(_gate_normed(both, axis=0), self.down)
+
+
+def _gate_normed(both: Float[Array, "*axes"], axis: int) -> Float[Array, "*halves"]:
+    gate, up = jnp.split(both.astype(jnp.float32), 2, axis=axis)
+    return (jax.nn.sigmoid(gate) * rms_norm(gate * up, 1e-5, axis)).astype(both.dtype)
 
 
 class AbstractMixer(eqx.Module):
@@ -186,10 +207,11 @@ class TokenMLP(AbstractMixer):
         expansion: float,
         multiple: int = 256,
         *,
+        normed: bool = False,
         eps: float,
         key: PRNGKeyArray,
     ):
-        self.mlp = SwiGLU(seq, expansion, multiple, key=key)
+        self.mlp = SwiGLU(seq, expansion, multiple, normed=normed, key=key)
         self.eps = eps
 
     def __call__(
@@ -199,12 +221,13 @@ class TokenMLP(AbstractMixer):
 
 
 class UnitMixer(AbstractMixer):
-    """The means of each cell's row, column and box, each through weights of its own.
+    """A cell of a Sudoku sees the means of its row, its column and its box.
 
-    What the other mixers learn of a Sudoku's geometry is told: which cells stand in a
-    unit. A position of the prefix sees the mean of all.
+    Each goes through weights of its own. So the mixer is told what the others learn:
+    which cells stand in a unit. Positions of the prefix see the mean of all cells, as
+    all three, and are seen by none.
 
-    Source: our own; messages along rows, columns and boxes are those of Palm et al.
+    Source: our own; messages within rows, columns and boxes are those of Palm et al.
     2018, arXiv 1711.08028.
     """
 
@@ -212,42 +235,30 @@ class UnitMixer(AbstractMixer):
     stacked = True
     matrices: ClassVar[dict[str, tuple[int, int]]] = {"weight": (1, 1)}
 
-    weight: Float[Array, "units dim dim"]
-    prefix: int = eqx.field(static=True)
+    weight: Float[Array, "3 dim dim"]
+    box: Box = eqx.field(static=True)
     eps: float = eqx.field(static=True)
 
-    def __init__(self, dim: int, prefix: int, *, eps: float, key: PRNGKeyArray):
+    def __init__(self, box: Box, dim: int, *, eps: float, key: PRNGKeyArray):
         self.weight = truncated_normal(key, (3, dim, dim), (3 * dim) ** -0.5)
-        self.prefix = prefix
+        self.box = box
         self.eps = eps
 
     def __call__(
         self, x: Float[Array, "seq *batch dim"]
     ) -> Float[Array, "seq *batch dim"]:
-        means = jnp.asarray(unit_means(x.shape[0] - self.prefix, self.prefix), x.dtype)
-        seen = [(m @ x.reshape(len(m), -1)).reshape(x.shape) for m in means]
-        mixed = sum(map(project, seen, self.weight), jnp.zeros_like(x))
-        return rms_norm(x + mixed, self.eps)
-
-
-def unit_means(seq: int, prefix: int) -> Float[np.ndarray, "3 length length"]:
-    """Matrices that take the mean over each position's row, column and box.
-
-    Raises:
-        UserError: if `seq` cells are no board.
-    """
-    size = math.isqrt(seq)
-    require(
-        size in BOXES and seq == size**2,
-        f"`mixer=units` needs Sudoku of {', '.join(f'{n}x{n}' for n in BOXES)}: got "
-        f"puzzles of {seq} cells. Use another mixer.",
-    )
-    row, column = np.divmod(np.arange(seq), size)
-    means = np.zeros((3, prefix + seq, prefix + seq))
-    for matrix, unit in zip(means, (row, column, BOXES[size].of_cell), strict=True):
-        matrix[:prefix] = 1 / (prefix + seq)
-        matrix[prefix:, prefix:] = (unit[:, None] == unit) / size
-    return means
+        prefix = x.shape[0] - self.box.size**2
+        front, cells = x[:prefix], x[prefix:]
+        rows, columns = self.box
+        board = cells.reshape(columns, rows, rows, columns, *cells.shape[1:])
+        mean = lambda *axes: jnp.mean(board, axes, keepdims=True)
+        units = (mean(2, 3), mean(0, 1), mean(1, 3))
+        mixed = sum(map(project, units, self.weight), jnp.zeros_like(board))
+        mixed = [mixed.reshape(cells.shape)]
+        if prefix:
+            seen = project(cells.mean(0, keepdims=True), self.weight.sum(0))
+            mixed.insert(0, jnp.broadcast_to(seen, front.shape))
+        return rms_norm(x + jnp.concatenate(mixed), self.eps)
 
 
 class Block(eqx.Module):
@@ -264,11 +275,12 @@ class Block(eqx.Module):
         expansion: float,
         multiple: int = 256,
         *,
+        normed: bool = False,
         eps: float,
         key: PRNGKeyArray,
     ):
         self.mixer = mixer
-        self.mlp = SwiGLU(dim, expansion, multiple, key=key)
+        self.mlp = SwiGLU(dim, expansion, multiple, normed=normed, key=key)
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
