@@ -521,7 +521,9 @@ class TRMConfig:
             f"dim={-(-self.dim // self.heads) * self.heads}.",
         )
         require(
-            self.positions != "rope" or self.mixer != "attention" or self.head_dim % 2 == 0,
+            self.positions != "rope"
+            or self.mixer != "attention"
+            or self.head_dim % 2 == 0,
             f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
         )
         require(

@@ -15,10 +15,10 @@ from trm.layers import (
     Block,
     Network,
     TokenMLP,
-    UnitMixer,
 )
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
+from trm.units import UnitMixer
 from trm.variants.eqr import EqR
 from trm.variants.hrm import HRM
 from trm.variants.single_latent import SingleLatent

@@ -42,7 +42,18 @@ _NETWORKS = {
 
 
 def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
-    """Official name -> (our array, how it is turned): `""`, `T`, `qkv` or `out`."""
+    """Official name -> (our array, how it is turned): `""`, `T`, `qkv` or `out`.
+
+    Raises:
+        UserError: if the official code has no such model.
+    """
+    ours = (config.mixer, config.gate, config.inner_multiple)
+    require(
+        config.mixer != "units" and ours[1:] == ("silu", 256),
+        "A model must be one that the official code has, with mixer=mlp or attention, "
+        "gate=silu and inner_multiple=256: got mixer={}, gate={}, inner_multiple={}. "
+        "Its weights stay in our own checkpoints.".format(*ours),
+    )
     named: dict[str, tuple[Any, str]] = {
         EMBEDDING: (model.embedding.weight, ""),
         "lm_head.weight": (model.head.weight, "T"),

@@ -42,11 +42,29 @@ def test_swiglu_width(width: int, inner: int) -> None:
     assert swiglu_width(width, 4.0) == inner
 
 
+def test_swiglu_width_in_finer_steps() -> None:
+    assert swiglu_width(32, 4.0, 32) == 96
+    assert swiglu_width(64, 4.0, 1) == 171
+
+
 def test_swiglu_is_its_formula_on_either_axis() -> None:
     layer = SwiGLU(5, 4.0, key=jax.random.key(0))
     x = np.asarray(normal(3, 4, 5), np.float64)
     gate, up = np.split(x @ np.asarray(layer.gate_up, np.float64), 2, axis=-1)
     expected = (gate / (1 + np.exp(-gate)) * up) @ np.asarray(layer.down, np.float64)
+    np.testing.assert_allclose(layer(jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
+    first = jnp.asarray(np.moveaxis(x, -1, 0), jnp.float32)
+    np.testing.assert_allclose(
+        jnp.moveaxis(layer.over_first_axis(first), 0, -1), expected, atol=1e-5
+    )
+
+
+def test_a_normed_gate_is_its_formula_on_either_axis() -> None:
+    layer = SwiGLU(5, 4.0, 8, normed=True, key=jax.random.key(0))
+    x = np.asarray(normal(3, 4, 5), np.float64)
+    gate, up = np.split(x @ np.asarray(layer.gate_up, np.float64), 2, axis=-1)
+    inside = gate * up / np.sqrt(np.square(gate * up).mean(-1, keepdims=True) + 1e-5)
+    expected = (inside / (1 + np.exp(-gate))) @ np.asarray(layer.down, np.float64)
     np.testing.assert_allclose(layer(jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
     first = jnp.asarray(np.moveaxis(x, -1, 0), jnp.float32)
     np.testing.assert_allclose(
