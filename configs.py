@@ -521,15 +521,13 @@ class TRMConfig:
             f"dim={-(-self.dim // self.heads) * self.heads}.",
         )
         require(
-            self.positions != "rope"
-            or self.mixer != "attention"
-            or self.head_dim % 2 == 0,
-            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
+            self.mixer == "attention" or self.positions != "rope",
+            "`positions=rope` needs `mixer=attention`: others have no queries to turn. "
+            "Use positions=none or learned.",
         )
         require(
-            self.mixer == "attention" or self.positions != "rope",
-            "`positions=rope` needs `mixer=attention`: the token MLP has no queries "
-            "to turn. Use positions=none or learned.",
+            self.positions != "rope" or self.head_dim % 2 == 0,
+            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
         )
         require(
             0 <= self.puzzle_dim <= self.prefix * self.dim,

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from configs import RunConfig, UserError
 from train.checkpoint import Checkpoints
 from train.mesh import layout
+from train.metrics_file import scores
 from train.record import (
     Config,
     Sizes,
@@ -21,7 +22,6 @@ from train.record import (
     recorded_run,
     without_record,
 )
-from train.report import scores
 
 
 @dataclass(frozen=True)

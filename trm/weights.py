@@ -47,12 +47,14 @@ def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
     Raises:
         UserError: if the official code has no such model.
     """
-    ours = (config.mixer, config.gate, config.inner_multiple)
     require(
-        config.mixer != "units" and ours[1:] == ("silu", 256),
-        "A model must be one that the official code has, with mixer=mlp or attention, "
-        "gate=silu and inner_multiple=256: got mixer={}, gate={}, inner_multiple={}. "
-        "Its weights stay in our own checkpoints.".format(*ours),
+        config.variant in _NETWORKS
+        and config.mixer in ("attention", "mlp")
+        and (config.gate, config.inner_multiple) == ("silu", 256),
+        "Official weights must be of a model that the official code has: got "
+        f"variant={config.variant}, mixer={config.mixer}, gate={config.gate}, "
+        f"inner_multiple={config.inner_multiple}. Keep it as a run of ours, or add its "
+        "names to `trm/weights.py`.",
     )
     named: dict[str, tuple[Any, str]] = {
         EMBEDDING: (model.embedding.weight, ""),
