@@ -118,7 +118,7 @@ def test_token_mlp_mixes_positions_of_one_feature_only() -> None:
 
 def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A position appended for a kernel is not seen, nor has it a gradient."""
-    sizes = {"dim": 8, "heads": 2, "puzzle_dim": 8, "prefix": 2, "L_cycles": 2}
+    sizes: Any = {"dim": 8, "heads": 2, "puzzle_dim": 8, "prefix": 2, "L_cycles": 2}
     config = TRMConfig(mixer="attention", **sizes)
     inputs, rows = jnp.array([[1, 2, 3]] * 2), normal(2, 8)
 
@@ -141,7 +141,7 @@ def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mlp"])
-def test_a_batch_is_its_puzzles(mixer: str) -> None:
+def test_a_batch_is_its_puzzles(mixer: Any) -> None:
     """Whatever the layout inside, puzzles do not see each other."""
     config = TRMConfig(mixer=mixer, dim=8, heads=2, puzzle_dim=8, prefix=2, L_cycles=2)
     model = build_trm(config, vocab=5, seq=4, key=jax.random.key(0))
@@ -191,7 +191,7 @@ class Shift(AbstractMixer):
 
 def test_a_mixer_says_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not the configuration: as many puzzles as positions would go unnoticed."""
-    monkeypatch.setattr("trm.build.build_mixer", lambda *_: Shift())
+    monkeypatch.setattr("trm.build.build_mixer", lambda *_: Shift())  # pyright: ignore[reportCallIssue]
     config = TRMConfig(mixer="attention", dim=8, puzzle_dim=8, prefix=1, L_cycles=2)
     model = build_trm(config, vocab=5, seq=3, key=jax.random.key(0))
     rows = normal(4, 8)
@@ -214,6 +214,6 @@ def test_mixers_of_two_layouts_are_refused() -> None:
         4, 8, 2, rope_theta=None, eps=1e-5, kernel="xla", key=jax.random.key(0)
     )
     with pytest.raises(ValueError, match="one layout"):
-        find_mixers((Shift(), attention))
+        find_mixers((Shift(), attention))  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="one layout"):
         find_mixers(())
