@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ from train.presets import TRM_PRESETS
 from trm.act import init_carry, refill
 from trm.build import build_trm
 from trm.flops import cycle_flops, network_flops, step_flops
+from trm.model import TRM
 from trm.objective import supervision_loss
 
 PAPER = TRM_PRESETS["sudoku-attention"][1].model
@@ -78,7 +80,7 @@ def test_steps_as_xla_counts_them(config: TRMConfig, act: ACTConfig) -> None:
         build_trm, config, vocab=vocab, seq=seq, key=jax.random.key(0)
     )
 
-    def loss(model: eqx.Module, rows: jax.Array, puzzle: Puzzle) -> jax.Array:
+    def loss(model: TRM, rows: jax.Array, puzzle: Puzzle) -> jax.Array:
         carry = refill(model, init_carry(model, batch, seq), puzzle)
         keys = jax.random.split(jax.random.key(0), batch)
         return supervision_loss(model, rows, carry, keys, config=act)[0]
@@ -86,7 +88,7 @@ def test_steps_as_xla_counts_them(config: TRMConfig, act: ACTConfig) -> None:
     shape = partial(jax.ShapeDtypeStruct, dtype=jnp.int32)
     puzzle = Puzzle(shape((batch, seq)), shape((batch, seq)), shape((batch,)))
     rows = jax.ShapeDtypeStruct((batch, config.puzzle_dim), jnp.float32)
-    program = jax.jit(jax.grad(loss, (0, 1))).lower(model, rows, puzzle).compile()
+    program: Any = jax.jit(jax.grad(loss, (0, 1))).lower(model, rows, puzzle).compile()
     assert " while(" not in program.as_text()
     counted = program.cost_analysis()["flops"] / batch
     assert step_flops(config, act, vocab=vocab, seq=seq) == pytest.approx(
