@@ -46,7 +46,7 @@ def test_a_model_of_units_and_its_matrices() -> None:
     model = build_trm(CONFIG, vocab=6, seq=16, key=jax.random.key(0))
     axes = {name: axes.layers for name, axes in hidden_matrices(model).items()}
     assert axes[".recursion.network.blocks[0].mixer.weight"] == 1
-    with pytest.raises(UserError, match="got mixer=units"):
+    with pytest.raises(UserError, match="mixer=units"):
         to_official(model, CONFIG)
     with pytest.raises(UserError, match="got puzzles of 64 cells"):
         build_trm(CONFIG, vocab=6, seq=64, key=jax.random.key(0))
