@@ -128,3 +128,9 @@ def move_folder(source: AnyPath, target: AnyPath) -> None:
                 files.rm(str(target), recursive=True)
             files.copy(str(source), str(target), recursive=True)
             files.rm(str(source), recursive=True)
+
+
+def upload(folder: Path, target: epath.Path) -> None:
+    """Copy what is in a folder of this machine to a store."""
+    with store_errors():
+        file_system(target).put(f"{folder}/", f"{target}/", recursive=True)

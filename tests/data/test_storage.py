@@ -16,6 +16,7 @@ from data.storage import (
     move_folder,
     open_path,
     read_text,
+    upload,
     write_whole,
 )
 
@@ -68,6 +69,17 @@ def test_an_object_is_created_once(bucket: str) -> None:
     assert create(path, "first")
     assert not create(path, "second")
     assert read_text(path) == "first"
+
+
+def test_a_folder_is_copied_to_a_store(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    for name in ("top", "plugins/x.pb"):
+        (tmp_path / name).write_text(name)
+    target = open_path(f"{bucket}/{tmp_path.name}/profile")
+    assert isinstance(target, epath.Path)
+    upload(tmp_path, target)
+    for name in ("top", "plugins/x.pb"):
+        assert read_text(target / name) == name
 
 
 def test_a_bucket_that_is_missing(bucket: str) -> None:
