@@ -95,7 +95,7 @@ def keep_freed_memory() -> None:
 
 
 def parse(
-    presets: Presets[Config], about: str, argv: Sequence[str] | None = None
+    presets: Presets[Config], about: str | None, argv: Sequence[str] | None = None
 ) -> tuple[str, Config]:
     """The preset's name and the configuration of a command line.
 
@@ -104,14 +104,14 @@ def parse(
 
     Args:
         presets: name to (one line on it, configuration); the first is the default.
-        about: what the script does, and examples; shown by `--help`.
+        about: the script's docstring: what it does, and examples.
         argv: the arguments; None for the process's own.
     """
     import tyro
 
     from train import help
 
-    argv = sys.argv[1:] if argv is None else argv
+    argv, about = sys.argv[1:] if argv is None else argv, about or ""
     names = tuple(presets)
     chosen = argv[0] if argv and argv[0] in names else names[0]
     if {"-h", "--help", "--help-all"} & set(argv):
