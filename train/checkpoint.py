@@ -27,6 +27,7 @@ from configs import RunConfig, RunError, UserError, require
 from train.devices import all_agree
 from train.integrity import Fingerprint, fingerprint, kinds, quiet_reads
 from train.state import TrainState
+from train.table import Table, is_table
 
 Result = TypeVar("Result")
 
@@ -37,7 +38,7 @@ def _items(state: TrainState) -> dict[str, PyTree]:
         "counters": {"step": state.step, "updates": state.updates},
         "model": state.model,
         "ema": state.ema,
-        "table": {"rows": state.table},  # Orbax takes no bare array
+        "table": {"rows": state.table},  # Orbax takes no bare array, nor a table
         "opt_state": state.opt_state,
         "carry": state.carry,
         "scale": state.scale,
@@ -185,7 +186,9 @@ class Checkpoints:
             raise NonFiniteError("infinite or undefined weights", step, self.newest)
         about = {"arrays": arrays, "crc": _crc(arrays), "settings": self._settings}
         parts = {
-            name: ocp.args.StandardSave(part)  # pyright: ignore[reportCallIssue]
+            name: ocp.args.StandardSave(  # pyright: ignore[reportCallIssue]
+                _arrays(part)
+            )
             for name, part in items.items()
         }
         self.check()
@@ -397,11 +400,15 @@ class Checkpoints:
         """Some parts of the state of a step, checked."""
         stored = self._stored(step)
         args = {
-            name: ocp.args.StandardRestore(part)  # pyright: ignore[reportCallIssue]
+            name: ocp.args.StandardRestore(  # pyright: ignore[reportCallIssue]
+                # Rows of a table that do not count are added or left out.
+                _arrays(part),
+                strict=name != "table",
+            )
             for name, part in wanted.items()
         }
         read = self._manager.restore(step, args=ocp.args.Composite(**args))
-        parts = {name: read[name] for name in wanted}
+        parts = {name: _like(read[name], part) for name, part in wanted.items()}
         sums, finite = fingerprint(parts)
         for path, (_, checksum) in sums.items():
             require(checksum == stored[path][1], f"the checksum of `{path}` is wrong")
@@ -439,6 +446,18 @@ class Checkpoints:
             if jax.process_count() > 1:
                 multihost_utils.sync_global_devices("damaged checkpoints set aside")
             self._manager.reload()
+
+
+def _arrays(tree: PyTree) -> PyTree:
+    """What Orbax takes."""
+    rows = lambda node: node.rows if is_table(node) else node
+    return jax.tree.map(rows, tree, is_leaf=is_table)
+
+
+def _like(tree: PyTree, wanted: PyTree) -> PyTree:
+    """What Orbax gives, with tables."""
+    fit = lambda like, x: Table(x, like.length) if is_table(like) else x
+    return jax.tree.map(fit, wanted, tree, is_leaf=is_table)
 
 
 def _empty(leaf: Any) -> jax.Array:

@@ -29,6 +29,7 @@ from configs import MAY_CHANGE, RunConfig, TrainGPT, TrainTRM, UserError, requir
 from train.checkpoint import Checkpoints
 from train.mesh import layout
 from train.report import scores
+from train.table import TABLE, make_table
 
 Config = TypeVar("Config", TrainGPT, TrainTRM)
 Sizes = dict[str, int]
@@ -334,7 +335,7 @@ class LoadedRun:
     """The averaged weights where the run has these; float32."""
 
     table: PyTree
-    """The puzzle table of a TRM; () of a GPT."""
+    """The puzzle table of a TRM (a `Table`); () of a GPT."""
 
     step: int
     """Of the checkpoint."""
@@ -362,7 +363,13 @@ def load_run(
     kind, config, record = recorded_run(run_dir)
     recipe = importlib.import_module(f"train.{kind}")
     sizes = record.get("sizes") or recipe.sizes_of_data(config)
-    model, table = jax.eval_shape(lambda: recipe.build(config, sizes))
+    devices = 1 if mesh is None else mesh.size
+
+    def build() -> tuple[Any, PyTree]:
+        model, rows = recipe.build(config, sizes)
+        return model, make_table(rows, devices)
+
+    model, table = jax.eval_shape(build)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
@@ -371,7 +378,7 @@ def load_run(
 
     specs = jax.tree.map(lambda _: PartitionSpec(), model)
     model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
-    table = jax.tree.map(lambda leaf: placed(leaf, PartitionSpec()), table)
+    table = jax.tree.map(lambda leaf: placed(leaf, TABLE), table)
     with closing(_opened(Path(run_dir))) as checkpoints:
         restored = checkpoints.restore_weights(
             model,
