@@ -31,13 +31,14 @@ from train.devices import start
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.job import Evaluator, Job, run_job
+from train.loading import resumed_config
 from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, nanogpt_cosine
 from train.presets import GPT_PRESETS
-from train.report import throughput
-from train.run_dir import Sizes, resumed_config
+from train.record import Sizes
+from train.speed import throughput
 from train.state import make_init
 
 
@@ -105,7 +106,9 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         ),
         pretrained=None if source is None else lambda: (source.load(kernel), ()),
         rates=throughput(
-            mesh, shape.block_size, flops_per_token(jax.eval_shape(fresh)[0])
+            mesh,
+            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+            tokens=shape.block_size,
         ),
         hint="Sample from it: python -m gpt.sample --run-dir {folder}",
     )

@@ -25,10 +25,13 @@ from train.feed import Split
 from train.gradients import StepConfig
 from train.loop import Evaluation, Intervals, Loop, evaluate
 from train.mesh import describe_layout
+from train.metrics_file import scores
 from train.objective import Objective
 from train.optim import Optimizer
-from train.report import Rates, Report, Values, require_packages, scores
-from train.run_dir import RunDir, Sizes, require_same_model
+from train.record import Sizes
+from train.report import Report, require_packages
+from train.run_dir import RunDir, require_same_model
+from train.speed import Rates, Values
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, make_eval_step, make_train_step
 from train.table import make_table
@@ -152,6 +155,7 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                 score=job.evaluator.score,
                 intervals=job.intervals,
                 examples=job.step_config.batch_size * job.step_config.supervision_steps,
+                rates=job.rates,
                 prefetch=config.data.prefetch,
                 run=config.run,
                 report=report,
@@ -196,7 +200,6 @@ def open_report(
         name=run_dir.recorded["id"],
         total=job.intervals.total,
         done=done,
-        rates=job.rates,
     )
 
 

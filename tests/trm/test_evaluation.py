@@ -39,7 +39,10 @@ def queue(first: int = 0, size: int = QUEUE) -> tuple[Puzzle, jax.Array]:
 @cache
 def program(effort: Effort, rows: int) -> Callable[..., Answers]:
     made = partial(answer, effort=effort, act=ACT, rows=rows)
-    return jax.jit(partial(made, tiny.model(), TABLE))
+    model = tiny.model()
+    return jax.jit(
+        lambda puzzles, numbers: made(model, TABLE[puzzles.puzzle_id], puzzles, numbers)
+    )
 
 
 def answers(
