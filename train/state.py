@@ -126,7 +126,7 @@ def make_init(
             updates=jnp.zeros((), jnp.int32),
             model=model,
             ema=jax.tree.map(jnp.copy, model) if ema else None,
-            table=make_table(rows),
+            table=make_table(jax.tree.map(jnp.asarray, rows)),
             opt_state=optimizer.init(split_trainable(model)[0]),
             carry=init_carry(model),
             scale=LossScale() if scaled else None,
