@@ -52,6 +52,7 @@ def _places(table: Table, ids: Int[Array, " ids"]) -> Int[Array, " ids"]:
     return jnp.where((place >= 0) & (place < size), place, size)
 
 
+@jax.named_scope("table")
 def lookup(table: PyTree, ids: PyTree) -> PyTree:
     """Inside `shard_map`: the rows of this device's ids; zeros for an id beyond them.
 
