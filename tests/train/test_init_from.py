@@ -146,7 +146,8 @@ def test_a_frozen_network_has_no_moments() -> None:
     optimizer = make_trm_optimizer(TrainTRM(freeze=True), 10)
     weights = {"w": jnp.ones(3)}
     assert jax.tree.leaves(optimizer.tx.init(weights)) == []
-    updates, _ = optimizer.tx.update(weights, optimizer.tx.init(weights), weights)
+    moments = optimizer.tx.init(weights)
+    updates: Any = optimizer.tx.update(weights, moments, weights)[0]
     np.testing.assert_array_equal(updates["w"], 0.0)
 
 

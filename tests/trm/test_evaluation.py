@@ -156,7 +156,7 @@ def test_a_rollout_is_algorithm_1_written_out() -> None:
             moved = float(ours.trace.moved[item, step])
             assert moved == pytest.approx(float(norms.mean()), 1e-4)
         logits = said.logits
-    np.testing.assert_array_equal(said.logits.argmax(-1), ours.tokens[item])
+    np.testing.assert_array_equal(logits.argmax(-1), ours.tokens[item])
 
 
 def test_a_rollout_does_not_depend_on_the_others() -> None:

@@ -326,7 +326,8 @@ def test_a_task_has_its_row_of_the_puzzle_table(run: LoadedRun, tmp_path: Path) 
 def pixels(image: Image.Image) -> set[str]:
     found = image.convert("RGB").getcolors(1 << 24)
     assert found is not None
-    return {"#{:02x}{:02x}{:02x}".format(*colour) for _, colour in found}
+    colours: Any = [colour for _, colour in found]
+    return {"#{:02x}{:02x}{:02x}".format(*colour) for colour in colours}
 
 
 def test_a_picture_has_all_marks() -> None:
