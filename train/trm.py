@@ -177,8 +177,8 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
 
 def first_weights(
     source: Official | LoadedRun, like: tuple[TRM, Any], config: TrainTRM
-) -> tuple[TRM, Array]:
-    """A model and a puzzle table to begin a run with.
+) -> tuple[TRM, np.ndarray]:
+    """A model and the rows of a table to begin a run with.
 
     Args:
         source: the weights.
@@ -193,7 +193,7 @@ def first_weights(
         stored = source.weights.get(TABLE)
         model = load_official(source.weights, model, config.model)
     else:
-        stored, theirs = source.table, kinds(source.model)
+        stored, theirs = source.table.rows, kinds(source.model)
         for name, kind in kinds(model).items():
             require(
                 theirs.get(name) == kind,
@@ -211,7 +211,7 @@ def make_trm_init(
     config: TrainTRM,
     sizes: Sizes,
     optimizer: Optimizer,
-    make: Callable[[], tuple[TRM, Array]],
+    make: Callable[[], tuple[TRM, Array | np.ndarray]],
 ) -> Callable[[], TrainState]:
     """The function that makes the first state of a run, given what makes a model."""
     dtype = jnp.dtype(config.precision)
@@ -224,7 +224,7 @@ def make_trm_init(
 
 
 def build(config: TrainTRM, sizes: Sizes, kernel: Kernel = "xla") -> tuple[TRM, Array]:
-    """A fresh model and its puzzle table, for data of these sizes."""
+    """A fresh model and the rows of its table, for data of these sizes."""
     key = jax.random.key(config.seed)
     model = build_trm(
         config.model, vocab=sizes["vocab"], seq=sizes["seq"], kernel=kernel, key=key
