@@ -39,7 +39,7 @@ from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, nanogpt_cosine
 from train.presets import GPT_PRESETS
 from train.record import Sizes
-from train.report import throughput
+from train.speed import throughput
 from train.state import make_init
 
 
@@ -107,7 +107,9 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         ),
         pretrained=None if source is None else lambda: (source.load(kernel), ()),
         rates=throughput(
-            mesh, shape.block_size, flops_per_token(jax.eval_shape(fresh)[0])
+            mesh,
+            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+            tokens=shape.block_size,
         ),
         hint="Sample from it: python -m gpt.sample --run-dir {folder}",
     )
