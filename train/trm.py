@@ -1,7 +1,9 @@
-"""Train a Tiny Recursive Model: `python -m train.trm [PRESET] [--config.FIELD VALUE]`.
+"""Train a Tiny Recursive Model on puzzles.
+
+    python -m train.trm [PRESET] [--config.FIELD VALUE ...]
 
 Examples:
-    python -m train.trm quickstart
+    python -m train.trm quickstart --config.run-dir runs/first
     python -m train.trm --config.batch-size 6144
     python -m train.trm sudoku-attention --config.seed 3
 """
@@ -361,5 +363,4 @@ def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
 
 if __name__ == "__main__":
     with cli.clean_exit():
-        about = "Train a Tiny Recursive Model on puzzles."
-        raise SystemExit(main(*cli.parse(TRM_PRESETS, about)))
+        raise SystemExit(main(*cli.parse(TRM_PRESETS, __doc__)))
