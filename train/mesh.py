@@ -150,7 +150,7 @@ def first_rows(tree: PyTree[Array]) -> PyTree:
 
 
 def describe_layout(tree: PyTree, mesh: Mesh) -> tuple[str, str]:
-    """A table of every array (path, shape, spec, bytes on each device), and its sums."""
+    """A table of all arrays (path, shape, spec, bytes on each device), and its sums."""
     lines, parameters, total = [], 0, 0
     for path, leaf in jax.tree.leaves_with_path(tree):
         axis = split_axis(leaf.shape, mesh)

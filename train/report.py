@@ -26,12 +26,11 @@ def averages(metrics: Metrics | dict[str, Any]) -> Values:
 
 
 def arranged(values: Values, speed: Values) -> Values:
-    """Losses first, then accuracies, then the speed, then the rest."""
-    is_loss = lambda name: name.endswith("loss")
-    is_accuracy = lambda name: name.endswith("accuracy")
-    first = sorted(values, key=lambda name: (not is_loss(name), not is_accuracy(name)))
-    head = [name for name in first if is_loss(name) or is_accuracy(name)]
-    rest = [name for name in first if name not in head]
+    """A loss first, then accuracies, other losses, the speed, and the rest."""
+    losses = [name for name in values if name.endswith("loss")]
+    accuracies = [name for name in values if name.endswith("accuracy")]
+    head = [*losses[:1], *accuracies, *losses[1:]]
+    rest = [name for name in values if name not in head]
     pick = lambda names: {name: values[name] for name in names}
     return {**pick(head), **speed, **pick(rest)}
 

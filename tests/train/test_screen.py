@@ -18,6 +18,7 @@ from train import screen
 from train.compiling import Watched, compiled
 from train.report import readable
 from train.screen import Screen, clock, fitting
+from train.speed import Values
 
 
 def test_clock() -> None:
@@ -37,7 +38,7 @@ def test_only_whole_parts_stand_on_a_line(width: int) -> None:
 
 
 def test_values_for_a_person() -> None:
-    values = {
+    values: Values = {
         "loss": 0.51239,
         "accuracy": None,
         "examples_per_second": 12.345,
@@ -56,7 +57,7 @@ def test_values_for_a_person() -> None:
         "waited 0.013 s for data",
         "lr 0.0001",
     ]
-    text = {"examples_per_second": 10.0, "tokens_per_second": 10240.0}
+    text: Values = {"examples_per_second": 10.0, "tokens_per_second": 10240.0}
     assert readable(text) == ["10,240 tokens/s"]
 
 
@@ -141,14 +142,14 @@ print("the end")
 """
 
 
-def on_terminal(command: list[str], columns: int, **variables: str) -> str:
+def on_terminal(command: list[str], columns: int) -> str:
     """What a command writes to a terminal of this width."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=runs.environment(**variables),
+        env=runs.environment(),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
