@@ -6,19 +6,24 @@ takes twice the operations of its forward pass.
 Source: Chowdhery et al. 2022, arXiv 2204.02311, appendix B, for MFU.
 """
 
+import math
+
 from configs import ACTConfig, TRMConfig
 from trm.layers import swiglu_width
 
 
 def network_flops(config: TRMConfig, layers: int, length: int) -> int:
     """Operations of a network of so many blocks on one puzzle, forward."""
-    dim, expansion = config.dim, config.expansion
+    dim = config.dim
+    inner = lambda width: swiglu_width(width, config.expansion, config.inner_multiple)
     if config.mixer == "attention":
         projections, scores = 8 * dim * dim, 4 * length * dim
         mixer = length * (projections + scores)
+    elif config.mixer == "mlp":
+        mixer = 6 * dim * length * inner(length)
     else:
-        mixer = 6 * dim * length * swiglu_width(length, expansion)
-    return layers * (mixer + 6 * length * dim * swiglu_width(dim, expansion))
+        mixer = 0  # of a few means
+    return layers * (mixer + 6 * length * dim * inner(dim))
 
 
 def cycle_flops(config: TRMConfig, length: int) -> tuple[int, int] | None:
@@ -47,10 +52,11 @@ def step_flops(
 
     None of a variant that is not known here.
     """
-    cycle = cycle_flops(config, config.prefix + seq)
+    cells = seq * math.isqrt(seq) if config.symbols else seq
+    cycle = cycle_flops(config, config.prefix + cells)
     if cycle is None:
         return None
     forward, differentiated = config.H_cycles * cycle[0], cycle[1]
-    heads = 2 * config.dim * (vocab * seq + 2)
+    heads = 2 * config.dim * ((1 if config.symbols else vocab) * cells + 2)
     once_more = act.continue_loss and act.max_steps > 1
     return (1 + once_more) * (forward + heads) + 2 * (differentiated + heads)
