@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from gpt.layers import truncated_normal
+from gpt.primitives import project
 
 FIRST_DIGIT = 2
 """Token of the digit 1; before it come padding and the empty cell."""
@@ -30,7 +31,7 @@ class SymbolEmbedding(eqx.Module):
 
     def __call__(
         self, tokens: Int[Array, "*batch seq"]
-    ) -> Float[Array, "*batch seq*symbols dim"]:
+    ) -> Float[Array, "*batch positions dim"]:
         digit = tokens[..., None] - FIRST_DIGIT
         given = (digit != jnp.arange(self.symbols)).astype(jnp.int32)
         kind = jnp.where(digit < 0, 2, given)
@@ -38,23 +39,21 @@ class SymbolEmbedding(eqx.Module):
 
 
 class SymbolHead(eqx.Module):
-    """The logit of each digit from its position; of the other tokens one number each."""
+    """The logit of each digit from its position; of other tokens one number each."""
 
-    weight: Float[Array, " dim"]
+    weight: Float[Array, "dim 1"]
     others: Float[Array, " others"]
     symbols: int = eqx.field(static=True)
 
     def __init__(self, symbols: int, dim: int, *, key: PRNGKeyArray):
-        self.weight = truncated_normal(key, (dim,), dim**-0.5)
+        self.weight = truncated_normal(key, (dim, 1), dim**-0.5)
         self.others = jnp.zeros(FIRST_DIGIT)
         self.symbols = symbols
 
     def __call__(
         self, x: Float[Array, "*batch positions dim"]
     ) -> Float[Array, "*batch seq vocab"]:
-        digits = (x @ self.weight.astype(x.dtype)).reshape(
-            *x.shape[:-2], -1, self.symbols
-        )
+        digits = project(x, self.weight).reshape(*x.shape[:-2], -1, self.symbols)
         others = self.others.astype(x.dtype)
         others = jnp.broadcast_to(others, (*digits.shape[:-1], len(self.others)))
         return jnp.concatenate((others, digits), axis=-1)
