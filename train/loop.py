@@ -20,6 +20,7 @@ from train.report import Report, averages
 from train.speed import Rates, Values
 from train.state import TrainState
 from train.step import EvalStep
+from train.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,7 @@ class Loop:
             # It was killed between saving and evaluating.
             evaluation = self._evaluate(state, done, lambda: False, interval)
         interrupt = Interrupt()
+        tracing = Tracing(self.run.profiled, self.report.folder / "profile")
         try:
             calls = self.intervals.calls(done)
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
@@ -190,7 +192,11 @@ class Loop:
                         ):
                             lowered = self.step.lower(state, batch)
                             programs[length] = lowered.compile()
-                    state, metrics = programs[length](state, batch)
+                    if tracing.starts(done + 1, done + length):
+                        with interval.pause("profile"):
+                            tracing.start()
+                    with tracing.step(done + length):
+                        state, metrics = programs[length](state, batch)
                     done += length
                     interrupt.listen()
                     interval.flush()
@@ -198,6 +204,9 @@ class Loop:
                     if crossed(self.run.log_every, before, done):
                         interval.end_line()
                     self.report.progress(done)
+                    if tracing.stops(done):
+                        with interval.pause("profile"):
+                            tracing.stop()
                     self.checkpoints.check()
                     stop = interrupt.wanted()
                     if self.intervals.evaluates(done) and not stop:
@@ -214,6 +223,7 @@ class Loop:
             self.checkpoints.wait()
             return evaluation, 0
         finally:
+            tracing.stop()
             interrupt.close()
             interval.close()
 

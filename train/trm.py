@@ -42,9 +42,11 @@ from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
 from train.presets import TRM_PRESETS
 from train.record import Sizes
+from train.speed import throughput
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
+from trm.flops import step_flops
 from trm.model import TRM, cast
 from trm.objective import evaluate, row_ids, supervision_loss
 from trm.official import Given, Official
@@ -123,6 +125,14 @@ def make_job(
             splits=partial(test_splits, config, test, mesh),
             score=lambda values: values["exact_accuracy"] or 0.0,
             summary=partial(summary, test),
+        ),
+        rates=throughput(
+            mesh,
+            flops=None  # an episode has as many steps as its puzzles need
+            if episode
+            else step_flops(
+                config.model, config.act, vocab=sizes["vocab"], seq=sizes["seq"]
+            ),
         ),
         pretrained=None
         if source is None
