@@ -1,7 +1,9 @@
-"""Train a GPT: `python -m train.gpt [PRESET] [--config.FIELD VALUE]`.
+"""Train a GPT on text.
+
+    python -m train.gpt [PRESET] [--config.FIELD VALUE ...]
 
 Examples:
-    python -m train.gpt shakespeare-char-cpu
+    python -m train.gpt shakespeare-char-cpu --config.run-dir runs/char
     python -m train.gpt --config.batch-size 512
     python -m train.gpt finetune-shakespeare --config.init-from gpt2
 """
@@ -13,6 +15,7 @@ from train import cli
 if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -167,6 +170,13 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
     if before is not None and before.init_from == config.init_from:
         return replace(config, model=before.model), None
     source = read_pretrained(config.init_from, config.model)
+    wanted, longest = config.model.block_size, source.stored.block_size
+    if wanted > longest:
+        warnings.warn(
+            f"`{config.init_from}` has {longest} positions: `block_size` is {longest}, "
+            f"not {wanted}.",
+            stacklevel=2,
+        )
     return replace(config, model=source.config), source
 
 
@@ -222,4 +232,4 @@ def summary(evaluation: Evaluation) -> str:
 
 if __name__ == "__main__":
     with cli.clean_exit():
-        raise SystemExit(main(*cli.parse(GPT_PRESETS, "Train a GPT on text.")))
+        raise SystemExit(main(*cli.parse(GPT_PRESETS, __doc__)))

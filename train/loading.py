@@ -23,6 +23,10 @@ from train.record import (
     without_record,
 )
 from train.stored import saved_steps
+from train.table import TABLE, make_table
+
+CheckpointName = Literal["best", "newest"] | int
+"""The checkpoint of the best score, the newest, or that of a step."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class LoadedRun:
     """The averaged weights where the run has these; float32."""
 
     table: PyTree
-    """The puzzle table of a TRM; () of a GPT."""
+    """The puzzle table of a TRM (a `Table`); () of a GPT."""
 
     step: int
     """Of the checkpoint."""
@@ -50,15 +54,15 @@ class LoadedRun:
 
 def load_run(
     run_dir: str | AnyPath,
-    checkpoint: Literal["best", "newest"] | int = "best",
+    checkpoint: CheckpointName = "best",
     mesh: Mesh | None = None,
 ) -> LoadedRun:
     """The model of a run, whatever mesh it was trained on. The run may be going on.
 
     Args:
         run_dir: folder of the run.
-        checkpoint: the one of the best score, the newest or that of a step; a damaged
-            one is passed over with a warning, unless it is named.
+        checkpoint: which one; a damaged one is passed over with a warning, unless its
+            step is named.
         mesh: where to put it; None for one device.
 
     Raises:
@@ -67,7 +71,13 @@ def load_run(
     kind, config, record = recorded_run(run_dir)
     recipe = importlib.import_module(f"train.{kind}")
     sizes = record.get("sizes") or recipe.sizes_of_data(config)
-    model, table = jax.eval_shape(lambda: recipe.build(config, sizes))
+    devices = 1 if mesh is None else mesh.size
+
+    def build() -> tuple[Any, PyTree]:
+        model, rows = recipe.build(config, sizes)
+        return model, make_table(rows, devices)
+
+    model, table = jax.eval_shape(build)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
@@ -76,7 +86,7 @@ def load_run(
 
     specs = jax.tree.map(lambda _: PartitionSpec(), model)
     model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
-    table = jax.tree.map(lambda leaf: placed(leaf, PartitionSpec()), table)
+    table = jax.tree.map(lambda leaf: placed(leaf, TABLE), table)
     with closing(_opened(open_path(run_dir))) as checkpoints:
         restored = checkpoints.restore_weights(
             model,

@@ -48,7 +48,7 @@ class Effort:
     """Of the noise."""
 
 
-class Trace(eqx.Module):
+class StepScores(eqx.Module):
     """What could be said of an item after each step; zero after it has halted."""
 
     q_halt: Float[Array, "items steps"]
@@ -70,7 +70,7 @@ class Answers(eqx.Module):
     wanted: Bool[Array, " items"]
     """Whether the item halted because the rule says so."""
 
-    trace: Trace
+    by_step: StepScores
 
     sweeps: Int32[Array, " devices"]
     """Steps that the rows of each device have made together, idle ones too."""
@@ -91,7 +91,7 @@ class Rows(eqx.Module):
 def empty_rows(model: TRM, puzzles: Puzzle, rows: int) -> Rows:
     """Rows of which none is running, with the latents of a fresh puzzle."""
     seq = puzzles.inputs.shape[-1]
-    shape = lambda a: (rows, model.prefix + seq, a.shape[-1])
+    shape = lambda a: (rows, model.length(seq), a.shape[-1])
     spread = lambda a: jnp.broadcast_to(a, shape(a))
     latents = jax.tree.map(spread, model.recursion.init())
     said = jax.eval_shape(model.predict, latents)
@@ -131,7 +131,7 @@ def take(rows: Rows, fresh: Latents, count: Int32[Array, ""], refill: bool) -> R
 
 def answer(
     model: TRM,
-    table: Float[Array, "identifiers width"],
+    table_rows: Float[Array, "puzzles width"],
     puzzles: Puzzle,
     numbers: Int32[Array, " puzzles"],
     *,
@@ -143,7 +143,7 @@ def answer(
 
     Args:
         model: cast.
-        table: the puzzle table.
+        table_rows: theirs of the puzzle table.
         puzzles: the queue.
         numbers: of the puzzles, from which their noise is drawn; -1 of padding, which
             stands at the end and gets no answer.
@@ -162,7 +162,7 @@ def answer(
         tokens=jnp.zeros((items, seq), jnp.int32),
         steps=jnp.zeros(items, jnp.int32),
         wanted=jnp.zeros(items, bool),
-        trace=Trace(floats, zeros(bool), floats, floats, floats),
+        by_step=StepScores(floats, zeros(bool), floats, floats, floats),
         sweeps=jnp.zeros(1, jnp.int32),
     )
 
@@ -170,7 +170,7 @@ def answer(
         rows, answers = loop
         at = rows.item // copies
         puzzle = jax.tree.map(lambda a: a[at], puzzles)
-        x = model.embed(puzzle.inputs, table.at[puzzle.puzzle_id].get(mode="clip"))
+        x = model.embed(puzzle.inputs, table_rows[at])
         rollout = rows.item % copies
         own = own_keys(puzzle.inputs, rollout, effort.seed)
         latents = model.start(rows.latents, rows.steps == 0, own)
@@ -189,17 +189,17 @@ def answer(
         where = jnp.where(rows.running, rows.item, items)  # beyond the end: dropped
         put = lambda old, new: old.at[where].set(new, mode="drop")
         note = lambda old, new: old.at[where, rows.steps].set(new, mode="drop")
-        trace = answers.trace
+        before = answers.by_step
         answers = Answers(
             tokens=put(answers.tokens, jnp.argmax(prediction.logits, -1)),
             steps=put(answers.steps, steps),
             wanted=put(answers.wanted, wanted),
-            trace=Trace(
-                note(trace.q_halt, prediction.q_halt),
-                note(trace.exact, scores["exact_accuracy"]),
-                note(trace.accuracy, scores["accuracy"]),
-                note(trace.lm_loss, losses["lm_loss"]),
-                note(trace.moved, jnp.where(rows.steps > 0, moved, 0.0)),
+            by_step=StepScores(
+                note(before.q_halt, prediction.q_halt),
+                note(before.exact, scores["exact_accuracy"]),
+                note(before.accuracy, scores["accuracy"]),
+                note(before.lm_loss, losses["lm_loss"]),
+                note(before.moved, jnp.where(rows.steps > 0, moved, 0.0)),
             ),
             sweeps=answers.sweeps + 1,
         )

@@ -180,16 +180,18 @@ def test_restarts_are_rollouts_without_noise_on_the_scratchpad() -> None:
 
     @partial(jax.jit, static_argnums=(0, 1))
     def answers(effort: Effort, rows: int) -> Answers:
-        numbers, table = jnp.arange(4), jnp.zeros((tiny.PUZZLES, 0))
-        return answer(built, table, puzzles, numbers, effort=effort, act=act, rows=rows)
+        numbers, table_rows = jnp.arange(4), jnp.zeros((4, 0))
+        return answer(
+            built, table_rows, puzzles, numbers, effort=effort, act=act, rows=rows
+        )
 
     effort = Effort(steps=4, rollouts=3, early=True)
     found = answers(effort, 12)
-    q = np.asarray(found.trace.q_halt[:, 0]).reshape(4, 3)
+    q = np.asarray(found.by_step.q_halt[:, 0]).reshape(4, 3)
     assert (np.abs(np.diff(q, axis=1)) > 1e-3).all()
     refilled = answers(replace(effort, refill=True), 5)
     np.testing.assert_array_equal(refilled.tokens, found.tokens)
     np.testing.assert_array_equal(refilled.steps, found.steps)
-    assert_close(refilled.trace.moved, found.trace.moved, 1e-4)
-    moved = residual(np.asarray(found.trace.moved), np.asarray(found.steps))
+    assert_close(refilled.by_step.moved, found.by_step.moved, 1e-4)
+    moved = residual(np.asarray(found.by_step.moved), np.asarray(found.steps))
     assert (moved > 0).all()
