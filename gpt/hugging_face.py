@@ -101,8 +101,7 @@ def save_hugging_face(model: GPT, out: Path) -> None:
 
 def _config(model: GPT) -> dict[str, Any]:
     """What `config.json` says of a model."""
-    block, (positions, width) = model.blocks.layers, model.positions.shape
-    rows = model.embedding.weight.shape[0]
+    block, (rows, width) = model.blocks.layers, model.embedding.weight.shape
     end = _END_OF_TEXT if rows > _END_OF_TEXT else None
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
     rates = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
@@ -112,7 +111,7 @@ def _config(model: GPT) -> dict[str, Any]:
         "n_layer": model.blocks.length,
         "n_head": block.heads,
         "n_embd": width,
-        "n_positions": positions,
+        "n_positions": model.block_size,
         "vocab_size": rows,
         "n_inner": None,
         "activation_function": names[block.activation],
