@@ -10,6 +10,7 @@ Imports the standard library alone; every other package may import this file.
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -493,8 +494,9 @@ class TRMConfig:
     variant: Literal["trm", "single_z", "hier6", "hrm", "transformer", "eqr"] = "trm"
     """What is refined, and how. Officially a model class each (`arch`)."""
 
-    mixer: Literal["attention", "mlp"] = "mlp"
-    """How positions exchange information. `mlp` is officially `mlp_t=True`."""
+    mixer: Literal["attention", "mlp", "units"] = "mlp"
+    """How positions exchange information. `mlp` is officially `mlp_t=True`. `units`:
+    a cell of a Sudoku sees the means of its row, its column and its box."""
 
     positions: Literal["rope", "learned", "none"] = "none"
     """How attention tells positions apart. `pos_encodings`."""
@@ -507,6 +509,13 @@ class TRMConfig:
 
     expansion: float = 4.0
     """Feed-forward width over `dim`, before SwiGLU's 2/3 and rounding. `expansion`."""
+
+    inner_multiple: int = 256
+    """Inner widths are rounded up to a multiple of it. Officially always 256."""
+
+    gate: Literal["silu", "normed"] = "silu"
+    """Inside of the feed-forward layers: SwiGLU, or SwiGLU with a norm, which lets Muon
+    take a high rate (arXiv 2601.19085)."""
 
     layers: int = 2
     """Blocks of the network; of HRM's fast one. `L_layers`; of the transformer baseline
@@ -547,6 +556,7 @@ class TRMConfig:
                 f"`H_layers` is for `variant=hrm`, which has two networks: got "
                 f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
             )
+        require_positive(self, "inner_multiple", largest=MOST_STEPS)
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
         require(
@@ -555,19 +565,19 @@ class TRMConfig:
             f" got {self.expansion} for dim={self.dim}. Use 4.",
         )
         require(
-            self.mixer == "mlp" or self.dim % self.heads == 0,
+            self.mixer != "attention" or self.dim % self.heads == 0,
             f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
             f"Use dim={self.dim // self.heads * self.heads or self.heads} or "
             f"dim={-(-self.dim // self.heads) * self.heads}.",
         )
         require(
-            self.positions != "rope" or self.mixer == "mlp" or self.head_dim % 2 == 0,
-            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
+            self.mixer == "attention" or self.positions != "rope",
+            "`positions=rope` needs `mixer=attention`: others have no queries to turn. "
+            "Use positions=none or learned.",
         )
         require(
-            self.mixer == "attention" or self.positions != "rope",
-            "`positions=rope` needs `mixer=attention`: the token MLP has no queries "
-            "to turn. Use positions=none or learned.",
+            self.positions != "rope" or self.head_dim % 2 == 0,
+            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
         )
         require(
             0 <= self.puzzle_dim <= self.prefix * self.dim,
@@ -619,8 +629,19 @@ class ACTConfig:
     loss: Literal["stablemax", "softmax"] = "stablemax"
     """Cross-entropy over the vocabulary. `loss_type`."""
 
+    label_smoothing: float = 0.0
+    """Share of each cell's target that is spread evenly over the vocabulary."""
+
+    q_weight: float = 0.5
+    """Weight of the halting head's loss beside that of the cells. Officially 0.5."""
+
     def __post_init__(self) -> None:
         require_positive(self, "max_steps", largest=MOST_STEPS)
+        require(
+            0.0 <= self.label_smoothing < 1.0,
+            f"`label_smoothing` must lie in [0, 1): got {self.label_smoothing}.",
+        )
+        require_not_negative(self, "q_weight")
         require(
             not self.continue_loss or self.halt == "compare",
             f"`continue_loss` needs `halt=compare`, which uses what it trains: got "
@@ -841,6 +862,10 @@ class RunConfig:
     tensorboard: bool = False
     """Write TensorBoard events beside the metrics (extra `tensorboard`)."""
 
+    profile: str = ""
+    """`FIRST:COUNT`: write a trace of so many steps, from step FIRST on (the first of a
+    run is 1), into the folder `profile` of the run. Empty for none."""
+
     compilation_cache: str | None = "~/.cache/tiny-recursive-jax"
     """Folder of compiled programs kept between runs; None for none. The variable
     `JAX_COMPILATION_CACHE_DIR` goes before it."""
@@ -848,6 +873,20 @@ class RunConfig:
     def __post_init__(self) -> None:
         require_positive(self, "log_every", "save_every", "keep_last")
         require_not_negative(self, "keep_best", "keep_every")
+        require(
+            re.fullmatch("([1-9][0-9]{0,9}:[1-9][0-9]{0,9})?", self.profile)
+            is not None,
+            "`profile` must be FIRST:COUNT, two numbers above 0: got "
+            f"{self.profile!r}. Use 20:5 for the steps 20 to 24.",
+        )
+
+    @property
+    def profiled(self) -> range:
+        """Numbers of the steps to trace."""
+        if not self.profile:
+            return range(0)
+        first, count = map(int, self.profile.split(":"))
+        return range(first, first + count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,9 @@
-"""Train a GPT: `python -m train.gpt [PRESET] [--config.FIELD VALUE]`.
+"""Train a GPT on text.
+
+    python -m train.gpt [PRESET] [--config.FIELD VALUE ...]
 
 Examples:
-    python -m train.gpt shakespeare-char-cpu
+    python -m train.gpt shakespeare-char-cpu --config.run-dir runs/char
     python -m train.gpt --config.batch-size 512
     python -m train.gpt finetune-shakespeare --config.init-from gpt2
 """
@@ -38,7 +40,7 @@ from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
 from train.presets import GPT_PRESETS
 from train.record import Sizes
-from train.report import throughput
+from train.speed import throughput
 from train.state import make_init
 
 
@@ -106,7 +108,9 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         ),
         pretrained=None if source is None else lambda: (source.load(kernel), ()),
         rates=throughput(
-            mesh, shape.block_size, flops_per_token(jax.eval_shape(fresh)[0])
+            mesh,
+            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+            tokens=shape.block_size,
         ),
         hint="Sample from it: python -m gpt.sample --run-dir {folder}",
     )
@@ -220,4 +224,4 @@ def summary(evaluation: Evaluation) -> str:
 
 if __name__ == "__main__":
     with cli.clean_exit():
-        raise SystemExit(main(*cli.parse(GPT_PRESETS, "Train a GPT on text.")))
+        raise SystemExit(main(*cli.parse(GPT_PRESETS, __doc__)))

@@ -25,13 +25,16 @@ from train.feed import Split
 from train.gradients import StepConfig
 from train.loop import Evaluation, Intervals, Loop, evaluate
 from train.mesh import describe_layout
+from train.metrics_file import scores
 from train.objective import Objective
 from train.optim import Optimizer
 from train.record import Sizes
-from train.report import Rates, Report, Values, require_packages, scores
+from train.report import Report, require_packages
 from train.run_dir import RunDir, require_same_model
+from train.speed import Rates, Values
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, make_eval_step, make_train_step
+from train.table import make_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ class Job:
     """Whether a batch is worked on until all of its rows are done."""
 
     pretrained: Callable[[], tuple[Any, PyTree]] | None = None
-    """Gives a model and a table to start with instead of fresh ones."""
+    """Gives a model and the rows of a table to start with instead of fresh ones."""
 
     rates: Rates = lambda rate: {}
     """What else to report, given the examples a second of training."""
@@ -152,6 +155,7 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                 score=job.evaluator.score,
                 intervals=job.intervals,
                 examples=job.step_config.batch_size * job.step_config.supervision_steps,
+                rates=job.rates,
                 prefetch=config.data.prefetch,
                 run=config.run,
                 report=report,
@@ -196,7 +200,6 @@ def open_report(
         name=run_dir.recorded["id"],
         total=job.intervals.total,
         done=done,
-        rates=job.rates,
     )
 
 
@@ -285,7 +288,9 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
         return state
     place = lambda x, like: jax.device_put(x, like.sharding)
     like = (abstract.model, abstract.table)
-    model, table = jax.tree.map(place, job.pretrained(), like)
+    model, rows = job.pretrained()
+    first = (model, make_table(rows, job.mesh.size))
+    model, table = jax.tree.map(place, first, like)
     state = TrainState(**{**vars(state), "model": model, "table": table})
     if state.ema is None:
         return state

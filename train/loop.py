@@ -1,6 +1,5 @@
 """The training loop of every model: step, report, evaluate, save, stop when asked."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,13 +11,16 @@ import numpy as np
 from jaxtyping import PyTree
 
 from configs import LARGEST, RunConfig, require
-from train.checkpoint import Checkpoints, NonFiniteError
+from train.checkpoint import Checkpoints
 from train.devices import Interrupt
 from train.feed import Prefetch, Split
+from train.interval import Interval, require_finite
 from train.objective import Metrics
-from train.report import Report, Values, averages
+from train.report import Report, averages
+from train.speed import Rates, Values
 from train.state import TrainState
 from train.step import EvalStep
+from train.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def evaluate(
 class Loop:
     """A loop over the steps of a run.
 
-    Metrics of a dispatch are read while the next one runs. A state is saved only after
+    A line of metrics is read while the next dispatch runs. A state is saved only after
     its metrics have been seen to be finite, and before it is evaluated.
     """
 
@@ -144,7 +146,10 @@ class Loop:
 
     intervals: Intervals
     examples: int
-    """Rows of one step, for the rate."""
+    """Rows of one step, for the speed."""
+
+    rates: Rates
+    """What else to report, given the examples a second."""
 
     prefetch: int
     """Batches prepared ahead."""
@@ -167,12 +172,13 @@ class Loop:
             SaveError: if a state could not be saved.
         """
         done, total = int(state.step), self.intervals.total
-        pending = PendingMetrics(self.report, self.checkpoints)
+        interval = Interval(self.report, self.checkpoints, done, self.rates)
         evaluation, programs = None, {}
         if done > 0 and self.intervals.evaluates(done) and not self.report.knows(done):
             # It was killed between saving and evaluating.
-            evaluation = self._evaluate(state, done, lambda: False)
+            evaluation = self._evaluate(state, done, lambda: False, interval)
         interrupt = Interrupt()
+        tracing = Tracing(self.run.profiled, self.report.folder / "profile")
         try:
             calls = self.intervals.calls(done)
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
@@ -180,26 +186,36 @@ class Loop:
                     before, length = done, self.intervals.length(done)
                     batch = batches.get()
                     if length not in programs:  # to call `step` would wait for it
-                        with warnings.catch_warnings(action="ignore"):
+                        with (
+                            interval.pause("compile"),
+                            warnings.catch_warnings(action="ignore"),
+                        ):
                             lowered = self.step.lower(state, batch)
-                        programs[length] = lowered.compile()
-                    state, metrics = programs[length](state, batch)
+                            programs[length] = lowered.compile()
+                    if tracing.starts(done + 1, done + length):
+                        with interval.pause("profile"):
+                            tracing.start()
+                    with tracing.step(done + length):
+                        state, metrics = programs[length](state, batch)
                     done += length
                     interrupt.listen()
-                    pending.flush()
-                    logged = crossed(self.run.log_every, before, done)
-                    pending.put(done, logged, metrics)
-                    self.report.progress(done, length * self.examples)
+                    interval.flush()
+                    interval.add(done, metrics, length * self.examples, batches.waited)
+                    if crossed(self.run.log_every, before, done):
+                        interval.end_line()
+                    self.report.progress(done)
+                    if tracing.stops(done):
+                        with interval.pause("profile"):
+                            tracing.stop()
                     self.checkpoints.check()
                     stop = interrupt.wanted()
                     if self.intervals.evaluates(done) and not stop:
-                        pending.flush()
-                        evaluation = self._evaluate_and_save(state, done, interrupt)
+                        evaluation = self._evaluate_and_save(
+                            state, done, interrupt, interval
+                        )
                         stop = evaluation is None
                     elif stop or self._save_is_due(before, done):
-                        pending.flush()
-                        self.checkpoints.save(state)
-                        self.report.restart_clock()
+                        self._save(state, interval)
                     if stop:
                         self.checkpoints.wait()
                         self._say_stopped(done)
@@ -207,13 +223,20 @@ class Loop:
             self.checkpoints.wait()
             return evaluation, 0
         finally:
+            tracing.stop()
             interrupt.close()
+            interval.close()
 
     def _save_is_due(self, before: int, done: int) -> bool:
         return self.run.save == "always" and crossed(self.run.save_every, before, done)
 
+    def _save(self, state: TrainState, interval: Interval) -> None:
+        if int(state.step) != self.checkpoints.newest:
+            with interval.pause("save"):
+                self.checkpoints.save(state)
+
     def _evaluate_and_save(
-        self, state: TrainState, done: int, interrupt: Interrupt
+        self, state: TrainState, done: int, interrupt: Interrupt, interval: Interval
     ) -> Evaluation | None:
         """The evaluation; None if it was stopped, in which case the state is saved.
 
@@ -221,25 +244,30 @@ class Loop:
         """
         last = done == self.intervals.total
         if self.run.save == "always" or last:
-            self.checkpoints.save(state)
+            self._save(state, interval)
         best = self.checkpoints.best
-        evaluation = self._evaluate(state, done, interrupt.wanted)
+        evaluation = self._evaluate(state, done, interrupt.wanted, interval)
         if evaluation is None or self.score(evaluation.values) >= best:
-            self.checkpoints.save(state)
-        self.report.restart_clock()
+            self._save(state, interval)
         return evaluation
 
     def _evaluate(
-        self, state: TrainState, done: int, stop: Callable[[], bool]
+        self,
+        state: TrainState,
+        done: int,
+        stop: Callable[[], bool],
+        interval: Interval,
     ) -> Evaluation | None:
         """The evaluation, reported; None if it was stopped."""
-        evaluation = self.evaluate(state, done == self.intervals.total, stop)
+        with interval.pause("evaluate"):
+            evaluation = self.evaluate(state, done == self.intervals.total, stop)
         if evaluation is None:
             return None
         values = evaluation.values
         require_finite(values, done, self.checkpoints.newest)
         score = self.score(values)
-        self.report.record(done, "eval", values | {"score": score}, evaluation.rate)
+        speed: Values = {"examples_per_second": evaluation.rate}
+        self.report.record(done, "eval", values | {"score": score}, speed)
         self.checkpoints.score(done, score)
         return evaluation
 
@@ -248,54 +276,3 @@ class Loop:
             f"Stopped at step {done}, which is saved. The same command on the same "
             "run directory goes on from there."
         )
-
-
-class PendingMetrics:
-    """The metrics of one dispatch, kept until the next one runs."""
-
-    def __init__(self, report: Report, checkpoints: Checkpoints):
-        self._report, self._checkpoints = report, checkpoints
-        self._pending: tuple[int, bool, Metrics] | None = None
-
-    def put(self, step: int, logged: bool, metrics: Metrics) -> None:
-        """Keep the metrics of the dispatch that ends at `step`."""
-        self._pending = step, logged, metrics
-
-    def flush(self) -> None:
-        """Read, check and report what was kept.
-
-        Raises:
-            NonFiniteError: if a value is not finite, or float16 cannot go on.
-        """
-        if self._pending is None:
-            return
-        step, logged, metrics = self._pending
-        self._pending = None
-        values = averages(metrics)
-        require_finite(values, step, self._checkpoints.newest)
-        if values.get("skipped"):
-            self._say_skipped(step, values)
-        if logged:
-            self._report.record(step, "train", values, self._report.rate())
-
-    def _say_skipped(self, step: int, values: Values) -> None:
-        scale = values["loss_scale"] or 0.0
-        if scale < 1.0:
-            overflow = f"an overflow in float16 at a loss scale of {scale:g}"
-            raise NonFiniteError(overflow, step, self._checkpoints.newest)
-        self._report.say(
-            f"step {step}: a float16 number overflowed, so the update was skipped and "
-            f"the loss scale of {scale:g} halved"
-        )
-
-
-def require_finite(values: Values, step: int, saved: int | None) -> None:
-    """Raise `NonFiniteError` unless every value is finite."""
-    bad = {
-        name: value
-        for name, value in values.items()
-        if value is not None and not math.isfinite(value)
-    }
-    if bad:
-        got = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        raise NonFiniteError(got, step, saved)

@@ -1,7 +1,9 @@
-"""Train a Tiny Recursive Model: `python -m train.trm [PRESET] [--config.FIELD VALUE]`.
+"""Train a Tiny Recursive Model on puzzles.
+
+    python -m train.trm [PRESET] [--config.FIELD VALUE ...]
 
 Examples:
-    python -m train.trm quickstart
+    python -m train.trm quickstart --config.run-dir runs/first
     python -m train.trm --config.batch-size 6144
     python -m train.trm sudoku-attention --config.seed 3
 """
@@ -42,9 +44,11 @@ from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
 from train.presets import TRM_PRESETS
 from train.record import Sizes
+from train.speed import throughput
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
+from trm.flops import step_flops
 from trm.model import TRM, cast
 from trm.objective import evaluate, row_ids, supervision_loss
 from trm.official import Given, Official
@@ -124,6 +128,14 @@ def make_job(
             score=lambda values: values["exact_accuracy"] or 0.0,
             summary=partial(summary, test),
         ),
+        rates=throughput(
+            mesh,
+            flops=None  # an episode has as many steps as its puzzles need
+            if episode
+            else step_flops(
+                config.model, config.act, vocab=sizes["vocab"], seq=sizes["seq"]
+            ),
+        ),
         pretrained=None
         if source is None
         else lambda: first_weights(source, jax.eval_shape(fresh), config),
@@ -165,8 +177,8 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
 
 def first_weights(
     source: Official | LoadedRun, like: tuple[TRM, Any], config: TrainTRM
-) -> tuple[TRM, Array]:
-    """A model and a puzzle table to begin a run with.
+) -> tuple[TRM, np.ndarray]:
+    """A model and the rows of a table to begin a run with.
 
     Args:
         source: the weights.
@@ -181,7 +193,7 @@ def first_weights(
         stored = source.weights.get(TABLE)
         model = load_official(source.weights, model, config.model)
     else:
-        stored, theirs = source.table, kinds(source.model)
+        stored, theirs = source.table.rows, kinds(source.model)
         for name, kind in kinds(model).items():
             require(
                 theirs.get(name) == kind,
@@ -199,7 +211,7 @@ def make_trm_init(
     config: TrainTRM,
     sizes: Sizes,
     optimizer: Optimizer,
-    make: Callable[[], tuple[TRM, Array]],
+    make: Callable[[], tuple[TRM, Array | np.ndarray]],
 ) -> Callable[[], TrainState]:
     """The function that makes the first state of a run, given what makes a model."""
     dtype = jnp.dtype(config.precision)
@@ -212,7 +224,7 @@ def make_trm_init(
 
 
 def build(config: TrainTRM, sizes: Sizes, kernel: Kernel = "xla") -> tuple[TRM, Array]:
-    """A fresh model and its puzzle table, for data of these sizes."""
+    """A fresh model and the rows of its table, for data of these sizes."""
     key = jax.random.key(config.seed)
     model = build_trm(
         config.model, vocab=sizes["vocab"], seq=sizes["seq"], kernel=kernel, key=key
@@ -351,5 +363,4 @@ def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
 
 if __name__ == "__main__":
     with cli.clean_exit():
-        about = "Train a Tiny Recursive Model on puzzles."
-        raise SystemExit(main(*cli.parse(TRM_PRESETS, about)))
+        raise SystemExit(main(*cli.parse(TRM_PRESETS, __doc__)))
