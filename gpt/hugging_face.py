@@ -96,7 +96,7 @@ def save_hugging_face(
             # `save_file` lets nobody else read it, whatever the umask.
             shutil.copymode(folder / CONFIG, folder / WEIGHTS)
             if tokenizer is not None:
-                write_tokenizer(tokenizer, folder, model.positions.shape[0])
+                write_tokenizer(tokenizer, folder, model.block_size)
     except (OSError, SafetensorError) as error:
         size = sum(array.nbytes for array in arrays.values())
         raise UserError(
