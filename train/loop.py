@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from configs import LARGEST, RunConfig, require
+from configs import LARGEST, Piecewise, RunConfig, require
 from train.checkpoint import Checkpoints, NonFiniteError
 from train.devices import Interrupt
 from train.feed import Prefetch, Split
 from train.objective import Metrics
-from train.report import Report, Values, averages
+from train.phases import Phase
+from train.report import Rates, Report, Values, averages
 from train.state import TrainState
 from train.step import EvalStep
 
@@ -129,9 +130,12 @@ class Loop:
     its metrics have been seen to be finite, and before it is evaluated.
     """
 
-    step: Any
-    """The step of `eqx.filter_jit`. Its `lower(...).compile()` is called, as it would
-    itself wait for what it computes, for errors that nothing here raises."""
+    phases: Piecewise[Phase]
+    """The phase of each step."""
+
+    make_step: Callable[[Phase], Any]
+    """The step of a phase, by `eqx.filter_jit`. Its `lower(...).compile()` is called;
+    it would itself wait for what it computes, for errors that nothing here raises."""
 
     make_batch: Callable[[int], PyTree]
     """The input of the dispatch that begins at a step; called in a thread."""
@@ -143,8 +147,6 @@ class Loop:
     """Score; higher is better."""
 
     intervals: Intervals
-    examples: int
-    """Rows of one step, for the rate."""
 
     prefetch: int
     """Batches prepared ahead."""
@@ -178,18 +180,19 @@ class Loop:
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
                 while done < total:
                     before, length = done, self.intervals.length(done)
+                    phase = self.phases.at(done)
                     batch = batches.get()
-                    if length not in programs:  # to call `step` would wait for it
+                    if (phase, length) not in programs:  # to call it would wait for it
                         with warnings.catch_warnings(action="ignore"):
-                            lowered = self.step.lower(state, batch)
-                        programs[length] = lowered.compile()
-                    state, metrics = programs[length](state, batch)
+                            lowered = self.make_step(phase).lower(state, batch)
+                        programs[phase, length] = lowered.compile()
+                    state, metrics = programs[phase, length](state, batch)
                     done += length
                     interrupt.listen()
                     pending.flush()
                     logged = crossed(self.run.log_every, before, done)
-                    pending.put(done, logged, metrics)
-                    self.report.progress(done, length * self.examples)
+                    pending.put(done, metrics, phase.rates if logged else None)
+                    self.report.progress(done, length * phase.examples)
                     self.checkpoints.check()
                     stop = interrupt.wanted()
                     if self.intervals.evaluates(done) and not stop:
@@ -255,11 +258,17 @@ class PendingMetrics:
 
     def __init__(self, report: Report, checkpoints: Checkpoints):
         self._report, self._checkpoints = report, checkpoints
-        self._pending: tuple[int, bool, Metrics] | None = None
+        self._pending: tuple[int, Metrics, Rates | None] | None = None
 
-    def put(self, step: int, logged: bool, metrics: Metrics) -> None:
-        """Keep the metrics of the dispatch that ends at `step`."""
-        self._pending = step, logged, metrics
+    def put(self, step: int, metrics: Metrics, rates: Rates | None) -> None:
+        """Keep the metrics of the dispatch that ends at `step`.
+
+        Args:
+            step: after the dispatch.
+            metrics: of it.
+            rates: what else to report; None to report nothing.
+        """
+        self._pending = step, metrics, rates
 
     def flush(self) -> None:
         """Read, check and report what was kept.
@@ -269,14 +278,15 @@ class PendingMetrics:
         """
         if self._pending is None:
             return
-        step, logged, metrics = self._pending
+        step, metrics, rates = self._pending
         self._pending = None
         values = averages(metrics)
         require_finite(values, step, self._checkpoints.newest)
         if values.get("skipped"):
             self._say_skipped(step, values)
-        if logged:
-            self._report.record(step, "train", values, self._report.rate())
+        if rates is not None:
+            rate = self._report.rate()
+            self._report.record(step, "train", values | rates(rate), rate)
 
     def _say_skipped(self, step: int, values: Values) -> None:
         scale = values["loss_scale"] or 0.0

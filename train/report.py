@@ -167,7 +167,6 @@ class Report:
         name: of the run, for W&B.
         total: steps of the whole run.
         done: steps made before.
-        rates: what else to report of training, given the examples a second.
     """
 
     def __init__(
@@ -179,14 +178,13 @@ class Report:
         name: str = "",
         total: int,
         done: int,
-        rates: Rates = lambda rate: {},
     ):
         self._file: MetricsFile | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
         self._examples, self._clock = 0, time.perf_counter()
         self._start, self._first = time.perf_counter(), done
-        self._total, self._rates = total, rates
+        self._total = total
         self._bar: tqdm | None = None
         self._evaluated = set(scores(folder, done))
         self._main = jax.process_index() == 0
@@ -233,8 +231,6 @@ class Report:
             self._evaluated.add(step)
         if self._file is None:
             return
-        if split == "train":
-            values = values | self._rates(rate)
         row = {"step": step, "split": split, **values, "examples_per_second": rate}
         self._file.append(row)
         numbers = {

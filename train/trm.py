@@ -26,7 +26,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from configs import ACTConfig, TrainTRM, require
+from configs import ACTConfig, Piecewise, TrainTRM, require
 from data.puzzles.dataset import IGNORE, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from gpt.attention import Kernel, pick_kernel
@@ -37,8 +37,9 @@ from train.integrity import kinds
 from train.job import Evaluator, Job, run_job
 from train.loop import Evaluation, Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
-from train.objective import Objective
+from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.phases import Phase
 from train.presets import TRM_PRESETS
 from train.run_dir import LoadedRun, Sizes, load_run, resumed_config
 from train.state import TrainState, make_init
@@ -96,6 +97,7 @@ def make_job(
         head_dim=config.model.head_dim,
     )
     fresh = partial(build, config, sizes, kernel)
+    phase = Phase(objective=objective, optimizer=optimizer, step_config=step_config)
     episode = config.loop == "episode"
     return Job(
         kind="trm",
@@ -105,8 +107,7 @@ def make_job(
         data_hash=train.content_hash,
         mesh=mesh,
         objective=objective,
-        optimizer=optimizer,
-        step_config=step_config,
+        phases=make_phases(config, total, phase, sizes, kernel),
         intervals=Intervals(
             total=total,
             per_call=config.steps_per_call,
@@ -244,6 +245,37 @@ def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Obj
         row_ids=row_ids,
         done=lambda carry: jnp.all(carry.halted),
     )
+
+
+def make_phases(
+    config: TrainTRM, total: int, phase: Phase, sizes: Sizes, kernel: Kernel
+) -> Piecewise[Phase]:
+    """The phases of a run of `total` steps: `phase`, as deep as its schedule says.
+
+    No weight knows of depth: it is the structure that the same leaves stand in. The
+    optimizer, the carry and the evaluation are those of the configured model.
+    """
+
+    def deep(depth: tuple[int, int]) -> Phase:
+        other = dataclasses.replace(config, model=config.model_at(depth))
+        like, _ = jax.eval_shape(partial(build, other, sizes, kernel))
+        structure = jax.tree.structure(like)
+
+        def loss(model: TRM, *args: Any, **options: Any) -> Loss:
+            model = jax.tree.unflatten(structure, jax.tree.leaves(model))
+            return phase.objective.loss(model, *args, **options)
+
+        said = {"H_cycles": depth[0], "L_cycles": depth[1]}
+        return dataclasses.replace(
+            phase,
+            objective=dataclasses.replace(phase.objective, loss=loss),
+            rates=lambda rate: phase.rates(rate) | said,
+        )
+
+    if not config.depth_schedule:
+        return Piecewise((0,), (phase,))
+    depths = config.depths(total)
+    return Piecewise(depths.firsts, tuple(deep(depth) for depth in depths.values))
 
 
 def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
