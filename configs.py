@@ -683,16 +683,36 @@ class OptimConfig:
     ema: float = 0.999
     """Decay of the averaged weights that are evaluated; 0 for none. `ema_rate`."""
 
+    muon: bool = False
+    """Update the matrices of hidden layers by Muon (Jordan 2024), and by `name` only
+    the rest: embeddings, heads, vectors."""
+
+    muon_rate: float = 1.0
+    """Rate of these matrices, and of their decay, over that of the rest. Their updates
+    have the size of Adam's: a root mean square of 0.2 (arXiv 2502.16982)."""
+
+    muon_momentum: float = 0.95
+    """Decay of Muon's momentum."""
+
+    muon_nesterov: bool = True
+    """Whether the momentum is Nesterov's: the newest gradient counts once more."""
+
+    muon_steps: int = 5
+    """Newton-Schulz steps of an update: with fewer, small singular values stay small,
+    and an update takes less time."""
+
     def __post_init__(self) -> None:
         require_finite_positive(self, "lr", "eps")
         require(
             0.0 <= self.min_ratio <= 1.0,
             f"`min_ratio` must lie in [0, 1]: got {self.min_ratio}.",
         )
-        for name in ("ema", "beta1", "beta2"):
+        for name in ("ema", "beta1", "beta2", "muon_momentum"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"`{name}` must lie in [0, 1): got {value}.")
         require_not_negative(self, "warmup", "weight_decay", "clip")
+        require_finite_positive(self, "muon_rate")
+        require_positive(self, "muon_steps", largest=100)
 
 
 @dataclass(frozen=True, kw_only=True)

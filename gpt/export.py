@@ -24,7 +24,7 @@ import tyro
 from configs import MeshConfig, RunConfig, require
 from gpt.hugging_face import save_hugging_face
 from train.devices import start
-from train.run_dir import load_run
+from train.loading import load_run
 
 
 def export(

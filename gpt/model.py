@@ -5,7 +5,7 @@ Source: Radford et al. 2019; `karpathy/nanoGPT`, `model.py`.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -33,6 +33,12 @@ class Block(eqx.Module):
     heads: int = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
     activation: Literal["gelu", "gelu_tanh"] = eqx.field(static=True)
+    matrices: ClassVar[dict[str, tuple[int, int]]] = {
+        "qkv.weight": (1, 3),
+        "attention_out.weight": (1, 1),
+        "up.weight": (1, 1),
+        "down.weight": (1, 1),
+    }
 
     def __init__(self, config: GPTConfig, *, key: PRNGKeyArray):
         dim, bias = config.n_embd, config.bias

@@ -23,7 +23,7 @@ from configs import (
 )
 from train.cli import parse
 from train.presets import TRM_PRESETS
-from train.run_dir import differences, settings
+from train.record import differences, settings
 
 ROOT = Path(__file__).parent.parent
 

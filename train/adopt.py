@@ -10,7 +10,7 @@ from typing import Any
 from configs import LARGEST, RunConfig, TrainGPT, TrainTRM
 from data.folder import new_folder
 from train.checkpoint import Checkpoints
-from train.run_dir import settings
+from train.record import settings
 from train.state import TrainState
 
 

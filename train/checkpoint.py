@@ -1,23 +1,18 @@
 """Checkpoints of a whole train state, by Orbax, in the background, from all processes.
 
 A checkpoint is written under another name and renamed when complete, so that a process
-killed while saving leaves the checkpoints before it as they were. With it goes the
-fingerprint of every array, by which a damaged one is told on reading: Orbax notices a
-missing or short file, but not every wrong bit.
+killed while saving leaves the checkpoints before it as they were.
 """
 
-import json
 import math
 import shutil
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
@@ -25,28 +20,19 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from configs import RunConfig, RunError, UserError, require
 from train.devices import all_agree
-from train.integrity import Fingerprint, fingerprint, kinds, quiet_reads
+from train.integrity import fingerprint, quiet_reads
+from train.retention import preservation
 from train.state import TrainState
+from train.stored import (
+    OtherModelError,
+    describe,
+    metadata,
+    parts_of,
+    read_state,
+    read_weights,
+)
 
 Result = TypeVar("Result")
-
-
-def _items(state: TrainState) -> dict[str, PyTree]:
-    """The parts of a state that hold arrays, by name."""
-    parts = {
-        "counters": {"step": state.step, "updates": state.updates},
-        "model": state.model,
-        "ema": state.ema,
-        "table": {"rows": state.table},  # Orbax takes no bare array
-        "opt_state": state.opt_state,
-        "carry": state.carry,
-        "scale": state.scale,
-    }
-    return {
-        name: part
-        for name, part in parts.items()
-        if sum(leaf.size for leaf in jax.tree.leaves(part))
-    }
 
 
 class NonFiniteError(RunError):
@@ -75,10 +61,6 @@ class NonFiniteError(RunError):
 
 class SaveError(RunError):
     """A state could not be saved."""
-
-
-class OtherModelError(UserError):
-    """A checkpoint is of another model than the configured one."""
 
 
 class Checkpoints:
@@ -151,7 +133,7 @@ class Checkpoints:
         for step in self._manager.all_steps():
             try:
                 with quiet_reads():
-                    inside = self._metadata(step).get("score")
+                    inside = metadata(self._manager, step).get("score")
             except Exception:
                 self._unreadable.add(step)
                 continue
@@ -159,10 +141,6 @@ class Checkpoints:
             score = inside if score is None else score
             if score is not None:
                 self._scores[step] = score
-
-    def _metadata(self, step: int) -> dict[str, Any]:
-        """What was saved with a checkpoint besides its arrays."""
-        return self._manager.metadata(step).custom_metadata or {}
 
     # -- saving
 
@@ -179,11 +157,11 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = _items(state)
+        items = parts_of(state)
         arrays, finite = fingerprint(items)
         if not finite:
             raise NonFiniteError("infinite or undefined weights", step, self.newest)
-        about = {"arrays": arrays, "crc": _crc(arrays), "settings": self._settings}
+        about = describe(arrays, self._settings)
         parts = {
             name: ocp.args.StandardSave(part)  # pyright: ignore[reportCallIssue]
             for name, part in items.items()
@@ -260,7 +238,7 @@ class Checkpoints:
         """What `config.json` said when the newest readable checkpoint was saved."""
         for step in sorted(self._manager.all_steps(), reverse=True):
             if step not in self._unreadable:
-                return self._metadata(step).get("settings") or {}
+                return metadata(self._manager, step).get("settings") or {}
         return {}
 
     # -- restoring
@@ -279,7 +257,9 @@ class Checkpoints:
         """
         self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True)
-        return self._first_good(steps, lambda step: self._state(step, abstract))
+        return self._first_good(
+            steps, lambda step: read_state(self._manager, step, abstract)
+        )
 
     def restore_weights(
         self, model: PyTree, table: PyTree, *, best: bool, only: int | None = None
@@ -301,20 +281,6 @@ class Checkpoints:
                 none can be read, or if that of `only` is not among them.
         """
 
-        def read(step: int) -> tuple[PyTree, PyTree, int]:
-            stored = self._stored(step)
-            name = "ema" if any(path.startswith("ema.") for path in stored) else "model"
-            wanted = {name: model}
-            if sum(leaf.size for leaf in jax.tree.leaves(table)):
-                wanted["table"] = {"rows": table}
-            prefixes = tuple(f"{part}." for part in wanted)
-            stored = {p: v for p, v in stored.items() if p.startswith(prefixes)}
-            self._require_same(stored, wanted, step)
-            parts = self._read(step, wanted)
-            if "table" in parts:
-                return parts[name], parts["table"]["rows"], step
-            return parts[name], jax.tree.map(_empty, table), step
-
         def order(step: int) -> tuple[float, int]:
             # What cannot be read may have been the best: a warning will tell.
             unscored = math.inf if step in self._unreadable else -math.inf
@@ -329,7 +295,9 @@ class Checkpoints:
                 f"and there are {kept}. Name one of these.",
             )
             steps = [only]
-        return self._first_good(steps, read)
+        return self._first_good(
+            steps, lambda step: read_weights(self._manager, step, model, table)
+        )
 
     @property
     def steps(self) -> list[int]:
@@ -364,62 +332,6 @@ class Checkpoints:
             )
         return None
 
-    def _state(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of a step.
-
-        Raises:
-            OtherModelError: if it is of another model.
-            Exception: of many types, if it is damaged.
-        """
-        wanted = _items(abstract)
-        self._require_same(self._stored(step), wanted, step)
-        parts = self._read(step, wanted)
-        counters = parts.pop("counters")
-        if "table" in parts:
-            parts["table"] = parts["table"]["rows"]
-        # What holds no number was not stored: it is made as it is wanted.
-        rest = {
-            name: jax.tree.map(_empty, part)
-            for name, part in vars(abstract).items()
-            if name not in parts and name not in counters
-        }
-        return TrainState(**rest, **counters, **parts)
-
-    def _stored(self, step: int) -> Fingerprint:
-        """The fingerprint of a checkpoint when it was saved."""
-        metadata = self._metadata(step)
-        arrays = metadata.get("arrays", {})
-        require(bool(arrays), "the description of its arrays is missing")
-        require(metadata.get("crc") == _crc(arrays), "its description is garbled")
-        return {path: (kind, total) for path, (kind, total) in arrays.items()}
-
-    def _read(self, step: int, wanted: dict[str, PyTree]) -> dict[str, PyTree]:
-        """Some parts of the state of a step, checked."""
-        stored = self._stored(step)
-        args = {
-            name: ocp.args.StandardRestore(part)  # pyright: ignore[reportCallIssue]
-            for name, part in wanted.items()
-        }
-        read = self._manager.restore(step, args=ocp.args.Composite(**args))
-        parts = {name: read[name] for name in wanted}
-        sums, finite = fingerprint(parts)
-        for path, (_, checksum) in sums.items():
-            require(checksum == stored[path][1], f"the checksum of `{path}` is wrong")
-        require(finite, "not all of its numbers are finite")
-        return parts
-
-    def _require_same(self, stored: Fingerprint, wanted: PyTree, step: int) -> None:
-        """Raise unless all arrays have the name, type and shape that is wanted."""
-        there, here = {path: kind for path, (kind, _) in stored.items()}, kinds(wanted)
-        for name in sorted(there.keys() | here.keys()):
-            if there.get(name) != here.get(name):
-                raise OtherModelError(
-                    f"The checkpoint at step {step} in `{self._folder}` must be of the "
-                    f"configured model: `{name}` is {there.get(name, 'missing')} "
-                    f"there and {here.get(name, 'missing')} here. Use the "
-                    "configuration it was made with, or a new `--config.run-dir`."
-                )
-
     def _set_aside(self, damaged: list[tuple[int, str]], outcome: str) -> None:
         """Move damaged checkpoints out of the way of the next save, with a warning."""
         for step, fault in damaged:
@@ -441,47 +353,5 @@ class Checkpoints:
             self._manager.reload()
 
 
-def _empty(leaf: Any) -> jax.Array:
-    """What holds no number, of the shape and the type wanted."""
-    return jnp.zeros(leaf.shape, leaf.dtype)
-
-
-def _crc(arrays: Mapping[str, Sequence[object]]) -> int:
-    return zlib.crc32(json.dumps(arrays, sort_keys=True).encode())
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-class _Best(policies.PreservationPolicy):
-    """Keeps the checkpoints of the highest scores; of equal ones, the newest.
-
-    Orbax's own forgets the scores when a process ends, unless it is to write a file of
-    them, and does not start if that file is damaged.
-    """
-
-    def __init__(self, scores: Mapping[int, float], number: int):
-        self._scores, self._number = scores, number
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> Sequence[bool]:
-        """For each checkpoint, whether it is one of the best."""
-        steps = [info.step for info in checkpoints if info.step in self._scores]
-        steps.sort(key=lambda step: (self._scores[step], step))
-        best = steps[::-1][: self._number]
-        return [info.step in best for info in checkpoints]
-
-
-def preservation(
-    config: RunConfig, scores: Mapping[int, float]
-) -> policies.AnyPreservationPolicy:
-    """Which checkpoints are kept."""
-    keep: list[Any] = [
-        policies.LatestN(config.keep_last),
-        _Best(scores, config.keep_best),
-    ]
-    if config.keep_every:
-        keep.append(policies.EveryNSteps(config.keep_every))
-    return policies.AnyPreservationPolicy(keep)

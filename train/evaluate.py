@@ -46,12 +46,13 @@ from configs import (
 from data.puzzles.arc_voting import Votes
 from data.puzzles.dataset import PuzzleDataset
 from train.answers import Arrays, KeptAnswers, named
-from train.checkpoint import OtherModelError
 from train.devices import start
 from train.gradients import StepConfig
+from train.loading import LoadedRun, kept_steps, load_run
 from train.mesh import everywhere, make_mesh, process_rows
 from train.queues import make_queue_step, queues
-from train.run_dir import LoadedRun, kept_steps, load_run, recorded_run
+from train.record import recorded_run
+from train.stored import OtherModelError
 from trm.evaluation import Answers, Effort, answer
 from trm.model import cast
 from trm.rollouts import Choice, Rollouts

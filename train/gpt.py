@@ -31,14 +31,15 @@ from train.devices import start
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.job import Evaluator, Job, run_job
+from train.loading import resumed_config
 from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, nanogpt_cosine
 from train.phases import Phase
 from train.presets import GPT_PRESETS
+from train.record import Sizes
 from train.report import throughput
-from train.run_dir import Sizes, resumed_config
 from train.state import make_init
 
 

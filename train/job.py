@@ -24,10 +24,12 @@ from train.checkpoint import Checkpoints
 from train.feed import Split
 from train.loop import Evaluation, Intervals, Loop, evaluate
 from train.mesh import describe_layout
+from train.metrics_file import scores
 from train.objective import Objective
 from train.phases import Phase
-from train.report import Report, Values, require_packages, scores
-from train.run_dir import RunDir, Sizes, require_same_model
+from train.record import Sizes
+from train.report import Report, Values, require_packages
+from train.run_dir import RunDir, require_same_model
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 

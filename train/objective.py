@@ -1,10 +1,13 @@
 """The interface between a model and the trainer: pure functions over a device's rows.
 
-A model is a tree of arrays. One module of it may say of itself, by class attributes,
+A model is a tree of arrays. One module of it may say of itself, by attributes,
 
 - `trained = False`: its arrays are saved, but neither trained nor averaged;
 - `stacked = True`: its arrays have a leading axis of layers, so that a vector of each
-  layer is a vector to an optimizer, not a matrix.
+  layer is a vector to an optimizer, not a matrix;
+- `matrices = {"qkv.weight": (1, 3)}`: it is a hidden layer whose array of this name has
+  so many axes of inputs, and in the others so many matrices side by side (Muon updates
+  each on its own).
 """
 
 from collections.abc import Callable

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from configs import OptimConfig
+from train.muon import scale_hidden, with_muon
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
@@ -195,12 +196,16 @@ def make_tx(config: OptimConfig, schedule: Schedule) -> optax.GradientTransforma
             scale = optax.scale_by_adam(config.beta1, config.beta2, eps=config.eps)
         case _:
             assert_never(config.name)
+    rate = optax.identity()
+    if config.muon:
+        scale, rate = with_muon(config, scale), scale_hidden(config.muon_rate)
     mask = {"all": None, "matrices": matrices}[config.decay]
     clip = clip_by_global_norm(config.clip) if config.clip else optax.identity()
     return optax.chain(
         clip,
         scale,
         optax.add_decayed_weights(config.weight_decay, mask),
+        rate,
         # optax also allows numbers where we have arrays.
         optax.scale_by_learning_rate(schedule),  # pyright: ignore[reportArgumentType]
     )

@@ -28,8 +28,8 @@ from jaxtyping import Float
 from tyro.conf import Positional
 
 from configs import require
-from train.report import parse_lines
-from train.run_dir import recorded_run
+from train.metrics_file import parse_lines
+from train.record import recorded_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -35,13 +35,14 @@ from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.integrity import kinds
 from train.job import Evaluator, Job, run_job
+from train.loading import LoadedRun, load_run, resumed_config
 from train.loop import Evaluation, Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
 from train.phases import Phase
 from train.presets import TRM_PRESETS
-from train.run_dir import LoadedRun, Sizes, load_run, resumed_config
+from train.record import Sizes
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm

@@ -37,7 +37,8 @@ from data.folder import check_vacant
 from data.puzzles.metadata import Metadata
 from train.adopt import adopt
 from train.devices import start
-from train.run_dir import load_run, recorded_run
+from train.loading import load_run
+from train.record import recorded_run
 from train.state import TrainState
 from train.trm import make_trm_init, make_trm_optimizer
 from trm.all_config import (

@@ -10,7 +10,7 @@ Source: `models/layers.py`; paper section 4.4 and figure 1.
 """
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -73,6 +73,7 @@ class SwiGLU(eqx.Module):
 
     gate_up: Float[Array, "width 2*hidden"]
     down: Float[Array, "hidden width"]
+    matrices: ClassVar[dict[str, tuple[int, int]]] = {"gate_up": (1, 2), "down": (1, 1)}
 
     def __init__(self, width: int, expansion: float, *, key: PRNGKeyArray):
         hidden = swiglu_width(width, expansion)
@@ -123,6 +124,7 @@ class AttentionMixer(AbstractMixer):
     rope_theta: float | None = eqx.field(static=True)
     eps: float = eqx.field(static=True)
     kernel: Kernel = eqx.field(static=True)
+    matrices: ClassVar[dict[str, tuple[int, int]]] = {"qkv": (1, 3), "out": (2, 1)}
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ from data.puzzles.dataset import Metadata, Puzzle
 from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
 from train.devices import start
-from train.run_dir import LoadedRun, load_run
+from train.loading import LoadedRun, load_run
 from trm.all_config import train_config
 from trm.draw import require_pillow, write_pictures
 from trm.frames import Solution, draw_text, frames_of

@@ -33,9 +33,10 @@ from tests.runs import ROOT, environment, finish, start
 from tests.tiny import assert_equal
 from train.checkpoint import Checkpoints
 from train.integrity import fingerprint
+from train.loading import LoadedRun, load_run
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.run_dir import LoadedRun, RunDir, load_run
+from train.run_dir import RunDir
 from train.state import TrainState, init_state, make_init
 
 HF = Path(__file__).parents[1] / "golden" / "gpt2_hf"

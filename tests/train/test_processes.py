@@ -115,12 +115,12 @@ def test_a_checkpoint_that_one_process_cannot_read(
     where = {"data.paths": dataset, "run-dir": tmp_path / "run"}
     ends(both(where), 0)
     patch = (
-        "read = checkpoint.Checkpoints._read\n"
-        "def fails(self, step, wanted):\n"
-        "    found = read(self, step, wanted)\n"
+        "read = checkpoint.read_state\n"
+        "def fails(manager, step, abstract):\n"
+        "    found = read(manager, step, abstract)\n"
         "    if step == 24: raise OSError('the disk of this host')\n"
         "    return found\n"
-        "checkpoint.Checkpoints._read = fails\n"
+        "checkpoint.read_state = fails\n"
     )
     (out, err), _ = ends(both(where, ("", patch)), 0)
     assert "Going on from step 20" in out

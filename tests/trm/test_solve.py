@@ -30,8 +30,9 @@ from tests.runs import finish, start
 from tests.tiny import assert_equal
 from tests.train.test_run import SETTINGS
 from train.checkpoint import Checkpoints
+from train.loading import LoadedRun, load_run
 from train.presets import TRM_PRESETS
-from train.run_dir import LoadedRun, RunDir, load_run
+from train.run_dir import RunDir
 from train.state import init_state, make_init
 from train.trm import build
 from trm import draw, page, solve

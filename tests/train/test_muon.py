@@ -1,0 +1,224 @@
+"""Muon on the matrices of hidden layers, for both models and on any mesh."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jaxtyping import Array
+
+from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig, UserError
+from gpt.layers import Linear, Stacked
+from gpt.model import build_gpt
+from tests import tiny
+from tests.tiny import assert_close, assert_equal
+from train.checkpoint import Checkpoints
+from train.mesh import make_mesh
+from train.muon import hidden_matrices, with_muon
+from train.optim import Optimizer, make_tx
+from train.state import TrainState, abstract_state, init_state
+from train.step import make_train_step
+
+LR, DECAY, RATE, BETA = 0.1, 0.3, 4.0, 0.95
+CONFIG = OptimConfig(
+    name="adamw", weight_decay=DECAY, ema=0.0, muon=True, muon_rate=RATE
+)
+
+
+class Layer(eqx.Module):
+    """Two matrices side by side, one whose inputs are two axes, and a vector."""
+
+    fused: Linear
+    heads: Array
+    gain: Array
+    matrices: ClassVar[dict[str, tuple[int, int]]] = {
+        "fused.weight": (1, 2),
+        "heads": (2, 1),
+    }
+
+    def __init__(self, key: Any):
+        keys = jax.random.split(key, 3)
+        self.fused = Linear(4, 2 * 3, key=keys[0])
+        self.heads = jax.random.normal(keys[1], (2, 3, 5))
+        self.gain = jax.random.normal(keys[2], (4,))
+
+
+class Model(eqx.Module):
+    """Stacked layers, and a matrix that is none of a hidden layer."""
+
+    layers: Stacked
+    head: Linear
+
+    def __init__(self):
+        keys = jax.random.split(jax.random.key(0), 3)
+        self.layers = Stacked(Layer, keys[:2])
+        self.head = Linear(4, 7, key=keys[2])
+
+
+def constant(count: Any) -> Array:
+    return jnp.asarray(LR, jnp.float32)
+
+
+def orthogonalize(x: np.ndarray, steps: int) -> np.ndarray:
+    """Source: `KellerJordan/Muon`, `zeropower_via_newtonschulz5`."""
+    turned = x.shape[0] > x.shape[1]
+    x = x.T if turned else x
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(steps):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if turned else x
+
+
+def matrices_of(model: Any) -> list[np.ndarray]:
+    """Each hidden matrix of `Model`, cut out by hand."""
+    layers, found = model.layers.layers, []
+    for layer in range(2):
+        fused = np.asarray(layers.fused.weight[layer], np.float64)
+        heads = np.asarray(layers.heads[layer], np.float64)
+        found += [fused[:, :3], fused[:, 3:], heads.reshape(6, 5)]
+    return found
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("steps", [5, 2])
+def test_against_numpy(nesterov: bool, steps: int) -> None:
+    model: Any = Model()
+    tx: Any = make_tx(
+        replace(CONFIG, muon_nesterov=nesterov, muon_steps=steps), constant
+    )
+    state = tx.init(model)
+    expected = matrices_of(model)
+    moments = [np.zeros_like(x) for x in expected]
+    for t in range(1, 5):
+        rng = np.random.default_rng(t)
+        draw = lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32)  # noqa: B023
+        grads = jax.tree.map(draw, model)
+        updates, state = tx.update(grads, state, model)
+        model = optax.apply_updates(model, updates)
+        for i, g in enumerate(matrices_of(grads)):
+            moments[i] = BETA * moments[i] + (1 - BETA) * g
+            mean = moments[i] / (1 - BETA**t)
+            if nesterov:
+                ahead = moments[i] / (1 - BETA ** (t + 1))
+                mean = BETA * ahead + (1 - BETA) * g / (1 - BETA**t)
+            size = 0.2 * np.sqrt(max(g.shape))
+            change = size * orthogonalize(mean, steps) + DECAY * expected[i]
+            expected[i] = expected[i] - RATE * LR * change
+    for got, want in zip(matrices_of(model), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rest_is_as_without() -> None:
+    model = Model()
+    grads = jax.tree.map(lambda p: p + 0.3, model)
+    found = []
+    for config in (CONFIG, replace(CONFIG, muon=False)):
+        tx: Any = make_tx(config, constant)
+        updates, _ = tx.update(grads, tx.init(model), model)
+        found.append((updates.head.weight, updates.layers.layers.gain))
+    assert_equal(*found)
+
+
+def test_against_optax() -> None:
+    """Its `muon` on a plain matrix."""
+
+    class Plain(eqx.Module):
+        weight: Array
+        matrices: ClassVar[dict[str, tuple[int, int]]] = {"weight": (1, 1)}
+
+    model = Plain(jax.random.normal(jax.random.key(1), (6, 4)))
+    ours: Any = make_tx(replace(CONFIG, muon_rate=1.0), constant)
+    theirs: Any = optax.contrib.muon(LR, weight_decay=DECAY, consistent_rms=0.2)
+    moved: list[Any] = [model, {"w": model.weight}]
+    states = [ours.init(model), theirs.init(moved[1])]
+    for t in range(3):
+        grad = jax.random.normal(jax.random.key(t), (6, 4))
+        for i, (tx, grads) in enumerate(((ours, Plain(grad)), (theirs, {"w": grad}))):
+            updates, states[i] = tx.update(grads, states[i], moved[i])
+            moved[i] = optax.apply_updates(moved[i], updates)
+    np.testing.assert_allclose(moved[0].weight, moved[1]["w"], rtol=1e-5, atol=1e-6)
+
+
+GPT = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, bias=True)
+
+
+def test_hidden_matrices_of_a_gpt() -> None:
+    found = hidden_matrices(build_gpt(GPT, tokens=24, key=jax.random.key(0)))
+    names = {name.removeprefix(".blocks.layers.") for name in found}
+    expected = {"qkv", "attention_out", "up", "down"}
+    assert names == {f"{name}.weight" for name in expected}
+    assert found[".blocks.layers.qkv.weight"] == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "mixing"),
+    [("attention", {"mixer.qkv", "mixer.out"}), ("mlp", {"mixer.mlp.gate_up"})],
+)
+def test_hidden_matrices_of_a_trm(mixer: Any, mixing: set[str]) -> None:
+    config = replace(tiny.MODEL, mixer=mixer, positions="none")
+    found = hidden_matrices(tiny.model(config))
+    assert {name.removeprefix(".recursion.network.blocks[0].") for name in found} >= {
+        *mixing,
+        "mlp.gate_up",
+        "mlp.down",
+    }
+    assert all(name.startswith(".recursion.network") for name in found)
+
+
+def optimizer() -> Optimizer:
+    """Muon, and SGD for the rest: AdamATan2 would amplify rounding."""
+    muon = with_muon(OptimConfig(muon=True), optax.identity())
+    return tiny.optimizer(optax.chain(muon, optax.scale(-0.1)))
+
+
+def trained(sizes: tuple[int, int], steps: int = 2) -> TrainState:
+    mesh = make_mesh(MeshConfig(data=sizes[0], model=sizes[1]))
+    state = init_state(tiny.init(optimizer()), mesh)
+    step = make_train_step(tiny.objective(), optimizer(), mesh, tiny.PLAN, state)
+    for t in range(steps):
+        state, _ = step(state, tiny.batch(mesh, t))
+    return tiny.host(state)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(4, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in ((8, 1), (1, 8)))],
+)
+def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
+    """A matrix is split over `model`; what is orthogonalized is the whole one."""
+    got, expected = trained(sizes), trained((1, 1))
+    assert_close(got.model, expected.model, 1e-4)
+    assert_close(got.opt_state, expected.opt_state, 1e-4)
+
+
+@pytest.mark.slow
+def test_restored_bit_for_bit(tmp_path: Path) -> None:
+    mesh, rules = (
+        make_mesh(MeshConfig(data=4, model=2)),
+        tiny.optimizer(make_tx(replace(CONFIG, name="adam_atan2"), constant)),
+    )
+    first = tiny.init(rules)
+    state = init_state(first, mesh)
+    step = make_train_step(tiny.objective(), rules, mesh, tiny.PLAN, state)
+    state, _ = step(state, tiny.batch(mesh, 0))
+    saved = Checkpoints(tmp_path, RunConfig())
+    saved.save(state)
+    saved.wait()
+    restored = saved.restore(abstract_state(first, mesh))
+    assert restored is not None
+    saved.close()
+    assert_equal(step(restored, tiny.batch(mesh, 1)), step(state, tiny.batch(mesh, 1)))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"muon_momentum": 1.0}, {"muon_rate": 0.0}, {"muon_steps": 0}]
+)
+def test_bad_settings(bad: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(bad))):
+        OptimConfig(**bad)

@@ -1,0 +1,113 @@
+"""Loading what a run has trained, whatever mesh it was trained on."""
+
+import importlib
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from configs import RunConfig, UserError
+from train.checkpoint import Checkpoints
+from train.mesh import layout
+from train.metrics_file import scores
+from train.record import (
+    Config,
+    Sizes,
+    from_settings,
+    read_config,
+    recorded_run,
+    without_record,
+)
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What a run has trained, on one device."""
+
+    kind: str
+    """`trm` or `gpt`."""
+
+    config: Any
+    """Of the run: a `TrainTRM` or a `TrainGPT`."""
+
+    model: Any
+    """The averaged weights where the run has these; float32."""
+
+    table: PyTree
+    """The puzzle table of a TRM; () of a GPT."""
+
+    step: int
+    """Of the checkpoint."""
+
+    sizes: Sizes = field(default_factory=dict)
+    """What the data's sizes were."""
+
+
+def load_run(
+    run_dir: str | Path,
+    checkpoint: Literal["best", "newest"] | int = "best",
+    mesh: Mesh | None = None,
+) -> LoadedRun:
+    """The model of a run, whatever mesh it was trained on. The run may be going on.
+
+    Args:
+        run_dir: folder of the run.
+        checkpoint: the one of the best score, the newest or that of a step; a damaged
+            one is passed over with a warning, unless it is named.
+        mesh: where to put it; None for one device.
+
+    Raises:
+        UserError: if there is no such run, or no checkpoint that can be read.
+    """
+    kind, config, record = recorded_run(run_dir)
+    recipe = importlib.import_module(f"train.{kind}")
+    sizes = record.get("sizes") or recipe.sizes_of_data(config)
+    model, table = jax.eval_shape(lambda: recipe.build(config, sizes))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        sharding = device if mesh is None else NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    specs = jax.tree.map(lambda _: PartitionSpec(), model)
+    model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
+    table = jax.tree.map(lambda leaf: placed(leaf, PartitionSpec()), table)
+    with closing(_opened(Path(run_dir))) as checkpoints:
+        restored = checkpoints.restore_weights(
+            model,
+            table,
+            best=checkpoint == "best",
+            only=checkpoint if isinstance(checkpoint, int) else None,
+        )
+    if restored is None:
+        raise UserError(
+            f"A run must have a checkpoint to read: `{run_dir}` has none yet. Wait for "
+            "the first, or train first."
+        )
+    return LoadedRun(kind, config, *restored, sizes=sizes)
+
+
+def kept_steps(run_dir: str | Path) -> list[int]:
+    """Steps of the checkpoints that a run has now, ascending."""
+    with closing(_opened(Path(run_dir))) as checkpoints:
+        return checkpoints.steps
+
+
+def _opened(folder: Path) -> Checkpoints:
+    """The checkpoints of a run, for reading alone."""
+    return Checkpoints(
+        folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
+    )
+
+
+def resumed_config(kind: type[Config], run_dir: str) -> Config | None:
+    """The configuration of a run that has a checkpoint to go on with; None if none."""
+    path = Path(run_dir) / "checkpoints"
+    if not run_dir or not path.is_dir() or not any(path.iterdir()):
+        return None
+    tree = read_config(Path(run_dir))
+    return None if tree is None else from_settings(kind, without_record(tree))

@@ -1,0 +1,150 @@
+"""What a run records of itself: `config.json`, written and read.
+
+It holds every setting, and under `recorded` what the data and the code were.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from configs import MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
+
+Config = TypeVar("Config", TrainGPT, TrainTRM)
+Sizes = dict[str, int]
+"""Sizes that come from the data, by the names that the model's `build` asks for."""
+
+CONFIGS = {"trm": TrainTRM, "gpt": TrainGPT}
+"""Kinds of model, each with a recipe `train/<kind>.py`."""
+
+
+# -- a configuration as JSON -----------------------------------------------------------
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A configuration as JSON gives it back; unions of classes say which it is."""
+    return json.loads(json.dumps(_plain(config)))
+
+
+def _plain(value: Any, hint: Any = None) -> Any:
+    if not dataclasses.is_dataclass(value):
+        return value
+    hints = typing.get_type_hints(type(value))
+    fields = {
+        field.name: _plain(getattr(value, field.name), hints[field.name])
+        for field in dataclasses.fields(value)
+    }
+    return {"class": type(value).__name__, **fields} if _is_union(hint) else fields
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
+def from_settings(kind: type[Config], tree: dict[str, Any]) -> Config:
+    """The configuration of this kind that `settings` has written.
+
+    Raises:
+        UserError: if it has settings that this version does not know.
+    """
+    try:
+        return _parsed(kind, tree)
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"`config.json` must be that of a {kind.__name__} of this version: it has "
+            f"another setting ({error}). Use the version that made the run."
+        ) from error
+
+
+def _parsed(hint: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, dict):
+        return value
+    if _is_union(hint):
+        # A run of the first version does not say the class: what made its data is
+        # then unknown, and needed no more.
+        kinds = {kind.__name__: kind for kind in typing.get_args(hint)}
+        if "class" not in value:
+            return None
+        hint = kinds[value["class"]]
+        value = {name: part for name, part in value.items() if name != "class"}
+    hints = typing.get_type_hints(hint)
+    return hint(**{name: _parsed(hints[name], part) for name, part in value.items()})
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Settings that differ and may not, as `name: old -> new`."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+        and not any(name == m or name.startswith(m + ".") for m in MAY_CHANGE)
+    ]
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+# -- the file --------------------------------------------------------------------------
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """What `config.json` says; None if it is missing.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    try:
+        config = json.loads(path.read_text())
+        valid = isinstance(config, dict)
+    except (ValueError, RecursionError):
+        config, valid = {}, False
+    require(
+        valid,
+        f"`{path}` must hold the configuration of the run: it is damaged. If this "
+        "command is surely the one that made the run, remove the file and go on; else "
+        "choose another `--config.run-dir`.",
+    )
+    return config
+
+
+def recorded_run(run_dir: str | Path) -> tuple[str, Any, dict[str, Any]]:
+    """The kind, the configuration and the record of a run.
+
+    Raises:
+        UserError: if there is no such run.
+    """
+    path = Path(run_dir) / "config.json"
+    tree = read_config(Path(run_dir)) if str(run_dir) else None
+    require(
+        tree is not None,
+        f"A run must have a `config.json`: there is no `{path}`. Check the path.",
+    )
+    assert tree is not None
+    record = tree.get("recorded", {})
+    kind = record.get("kind") or ("trm" if "act" in tree else "gpt")
+    require(
+        kind in CONFIGS,
+        f"A run must be of one of the kinds {', '.join(CONFIGS)}: `{path}` is of "
+        f"`{kind}`. Use the version that made it.",
+    )
+    return kind, from_settings(CONFIGS[kind], without_record(tree)), record
+
+
+def without_record(tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings alone of what `config.json` says."""
+    return {name: value for name, value in tree.items() if name != "recorded"}
