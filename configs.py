@@ -565,19 +565,19 @@ class TRMConfig:
             f" got {self.expansion} for dim={self.dim}. Use 4.",
         )
         require(
-            self.mixer == "mlp" or self.dim % self.heads == 0,
+            self.mixer != "attention" or self.dim % self.heads == 0,
             f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
             f"Use dim={self.dim // self.heads * self.heads or self.heads} or "
             f"dim={-(-self.dim // self.heads) * self.heads}.",
         )
         require(
-            self.positions != "rope" or self.mixer == "mlp" or self.head_dim % 2 == 0,
-            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
+            self.mixer == "attention" or self.positions != "rope",
+            "`positions=rope` needs `mixer=attention`: others have no queries to turn. "
+            "Use positions=none or learned.",
         )
         require(
-            self.mixer == "attention" or self.positions != "rope",
-            "`positions=rope` needs `mixer=attention`: the token MLP has no queries "
-            "to turn. Use positions=none or learned.",
+            self.positions != "rope" or self.head_dim % 2 == 0,
+            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
         )
         require(
             0 <= self.puzzle_dim <= self.prefix * self.dim,

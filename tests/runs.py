@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-RATES = ("examples_per_second", "tokens_per_second")
+RATES = ("examples_per_second", "tokens_per_second", "data_wait_seconds")
 Settings = dict[str, object]
 
 
@@ -74,9 +74,10 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 
 def metrics(folder: Path) -> list[dict]:
-    """All lines, without the rates, which no two runs share."""
+    """All lines of metrics, without speed and time, which no two runs share."""
     text = (folder / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
+    lines = [line for line in lines if line["split"] != "time"]
     assert all(line["examples_per_second"] > 0 for line in lines)
     return [{k: v for k, v in line.items() if k not in RATES} for line in lines]
 

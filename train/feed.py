@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +85,16 @@ class Prefetch(Generic[T]):
 
     A background thread makes them; its errors are raised where the batch is asked for.
     To be used as a context manager, which ends the thread.
+
+    Attributes:
+        waited: seconds that the last `get` took.
     """
 
     def __init__(self, make: Callable[[int], T], items: Iterable[int], depth: int):
         self._ready: queue.Queue[tuple[T | None, BaseException | None]]
         self._ready = queue.Queue(depth)
         self._stop = threading.Event()
+        self.waited = 0.0
         self._thread = threading.Thread(
             target=self._run, args=(make, iter(items)), daemon=True
         )
@@ -114,7 +119,9 @@ class Prefetch(Generic[T]):
 
     def get(self) -> T:
         """The next batch, in the order of the items."""
+        begin = time.perf_counter()
         value, error = self._ready.get()
+        self.waited = time.perf_counter() - begin
         if error is not None:
             raise error
         return value  # pyright: ignore[reportReturnType]

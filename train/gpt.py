@@ -39,7 +39,7 @@ from train.optim import Optimizer, make_optimizer, nanogpt_cosine
 from train.phases import Phase
 from train.presets import GPT_PRESETS
 from train.record import Sizes
-from train.report import throughput
+from train.speed import throughput
 from train.state import make_init
 
 
@@ -81,7 +81,9 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         optimizer=optimizer,
         step_config=step_config,
         rates=throughput(
-            mesh, shape.block_size, flops_per_token(jax.eval_shape(fresh)[0])
+            mesh,
+            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+            tokens=shape.block_size,
         ),
     )
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size

@@ -28,8 +28,9 @@ from train.metrics_file import scores
 from train.objective import Objective
 from train.phases import Phase
 from train.record import Sizes
-from train.report import Report, Values, require_packages
+from train.report import Report, require_packages
 from train.run_dir import RunDir, require_same_model
+from train.speed import Values
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 

@@ -1,6 +1,5 @@
 """The training loop of every model: step, report, evaluate, save, stop when asked."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,12 +11,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from configs import LARGEST, Piecewise, RunConfig, require
-from train.checkpoint import Checkpoints, NonFiniteError
+from train.checkpoint import Checkpoints
 from train.devices import Interrupt
 from train.feed import Prefetch, Split
+from train.interval import Interval, require_finite
 from train.objective import Metrics
 from train.phases import Phase
-from train.report import Rates, Report, Values, averages
+from train.report import Report, averages
+from train.speed import Values
 from train.state import TrainState
 from train.step import EvalStep
 
@@ -126,7 +127,7 @@ def evaluate(
 class Loop:
     """A loop over the steps of a run.
 
-    Metrics of a dispatch are read while the next one runs. A state is saved only after
+    A line of metrics is read while the next dispatch runs. A state is saved only after
     its metrics have been seen to be finite, and before it is evaluated.
     """
 
@@ -169,11 +170,11 @@ class Loop:
             SaveError: if a state could not be saved.
         """
         done, total = int(state.step), self.intervals.total
-        pending = PendingMetrics(self.report, self.checkpoints)
+        interval = Interval(self.report, self.checkpoints, done)
         evaluation, programs = None, {}
         if done > 0 and self.intervals.evaluates(done) and not self.report.knows(done):
             # It was killed between saving and evaluating.
-            evaluation = self._evaluate(state, done, lambda: False)
+            evaluation = self._evaluate(state, done, lambda: False, interval)
         interrupt = Interrupt()
         try:
             calls = self.intervals.calls(done)
@@ -182,27 +183,30 @@ class Loop:
                     before, length = done, self.intervals.length(done)
                     phase = self.phases.at(done)
                     batch = batches.get()
-                    if (phase, length) not in programs:  # to call it would wait for it
-                        with warnings.catch_warnings(action="ignore"):
+                    if (phase, length) not in programs:  # a call would wait for it
+                        with (
+                            interval.pause("compile"),
+                            warnings.catch_warnings(action="ignore"),
+                        ):
                             lowered = self.make_step(phase).lower(state, batch)
-                        programs[phase, length] = lowered.compile()
+                            programs[phase, length] = lowered.compile()
                     state, metrics = programs[phase, length](state, batch)
                     done += length
                     interrupt.listen()
-                    pending.flush()
-                    logged = crossed(self.run.log_every, before, done)
-                    pending.put(done, metrics, phase.rates if logged else None)
-                    self.report.progress(done, length * phase.examples)
+                    interval.flush()
+                    interval.add(done, metrics, length * phase.examples, batches.waited)
+                    if self._line_is_due(before, done):
+                        interval.end_line(phase.rates)
+                    self.report.progress(done)
                     self.checkpoints.check()
                     stop = interrupt.wanted()
                     if self.intervals.evaluates(done) and not stop:
-                        pending.flush()
-                        evaluation = self._evaluate_and_save(state, done, interrupt)
+                        evaluation = self._evaluate_and_save(
+                            state, done, interrupt, interval
+                        )
                         stop = evaluation is None
                     elif stop or self._save_is_due(before, done):
-                        pending.flush()
-                        self.checkpoints.save(state)
-                        self.report.restart_clock()
+                        self._save(state, interval)
                     if stop:
                         self.checkpoints.wait()
                         self._say_stopped(done)
@@ -211,12 +215,23 @@ class Loop:
             return evaluation, 0
         finally:
             interrupt.close()
+            interval.close()
+
+    def _line_is_due(self, before: int, done: int) -> bool:
+        """Whether a line of metrics ends: none is of two phases."""
+        changes = self.phases.at(before) is not self.phases.at(done)
+        return changes or crossed(self.run.log_every, before, done)
 
     def _save_is_due(self, before: int, done: int) -> bool:
         return self.run.save == "always" and crossed(self.run.save_every, before, done)
 
+    def _save(self, state: TrainState, interval: Interval) -> None:
+        if int(state.step) != self.checkpoints.newest:
+            with interval.pause("save"):
+                self.checkpoints.save(state)
+
     def _evaluate_and_save(
-        self, state: TrainState, done: int, interrupt: Interrupt
+        self, state: TrainState, done: int, interrupt: Interrupt, interval: Interval
     ) -> Evaluation | None:
         """The evaluation; None if it was stopped, in which case the state is saved.
 
@@ -224,25 +239,30 @@ class Loop:
         """
         last = done == self.intervals.total
         if self.run.save == "always" or last:
-            self.checkpoints.save(state)
+            self._save(state, interval)
         best = self.checkpoints.best
-        evaluation = self._evaluate(state, done, interrupt.wanted)
+        evaluation = self._evaluate(state, done, interrupt.wanted, interval)
         if evaluation is None or self.score(evaluation.values) >= best:
-            self.checkpoints.save(state)
-        self.report.restart_clock()
+            self._save(state, interval)
         return evaluation
 
     def _evaluate(
-        self, state: TrainState, done: int, stop: Callable[[], bool]
+        self,
+        state: TrainState,
+        done: int,
+        stop: Callable[[], bool],
+        interval: Interval,
     ) -> Evaluation | None:
         """The evaluation, reported; None if it was stopped."""
-        evaluation = self.evaluate(state, done == self.intervals.total, stop)
+        with interval.pause("evaluate"):
+            evaluation = self.evaluate(state, done == self.intervals.total, stop)
         if evaluation is None:
             return None
         values = evaluation.values
         require_finite(values, done, self.checkpoints.newest)
         score = self.score(values)
-        self.report.record(done, "eval", values | {"score": score}, evaluation.rate)
+        speed: Values = {"examples_per_second": evaluation.rate}
+        self.report.record(done, "eval", values | {"score": score}, speed)
         self.checkpoints.score(done, score)
         return evaluation
 
@@ -251,61 +271,3 @@ class Loop:
             f"Stopped at step {done}, which is saved. The same command on the same "
             "run directory goes on from there."
         )
-
-
-class PendingMetrics:
-    """The metrics of one dispatch, kept until the next one runs."""
-
-    def __init__(self, report: Report, checkpoints: Checkpoints):
-        self._report, self._checkpoints = report, checkpoints
-        self._pending: tuple[int, Metrics, Rates | None] | None = None
-
-    def put(self, step: int, metrics: Metrics, rates: Rates | None) -> None:
-        """Keep the metrics of the dispatch that ends at `step`.
-
-        Args:
-            step: after the dispatch.
-            metrics: of it.
-            rates: what else to report; None to report nothing.
-        """
-        self._pending = step, metrics, rates
-
-    def flush(self) -> None:
-        """Read, check and report what was kept.
-
-        Raises:
-            NonFiniteError: if a value is not finite, or float16 cannot go on.
-        """
-        if self._pending is None:
-            return
-        step, metrics, rates = self._pending
-        self._pending = None
-        values = averages(metrics)
-        require_finite(values, step, self._checkpoints.newest)
-        if values.get("skipped"):
-            self._say_skipped(step, values)
-        if rates is not None:
-            rate = self._report.rate()
-            self._report.record(step, "train", values | rates(rate), rate)
-
-    def _say_skipped(self, step: int, values: Values) -> None:
-        scale = values["loss_scale"] or 0.0
-        if scale < 1.0:
-            overflow = f"an overflow in float16 at a loss scale of {scale:g}"
-            raise NonFiniteError(overflow, step, self._checkpoints.newest)
-        self._report.say(
-            f"step {step}: a float16 number overflowed, so the update was skipped and "
-            f"the loss scale of {scale:g} halved"
-        )
-
-
-def require_finite(values: Values, step: int, saved: int | None) -> None:
-    """Raise `NonFiniteError` unless every value is finite."""
-    bad = {
-        name: value
-        for name, value in values.items()
-        if value is not None and not math.isfinite(value)
-    }
-    if bad:
-        got = ", ".join(f"{name} = {value}" for name, value in bad.items())
-        raise NonFiniteError(got, step, saved)

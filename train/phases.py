@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from train.gradients import StepConfig
 from train.objective import Objective
 from train.optim import Optimizer
-from train.report import Rates
+from train.speed import Rates
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

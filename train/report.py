@@ -4,22 +4,17 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from tqdm import tqdm
 
 from configs import RunConfig, require
 from train.metrics_file import MetricsFile, scores, truncate
 from train.objective import Metrics
-
-Values = dict[str, float | None]
-Rates = Callable[[float], Values]
-"""From the examples a second of training to what else to report of it."""
+from train.speed import Values
 
 
 def averages(metrics: Metrics | dict[str, Any]) -> Values:
@@ -29,6 +24,17 @@ def averages(metrics: Metrics | dict[str, Any]) -> Values:
         name: float(np.float64(total) / np.float64(count)) if count else None
         for name, (total, count) in host.items()
     }
+
+
+def arranged(values: Values, speed: Values) -> Values:
+    """Losses first, then accuracies, then the speed, then the rest."""
+    is_loss = lambda name: name.endswith("loss")
+    is_accuracy = lambda name: name.endswith("accuracy")
+    first = sorted(values, key=lambda name: (not is_loss(name), not is_accuracy(name)))
+    head = [name for name in first if is_loss(name) or is_accuracy(name)]
+    rest = [name for name in first if name not in head]
+    pick = lambda names: {name: values[name] for name in names}
+    return {**pick(head), **speed, **pick(rest)}
 
 
 def readable(values: Values) -> str:
@@ -82,9 +88,7 @@ class Report:
         self._file: MetricsFile | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
-        self._examples, self._clock = 0, time.perf_counter()
-        self._start, self._first = time.perf_counter(), done
-        self._total = total
+        self._start, self._first, self._total = time.perf_counter(), done, total
         self._bar: tqdm | None = None
         self._evaluated = set(scores(folder, done))
         self._main = jax.process_index() == 0
@@ -108,34 +112,31 @@ class Report:
         """Whether an evaluation of this step has been recorded."""
         return step in self._evaluated
 
-    def progress(self, step: int, examples: int) -> None:
-        """Note that `step` is made, of so many examples."""
-        self._examples += examples
+    def progress(self, step: int) -> None:
+        """Note that `step` is made."""
         if self._bar:
             self._bar.update(step - self._bar.n)
 
-    def rate(self) -> float:
-        """Examples each second since the last call of `rate` or `restart_clock`."""
-        now = time.perf_counter()
-        rate = self._examples / max(now - self._clock, 1e-9)
-        self.restart_clock()
-        return rate
+    def record(
+        self, step: int, split: str, values: Values, speed: Values | None = None
+    ) -> None:
+        """Write one line of metrics everywhere.
 
-    def restart_clock(self) -> None:
-        """Count examples and time from now, after work that was not training."""
-        self._examples, self._clock = 0, time.perf_counter()
-
-    def record(self, step: int, split: str, values: Values, rate: float) -> None:
-        """Write one line of metrics everywhere."""
+        Args:
+            step: after which they are.
+            split: `train`, `eval`, or `time` for seconds in which no step was made.
+            values: what came out.
+            speed: how fast that was.
+        """
         if split == "eval":
             self._evaluated.add(step)
         if self._file is None:
             return
-        row = {"step": step, "split": split, **values, "examples_per_second": rate}
-        self._file.append(row)
+        values = arranged(values, speed or {})
+        self._file.append({"step": step, "split": split, **values})
         numbers = {
             f"{split}/{name}": value
-            for name, value in {**values, "examples_per_second": rate}.items()
+            for name, value in values.items()
             if value is not None and math.isfinite(value)
         }
         if self._wandb is not None:
@@ -143,7 +144,10 @@ class Report:
         if self._tensorboard is not None:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, step)
-        self.say(f"{split} {step}/{self._total}{self._eta(step)}  {readable(values)}")
+        if split != "time":
+            self.say(
+                f"{split} {step}/{self._total}{self._eta(step)}  {readable(values)}"
+            )
 
     def _eta(self, step: int) -> str:
         """Time left, on plain lines; a progress bar shows its own."""
@@ -181,56 +185,3 @@ def _tensorboard(folder: Path) -> Any:
     from tensorboardX import SummaryWriter  # pyright: ignore
 
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-# -- speed -----------------------------------------------------------------------------
-
-PEAKS = {
-    # Dense bfloat16 (V100: float16) in TFLOP/s, from the makers' data sheets; the first
-    # name found in the device's own counts. On a TPU v2 and v3 a device is one core.
-    "B200": 2250.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "A10": 125.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-    "V100": 125.0,
-    "TPU v2": 22.5,
-    "TPU v3": 61.5,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5": 459.0,
-    "TPU v6": 918.0,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Operations a second of a device, or None if it is not in the table."""
-    for name, tera in PEAKS.items():
-        if name in device_kind:
-            return tera * 1e12
-    return None
-
-
-def throughput(mesh: Mesh, tokens: int, flops: int) -> Rates:
-    """Tokens a second, and MFU where the devices' peak is known.
-
-    Args:
-        mesh: the devices.
-        tokens: of an example.
-        flops: of a token, forward and backward.
-    """
-    peak = peak_flops(mesh.devices.flat[0].device_kind)
-
-    def rates(examples: float) -> Values:
-        values: Values = {"tokens_per_second": examples * tokens}
-        if peak is not None:
-            values["mfu"] = examples * tokens * flops / (peak * mesh.size)
-        return values
-
-    return rates

@@ -43,6 +43,12 @@ _NETWORKS = {
 
 def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
     """Official name -> (our array, how it is turned): `""`, `T`, `qkv` or `out`."""
+    require(
+        config.variant in _NETWORKS and config.mixer in ("attention", "mlp"),
+        f"Official weights must be of a model that the official code has: got "
+        f"variant={config.variant}, mixer={config.mixer}. Keep it as a run of ours, or "
+        "add its names to `trm/weights.py`.",
+    )
     named: dict[str, tuple[Any, str]] = {
         EMBEDDING: (model.embedding.weight, ""),
         "lm_head.weight": (model.head.weight, "T"),

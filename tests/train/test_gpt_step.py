@@ -21,7 +21,7 @@ from tests.tiny import assert_close, assert_equal
 from train.checkpoint import Checkpoints, NonFiniteError
 from train.gpt import make_objective
 from train.gradients import StepConfig, accumulate_grads, make_gradients
-from train.loop import PendingMetrics
+from train.interval import Interval
 from train.mesh import global_batch, make_mesh
 from train.optim import Optimizer, make_tx, matrices, nanogpt_cosine
 from train.report import Report
@@ -250,10 +250,8 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
         make_objective(64), slow, one_device, replace(PLAN, precision="float16"), state
     )
     report = create_autospec(Report, instance=True)
-    report.rate.return_value = 1.0
-    pending = PendingMetrics(
-        report, create_autospec(Checkpoints, instance=True, newest=None)
-    )
+    checkpoints = create_autospec(Checkpoints, instance=True, newest=None)
+    interval = Interval(report, checkpoints, 0)
     for t in range(4):
         text = tokens(t)
         inputs = np.minimum(text.inputs, VOCAB - 2)
@@ -263,8 +261,9 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
         )
         before = jax.tree.map(np.array, state)  # a copy: the state is donated
         state, metrics = step(state, one)
-        pending.put(t, True, metrics)
-        pending.flush()
+        interval.add(t, metrics, 1, 0.0)
+        interval.end_line(lambda rate: {})
+        interval.flush()
         same = jax.tree.map(np.array_equal, state.model, before.model)
         assert all(jax.tree.leaves(same)) == (t == 2)
         assert float(metrics["skipped"][0]) == (t == 2)
@@ -272,7 +271,8 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
     assert (int(state.step), int(state.updates)) == (4, 3)
     assert float(state.scale.factor) == 2.0
     (said,) = report.say.call_args.args
-    assert "step 2: a float16 number overflowed" in said
+    assert "step 2: 1 update was skipped, as a float16 number overflowed" in said
+    interval.close()
     losses = [call.args[2]["loss"] for call in report.record.call_args_list]
     assert [loss is None for loss in losses] == [False, False, True, False]
 
@@ -280,11 +280,12 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
 def test_float16_that_always_overflows_ends_the_run() -> None:
     """Once no scale could help."""
     checkpoints = create_autospec(Checkpoints, instance=True, newest=None)
-    pending = PendingMetrics(create_autospec(Report, instance=True), checkpoints)
+    interval = Interval(create_autospec(Report, instance=True), checkpoints, 6)
     pair = lambda value: (jnp.float32(value), jnp.ones(()))
-    pending.put(7, False, {"loss_scale": pair(0.5), "skipped": pair(1.0)})
+    interval.add(7, {"loss_scale": pair(0.5), "skipped": pair(1.0)}, 1, 0.0)
     with pytest.raises(NonFiniteError, match="overflow in float16"):
-        pending.flush()
+        interval.settle()
+    interval.close()
 
 
 def test_the_scale_grows_after_many_good_updates() -> None:

@@ -38,24 +38,29 @@ def test_a_line_for_each_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = report(tmp_path)
-    made.progress(2, 16)
-    made.record(2, "train", {"loss": 0.5, "accuracy": None}, 8.0)
+    made.progress(2)
+    values = {"accuracy": None, "grad_norm": 3.0, "loss": 0.5}
+    made.record(2, "train", values, {"examples_per_second": 8.0})
     assert len(lines(tmp_path)) == 1, "written at once, not at the end"
-    made.record(2, "eval", {"loss": 0.25}, 9.0)
+    made.record(2, "time", {"save_seconds": 1.5})
+    made.record(2, "eval", {"loss": 0.25})
     made.close()
-    assert lines(tmp_path) == [
-        {
-            "step": 2,
-            "split": "train",
-            "loss": 0.5,
-            "accuracy": None,
-            "examples_per_second": 8.0,
-        },
-        {"step": 2, "split": "eval", "loss": 0.25, "examples_per_second": 9.0},
+    train, *rest = lines(tmp_path)
+    assert list(train.items()) == [
+        ("step", 2),
+        ("split", "train"),
+        ("loss", 0.5),
+        ("accuracy", None),
+        ("examples_per_second", 8.0),
+        ("grad_norm", 3.0),
+    ], "loss and accuracy first, then the speed"
+    assert rest == [
+        {"step": 2, "split": "time", "save_seconds": 1.5},
+        {"step": 2, "split": "eval", "loss": 0.25},
     ]
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("train 2/10 (0:0")
-    assert first.endswith("left)  loss 0.5")
+    assert first.endswith("left)  loss 0.5  examples_per_second 8  grad_norm 3")
     assert second.endswith("loss 0.25")
 
 
@@ -63,13 +68,13 @@ def test_a_resumed_report_goes_on_after_the_checkpoint(tmp_path: Path) -> None:
     """Steps after it are dropped, and so is the end of a line that was cut off."""
     first = report(tmp_path)
     for step in range(1, 7):
-        first.record(step, "train", {"loss": 1.0 / step}, 1.0)
+        first.record(step, "train", {"loss": 1.0 / step})
     first.close()
     before = lines(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "spl')
     second = report(tmp_path, done=4)
-    second.record(5, "train", {"loss": 0.125}, 1.0)
+    second.record(5, "train", {"loss": 0.125})
     second.close()
     assert lines(tmp_path)[:4] == before[:4]
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
@@ -78,9 +83,9 @@ def test_a_resumed_report_goes_on_after_the_checkpoint(tmp_path: Path) -> None:
 def test_scores_of_evaluations(tmp_path: Path) -> None:
     """Those of the first version had none."""
     made = report(tmp_path)
-    made.record(2, "eval", {"loss": 1.0, "score": -1.0}, 1.0)
-    made.record(4, "eval", {"loss": 2.0}, 1.0)
-    made.record(4, "train", {"loss": 2.0}, 1.0)
+    made.record(2, "eval", {"loss": 1.0, "score": -1.0})
+    made.record(4, "eval", {"loss": 2.0})
+    made.record(4, "train", {"loss": 2.0})
     assert scores(tmp_path) == {2: -1.0, 4: None}
     assert scores(tmp_path, 3) == {2: -1.0}
     assert made.knows(4)

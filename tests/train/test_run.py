@@ -71,6 +71,9 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     keys = {"lm_loss", "q_halt_loss", "accuracy", "exact_accuracy", "steps"}
     assert all(keys <= line.keys() for line in lines)
     assert (complete / "checkpoints" / "96").is_dir()
+    rows = map(json.loads, (complete / "metrics.jsonl").read_text().splitlines())
+    spent = {name for row in rows if row["split"] == "time" for name in row}
+    assert {"compile_seconds", "save_seconds", "evaluate_seconds"} <= spent
 
     out = (complete / "out").read_text()
     assert "train 50/96 (0:0" in out

@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# Train on a TPU slice until the run is complete, through preemptions; then delete it.
+#
+#   export NAME=trm ZONE=us-central2-b TYPE=v4-64
+#   docs/launch/tpu_pod.sh run train.trm sudoku --config.run-dir gs://BUCKET/runs/trm
+#
+#   run MODULE ARGUMENT...    create, install, start, watch; the same again after a
+#                             preemption; delete at the end, whatever the end
+#   create, install, start MODULE ARGUMENT..., watch, log, stop, delete    one by one
+#   on WORKERS COMMAND        a shell command on some workers: `on all 'df -h'`
+#
+# Run it at the root of the project. What is committed is sent; what is not, is not.
+set -uo pipefail
+
+: "${NAME:?name of the slice, for example: export NAME=trm}"
+: "${ZONE:?zone, for example: export ZONE=us-central2-b}"
+: "${TYPE:?kind and size, for example: export TYPE=v4-64}"
+RUNTIME=${RUNTIME:-tpu-ubuntu2204-base} # v5e, v5p, v6e have others: docs/tpu-pod.md
+SPOT=${SPOT:-1}                         # 0: not preemptible, and dearer
+POLL=${POLL:-60}                        # seconds between two looks
+RESTARTS=${RESTARTS:-10}                # most restarts that no preemption has caused
+UNSEEN=${UNSEEN:-10}                    # looks in vain after which a slice is replaced
+EXTRAS=${EXTRAS:-tpu}                   # of the package, as in pip install '.[tpu]'
+
+CODE=tiny-recursive-jax # folder on the workers
+
+say() { echo "$(date '+%F %T') $NAME: $*" >&2; }
+pause() { sleep "$POLL" >/dev/null 2>&1 & wait $!; } # a signal ends it at once
+tpus() { gcloud compute tpus "$@" --zone="$ZONE" --quiet; }
+on() { tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2"; }
+
+# The state of the queued resource; nothing if there is none, UNKNOWN if nobody answers.
+state() {
+  local list
+  list=$(tpus queued-resources list --format='value(name.basename(),state.state)') ||
+    { echo UNKNOWN && return; }
+  awk -v name="$NAME" '$1 == name { print $2 }' <<<"$list"
+}
+
+create() {
+  local now spot=()
+  [ "$SPOT" = 0 ] || spot=(--spot)
+  while now=$(state); [ "$now" != ACTIVE ]; do
+    say "${now:-new request for $TYPE}"
+    case "$now" in
+    "") tpus queued-resources create "$NAME" --node-id="$NAME" \
+      --accelerator-type="$TYPE" --runtime-version="$RUNTIME" "${spot[@]}" || return ;;
+    SUSPENDING | SUSPENDED) delete || return ;; # preempted; it never comes back
+    FAILED) tpus queued-resources describe "$NAME" >&2 && return 1 ;;
+    esac
+    pause
+  done
+}
+
+# The code, Python 3.12 (the image has 3.10) and the packages, on every worker.
+install() {
+  local code
+  code=$(mktemp --suffix=.tar.gz) || return
+  git archive --format=tar.gz --output="$code" HEAD &&
+    tpus tpu-vm scp "$code" "$NAME:$CODE.tar.gz" --worker=all &&
+    on all "set -e
+      mkdir -p $CODE && tar xzf $CODE.tar.gz -C $CODE && cd $CODE
+      python3 -m pip install -q --user uv && PATH=\$HOME/.local/bin:\$PATH
+      [ -d .venv ] || uv venv -q --python 3.12
+      uv pip install -q -c constraints.txt -e '.[$EXTRAS]'"
+  local status=$?
+  rm -f "$code"
+  return "$status"
+}
+
+start() {
+  local command
+  printf -v command ' %q' "$@" --config.mesh.distributed
+  on all "bash $CODE/docs/launch/worker.sh start$command"
+}
+
+stop() { on all "bash $CODE/docs/launch/worker.sh stop"; }
+
+log() { on 0 "tail -n 100 -F $CODE/train.log"; }
+
+# Waits for the end and sets END to how it came: an exit status, `lost` (no process, no
+# status: the machine has started anew), `preempted`, or `unseen`.
+watch() {
+  local unseen=0
+  while [ "$unseen" -lt "$UNSEEN" ]; do
+    pause
+    case "$(state)" in
+    ACTIVE) ;;
+    UNKNOWN) say "the cloud does not answer" && continue ;; # this machine's network
+    *) END=preempted && return ;;
+    esac
+    if END=$(on 0 "bash $CODE/docs/launch/worker.sh state"); then
+      unseen=0
+      [ "$END" = running ] || return 0
+    else
+      unseen=$((unseen + 1))
+    fi
+  done
+  END=unseen
+}
+
+# Whether all machines are still there, and have been all along.
+intact() {
+  local states
+  pause
+  [ "$(state)" = ACTIVE ] &&
+    states=$(on all "bash $CODE/docs/launch/worker.sh state") &&
+    ! grep -qx lost <<<"$states"
+}
+
+run() {
+  local restarts=0
+  trap 'say "interrupted: saving"; stop; exit 130' INT TERM HUP
+  trap 'delete || exit 1' EXIT
+  while [ "$restarts" -le "$RESTARTS" ]; do
+    create || return
+    say "installing"
+    if install && stop && start "$@"; then
+      say "running; the output: docs/launch/tpu_pod.sh log"
+      watch
+    elif [ "$(state)" = ACTIVE ]; then
+      END="not started"
+    else
+      END=preempted
+    fi
+    say "ended: $END"
+    case "$END" in
+    0) return 0 ;;
+    1 | 2)
+      if intact; then # a restart would end likewise
+        on all "tail -n 20 $CODE/train.log" >&2
+        return "$END"
+      fi
+      restarts=$((restarts + 1))
+      ;;
+    preempted) ;;
+    unseen) delete && restarts=$((restarts + 1)) ;;
+    *) restarts=$((restarts + 1)) ;;
+    esac
+  done
+  say "restarted $RESTARTS times in vain"
+  return 1
+}
+
+delete() {
+  local try
+  for try in 1 2 3 4 5; do
+    [ -n "$(state)" ] || return 0
+    say "deleting"
+    tpus queued-resources delete "$NAME" --force || pause
+  done
+  [ -z "$(state)" ] && return
+  say "NOT DELETED after $try tries, and may cost money: delete it by hand"
+  return 1
+}
+
+case "${1:-}" in
+run | start) [ $# -ge 2 ] || { echo "usage: $0 $1 MODULE ARGUMENT..." >&2 && exit 2; } ;;
+create | install | watch | log | stop | delete) ;;
+on) [ $# -eq 3 ] || { echo "usage: $0 on WORKERS COMMAND" >&2 && exit 2; } ;;
+*) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" >&2 && exit 2 ;;
+esac
+"$@"

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# One training process on this machine that outlives the connection that started it.
+#
+#   worker.sh start MODULE ARGUMENT...   start it, unless it is running
+#   worker.sh state                      running, its exit status, or lost
+#   worker.sh stop                       have it save and end; kill it after two minutes
+#
+# In the project's root: train.log (output), train.status (exit status), train.pid.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+exec 9>train.lock # held as long as the process runs
+
+state() {
+  if ! flock -n 9; then
+    echo running
+  else
+    cat train.status 2>/dev/null || echo lost
+  fi
+}
+
+start() {
+  flock -w 1 9 || return 0 # a connection that broke is made again, with its command
+  rm -f train.status
+  # The process inherits the lock.
+  # shellcheck disable=SC2016
+  setsid -f bash -c '
+    "$@" & echo $! >train.pid
+    status=0; wait $! || status=$?
+    echo $status >train.status' \
+    run .venv/bin/python -m "$@" >>train.log 2>&1 </dev/null
+}
+
+stop() {
+  flock -n 9 && return
+  kill -TERM "$(cat train.pid)" 2>/dev/null || true
+  flock -w "${PATIENCE:-120}" 9 && return
+  kill -KILL "$(cat train.pid)" 2>/dev/null || true
+  flock -w 10 9
+}
+
+"$@"
