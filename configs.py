@@ -12,12 +12,13 @@ Imports the standard library alone; every other package may import this file.
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 LARGEST = 2**31 - 1
 """Largest count and index: what 32 bits hold, on every device."""
@@ -102,6 +103,10 @@ class Piecewise(Generic[T]):
     def at(self, step: int) -> T:
         """The value at a step."""
         return self.values[bisect_right(self.firsts, step) - 1]
+
+    def map(self, function: Callable[[T], U]) -> "Piecewise[U]":
+        """What a function makes of each value."""
+        return Piecewise(self.firsts, tuple(map(function, self.values)))
 
 
 def piecewise(name: str, start: T, pairs: Iterable[tuple[int, T]]) -> Piecewise[T]:
@@ -840,6 +845,10 @@ class RunConfig:
     tensorboard: bool = False
     """Write TensorBoard events beside the metrics (extra `tensorboard`)."""
 
+    profile: str = ""
+    """`FIRST:COUNT`: write a trace of so many steps, from step FIRST on (the first of a
+    run is 1), into the folder `profile` of the run. Empty for none."""
+
     compilation_cache: str | None = "~/.cache/tiny-recursive-jax"
     """Folder of compiled programs kept between runs; None for none. The variable
     `JAX_COMPILATION_CACHE_DIR` goes before it."""
@@ -847,6 +856,20 @@ class RunConfig:
     def __post_init__(self) -> None:
         require_positive(self, "log_every", "save_every", "keep_last")
         require_not_negative(self, "keep_best", "keep_every")
+        require(
+            re.fullmatch("([1-9][0-9]{0,9}:[1-9][0-9]{0,9})?", self.profile)
+            is not None,
+            "`profile` must be FIRST:COUNT, two numbers above 0: got "
+            f"{self.profile!r}. Use 20:5 for the steps 20 to 24.",
+        )
+
+    @property
+    def profiled(self) -> range:
+        """Numbers of the steps to trace."""
+        if not self.profile:
+            return range(0)
+        first, count = map(int, self.profile.split(":"))
+        return range(first, first + count)
 
 
 @dataclass(frozen=True, kw_only=True)

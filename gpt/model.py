@@ -136,14 +136,17 @@ class GPT(eqx.Module):
             tokens: no more of them than the model has positions.
             keys: for dropout, one for each sequence; none for no dropout.
         """
-        x = self.embedding(tokens) + self.positions[: tokens.shape[1]]
         if self.dropout == 0.0:
             keys = None
-        if keys is not None:
-            keys, embedding_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-            x = dropout(x, self.dropout, embedding_keys)
+        with jax.named_scope("embed"):
+            x = self.embedding(tokens) + self.positions[: tokens.shape[1]]
+            if keys is not None:
+                both = jax.vmap(jax.random.split)(keys)
+                keys, embedding_keys = jnp.moveaxis(both, 1, 0)
+                x = dropout(x, self.dropout, embedding_keys)
         return self.norm(self._blocks(x, keys)).astype(self.compute_type)
 
+    @jax.named_scope("blocks")
     def _blocks(
         self,
         x: Float[Array, "batch seq dim"],

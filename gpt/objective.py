@@ -1,5 +1,6 @@
 """What a GPT learns from text: the functions of its `Objective` (`train/gpt.py`)."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -28,12 +29,13 @@ def next_token_loss(
         chunk: most tokens whose logits stand in memory at once.
     """
     x = model.hidden(carry.inputs, keys)
-    total: Array = summed_cross_entropy(  # pyright: ignore[reportAssignmentType]
-        x.reshape(-1, x.shape[-1]),
-        model.embedding.weight,
-        carry.targets.reshape(-1),
-        chunk,
-    )
+    with jax.named_scope("loss"):
+        total: Array = summed_cross_entropy(  # pyright: ignore[reportAssignmentType]
+            x.reshape(-1, x.shape[-1]),
+            model.embedding.weight,
+            carry.targets.reshape(-1),
+            chunk,
+        )
     count = jnp.sum(carry.targets != IGNORE).astype(jnp.float32)
     return total, (count, (), {"loss": (total, count)})
 

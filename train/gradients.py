@@ -54,6 +54,7 @@ class StepConfig:
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
+@jax.named_scope("table")
 def lookup(table: PyTree, ids: PyTree) -> PyTree:
     """Rows of the table, of an id beyond it the last one; () without a table."""
     return jax.tree.map(lambda t, i: t.at[i].get(mode="clip"), table, ids)

@@ -21,6 +21,7 @@ from train.report import Report, averages
 from train.speed import Values
 from train.state import TrainState
 from train.step import EvalStep
+from train.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,7 @@ class Loop:
             # It was killed between saving and evaluating.
             evaluation = self._evaluate(state, done, lambda: False, interval)
         interrupt = Interrupt()
+        tracing = Tracing(self.run.profiled, self.report.folder / "profile")
         try:
             calls = self.intervals.calls(done)
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
@@ -190,7 +192,11 @@ class Loop:
                         ):
                             lowered = self.make_step(phase).lower(state, batch)
                             programs[phase, length] = lowered.compile()
-                    state, metrics = programs[phase, length](state, batch)
+                    if tracing.starts(done + 1, done + length):
+                        with interval.pause("profile"):
+                            tracing.start()
+                    with tracing.step(done + length):
+                        state, metrics = programs[phase, length](state, batch)
                     done += length
                     interrupt.listen()
                     interval.flush()
@@ -198,6 +204,9 @@ class Loop:
                     if self._line_is_due(before, done):
                         interval.end_line(phase.rates)
                     self.report.progress(done)
+                    if tracing.stops(done):
+                        with interval.pause("profile"):
+                            tracing.stop()
                     self.checkpoints.check()
                     stop = interrupt.wanted()
                     if self.intervals.evaluates(done) and not stop:
@@ -214,6 +223,7 @@ class Loop:
             self.checkpoints.wait()
             return evaluation, 0
         finally:
+            tracing.stop()
             interrupt.close()
             interval.close()
 

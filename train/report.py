@@ -66,6 +66,9 @@ def require_packages(config: RunConfig) -> None:
 class Report:
     """Reports of one run; only the first process writes.
 
+    Attributes:
+        folder: the run directory.
+
     Args:
         folder: the run directory.
         config: which reports to write.
@@ -85,6 +88,7 @@ class Report:
         total: int,
         done: int,
     ):
+        self.folder = folder
         self._file: MetricsFile | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None

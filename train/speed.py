@@ -41,7 +41,7 @@ def peak_flops(device_kind: str) -> float | None:
     return None
 
 
-def throughput(mesh: Mesh, *, flops: float | None, tokens: int | None = None) -> Rates:
+def throughput(mesh: Mesh, *, flops: int | None, tokens: int | None = None) -> Rates:
     """Tokens a second of text, and MFU where the devices' peak is known.
 
     MFU is the share of the peak in bfloat16, whatever type a run computes in. What is

@@ -48,17 +48,19 @@ def make_update(
         )
         share = 1.0 / jnp.maximum(weight, 1.0)
         mean = lambda tree: jax.tree.map(lambda g: g * share, tree)
-        grads = mean(sums)
-        trained, buffers = split_trainable(state.model)
-        changes, opt_state = optimizer.tx.update(grads, state.opt_state, trained)
-        model = eqx.combine(optax.apply_updates(trained, changes), buffers)
+        with jax.named_scope("optimizer"):
+            grads = mean(sums)
+            trained, buffers = split_trainable(state.model)
+            changes, opt_state = optimizer.tx.update(grads, state.opt_state, trained)
+            model = eqx.combine(optax.apply_updates(trained, changes), buffers)
+            ema = state.ema
+            if ema is not None:
+                ema = update_ema(ema, model, optimizer.ema)
         table = state.table
         if optimizer.table_update is not None:
-            table_grads = (ids, mean(row_sums))
-            table = optimizer.table_update(table, table_grads, state.updates)
-        ema = state.ema
-        if ema is not None:
-            ema = update_ema(ema, model, optimizer.ema)
+            with jax.named_scope("table"):
+                table_grads = (ids, mean(row_sums))
+                table = optimizer.table_update(table, table_grads, state.updates)
         after = TrainState(
             step=state.step + 1,
             updates=state.updates + 1,

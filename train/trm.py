@@ -43,9 +43,11 @@ from train.optim import Optimizer, make_optimizer, warmup_cosine
 from train.phases import Phase
 from train.presets import TRM_PRESETS
 from train.record import Sizes
+from train.speed import Values, throughput
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
+from trm.flops import step_flops
 from trm.model import TRM, cast
 from trm.objective import evaluate, row_ids, supervision_loss
 from trm.official import Given, Official
@@ -80,17 +82,6 @@ def make_job(
     )
     total = steps_of(config.epochs, config, train)
     sizes = sizes_of(train)
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        supervision_steps=config.supervision_steps,
-    )
-    objective = make_objective(
-        config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
-    )
-    optimizer = make_trm_optimizer(config, total)
     kernel = pick_kernel(
         config.model.attention,
         precision=config.precision,
@@ -98,8 +89,8 @@ def make_job(
         head_dim=config.model.head_dim,
     )
     fresh = partial(build, config, sizes, kernel)
-    phase = Phase(objective=objective, optimizer=optimizer, step_config=step_config)
-    episode = config.loop == "episode"
+    phases = make_phases(config, total, sizes, kernel, mesh)
+    first, episode = phases.at(0), config.loop == "episode"
     return Job(
         kind="trm",
         title=preset,
@@ -107,17 +98,22 @@ def make_job(
         sizes=sizes,
         data_hash=train.content_hash,
         mesh=mesh,
-        objective=objective,
-        phases=make_phases(config, total, phase, sizes, kernel),
+        objective=make_objective(
+            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
+        ),
+        phases=phases,
         intervals=Intervals(
             total=total,
             per_call=config.steps_per_call,
             eval_every=steps_of(config.eval.epochs, config, train),
         ),
         episode=episode,
-        init=make_trm_init(config, sizes, optimizer, fresh),
+        init=make_trm_init(config, sizes, first.optimizer, fresh),
         make_batch=train_input(
-            train.batch, mesh, step_config, None if episode else config.steps_per_call
+            train.batch,
+            mesh,
+            first.step_config,
+            None if episode else config.steps_per_call,
         ),
         evaluator=Evaluator(
             batch_size=test.batch_size,
@@ -249,34 +245,56 @@ def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Obj
 
 
 def make_phases(
-    config: TrainTRM, total: int, phase: Phase, sizes: Sizes, kernel: Kernel
+    config: TrainTRM, total: int, sizes: Sizes, kernel: Kernel, mesh: Mesh
 ) -> Piecewise[Phase]:
-    """The phases of a run of `total` steps: `phase`, as deep as its schedule says.
+    """The phases of a run of `total` steps, as deep as its schedule says."""
+    objective = make_objective(config.act, sizes["seq"])
+    optimizer = make_trm_optimizer(config, total)
+    step_config = StepConfig(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        supervision_steps=config.supervision_steps,
+    )
 
-    No weight knows of depth: it is the structure that the same leaves stand in. The
-    optimizer, the carry and the evaluation are those of the configured model.
-    """
-
-    def deep(depth: tuple[int, int]) -> Phase:
-        other = dataclasses.replace(config, model=config.model_at(depth))
+    def phase(depth: tuple[int, int]) -> Phase:
+        model = config.model_at(depth)
+        flops = step_flops(model, config.act, vocab=sizes["vocab"], seq=sizes["seq"])
+        if config.loop == "episode":  # of as many steps as its puzzles need
+            flops = None
+        plain = Phase(
+            objective=objective,
+            optimizer=optimizer,
+            step_config=step_config,
+            rates=throughput(mesh, flops=flops),
+        )
+        if not config.depth_schedule:
+            return plain
+        other = dataclasses.replace(config, model=model)
         like, _ = jax.eval_shape(partial(build, other, sizes, kernel))
-        structure = jax.tree.structure(like)
-
-        def loss(model: TRM, *args: Any, **options: Any) -> Loss:
-            model = jax.tree.unflatten(structure, jax.tree.leaves(model))
-            return phase.objective.loss(model, *args, **options)
-
-        said = {"H_cycles": depth[0], "L_cycles": depth[1]}
+        said: Values = {"H_cycles": depth[0], "L_cycles": depth[1]}
         return dataclasses.replace(
-            phase,
-            objective=dataclasses.replace(phase.objective, loss=loss),
-            rates=lambda rate: phase.rates(rate) | said,
+            plain,
+            objective=at_depth(objective, like),
+            rates=lambda rate: plain.rates(rate) | said,
         )
 
-    if not config.depth_schedule:
-        return Piecewise((0,), (phase,))
-    depths = config.depths(total)
-    return Piecewise(depths.firsts, tuple(deep(depth) for depth in depths.values))
+    return config.depths(total).map(phase)
+
+
+def at_depth(objective: Objective, like: TRM) -> Objective:
+    """The objective with a loss that recurses as deep as another model.
+
+    No weight knows of depth: it is the structure that the same leaves stand in.
+    """
+    structure = jax.tree.structure(like)
+
+    def loss(model: TRM, *args: Any, **options: Any) -> Loss:
+        model = jax.tree.unflatten(structure, jax.tree.leaves(model))
+        return objective.loss(model, *args, **options)
+
+    return dataclasses.replace(objective, loss=loss)
 
 
 def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:

@@ -51,6 +51,7 @@ def cross_entropy(
     return jax.nn.softplus(logit) - target * logit
 
 
+@jax.named_scope("loss")
 def puzzle_loss(
     prediction: Prediction,
     labels: Int[Array, " seq"],

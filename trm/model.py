@@ -90,6 +90,7 @@ class TRM(eqx.Module):
         """That of the latents."""
         return jax.tree.leaves(self.recursion.init())[0].dtype
 
+    @jax.named_scope("embed")
     def embed(
         self, inputs: Int[Array, "*batch seq"], rows: Float[Array, "*batch width"]
     ) -> Float[Array, "*batch length dim"]:
@@ -108,6 +109,7 @@ class TRM(eqx.Module):
             scale = scale * 0.707106781  # keeps the variance of a sum of two
         return (scale * x.astype(jnp.float32)).astype(x.dtype)
 
+    @jax.named_scope("cycles")
     def refine(
         self,
         latents: Latents,
@@ -151,6 +153,7 @@ class TRM(eqx.Module):
             lambda a, b: jnp.where(fresh[..., None, None], a, b), drawn, latents
         )
 
+    @jax.named_scope("heads")
     def predict(self, latents: PyTree[Float[Array, "*batch length dim"]]) -> Prediction:
         """Logits of every cell in the compute type, Q values in float32."""
         y = self.recursion.answer(latents)
