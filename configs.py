@@ -508,8 +508,9 @@ class TRMConfig:
     variant: Literal["trm", "single_z", "hier6", "hrm", "transformer", "eqr"] = "trm"
     """What is refined, and how. Officially a model class each (`arch`)."""
 
-    mixer: Literal["attention", "mlp"] = "mlp"
-    """How positions exchange information. `mlp` is officially `mlp_t=True`."""
+    mixer: Literal["attention", "mlp", "units"] = "mlp"
+    """How positions exchange information. `mlp` is officially `mlp_t=True`. `units`:
+    a cell of a Sudoku sees the means of its row, its column and its box."""
 
     positions: Literal["rope", "learned", "none"] = "none"
     """How attention tells positions apart. `pos_encodings`."""
@@ -522,6 +523,13 @@ class TRMConfig:
 
     expansion: float = 4.0
     """Feed-forward width over `dim`, before SwiGLU's 2/3 and rounding. `expansion`."""
+
+    inner_multiple: int = 256
+    """Inner widths are rounded up to a multiple of it. Officially always 256."""
+
+    gate: Literal["silu", "normed"] = "silu"
+    """Inside of the feed-forward layers: SwiGLU, or SwiGLU with a norm, which lets Muon
+    take a high rate (arXiv 2601.19085)."""
 
     layers: int = 2
     """Blocks of the network; of HRM's fast one. `L_layers`; of the transformer baseline
@@ -562,6 +570,7 @@ class TRMConfig:
                 f"`H_layers` is for `variant=hrm`, which has two networks: got "
                 f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
             )
+        require_positive(self, "inner_multiple", largest=MOST_STEPS)
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
         require(
@@ -634,8 +643,19 @@ class ACTConfig:
     loss: Literal["stablemax", "softmax"] = "stablemax"
     """Cross-entropy over the vocabulary. `loss_type`."""
 
+    label_smoothing: float = 0.0
+    """Share of each cell's target that is spread evenly over the vocabulary."""
+
+    q_weight: float = 0.5
+    """Weight of the halting head's loss beside that of the cells. Officially 0.5."""
+
     def __post_init__(self) -> None:
         require_positive(self, "max_steps", largest=MOST_STEPS)
+        require(
+            0.0 <= self.label_smoothing < 1.0,
+            f"`label_smoothing` must lie in [0, 1): got {self.label_smoothing}.",
+        )
+        require_not_negative(self, "q_weight")
         require(
             not self.continue_loss or self.halt == "compare",
             f"`continue_loss` needs `halt=compare`, which uses what it trains: got "

@@ -255,11 +255,12 @@ def trm_flops(config: TrainTRM) -> int:
     """
     model = config.model
     length, dim = model.prefix + SEQ, model.dim
+    inner = lambda width: swiglu_width(width, model.expansion, model.inner_multiple)
     if model.mixer == "attention":
         mixing = length * (8 * dim * dim + 4 * length * dim)
     else:
-        mixing = 6 * dim * length * swiglu_width(length, model.expansion)
-    feed_forward = length * 6 * dim * swiglu_width(dim, model.expansion)
+        mixing = 6 * dim * length * inner(length)
+    feed_forward = length * 6 * dim * inner(dim)
     network = model.layers * (mixing + feed_forward)
     return config.batch_size * network * (model.H_cycles + 2) * (model.L_cycles + 1)
 

@@ -1,15 +1,24 @@
 """From a configuration to a model: one `match` for the mixer, one for the variant."""
 
+import math
 from typing import assert_never
 
 import jax
 from jaxtyping import PRNGKeyArray
 
-from configs import TRMConfig
+from configs import TRMConfig, require
+from data.puzzles.board import BOXES
 from gpt.attention import Kernel
-from trm.layers import AbstractMixer, AttentionMixer, Block, Network, TokenMLP
+from trm.layers import (
+    AbstractMixer,
+    AttentionMixer,
+    Block,
+    Network,
+    TokenMLP,
+)
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
+from trm.units import UnitMixer
 from trm.variants.eqr import EqR
 from trm.variants.hrm import HRM
 from trm.variants.single_latent import SingleLatent
@@ -37,7 +46,23 @@ def build_mixer(
                 key=key,
             )
         case "mlp":
-            return TokenMLP(length, config.expansion, eps=config.norm_eps, key=key)
+            return TokenMLP(
+                length,
+                config.expansion,
+                config.inner_multiple,
+                normed=config.gate == "normed",
+                eps=config.norm_eps,
+                key=key,
+            )
+        case "units":
+            size = math.isqrt(length - config.prefix)
+            require(
+                size in BOXES and size**2 == length - config.prefix,
+                "`mixer=units` needs Sudoku of "
+                f"{', '.join(f'{n}x{n}' for n in BOXES)}: got puzzles of "
+                f"{length - config.prefix} cells. Use mixer=mlp or attention.",
+            )
+            return UnitMixer(BOXES[size], config.dim, eps=config.norm_eps, key=key)
         case _:
             assert_never(config.mixer)
 
@@ -55,7 +80,13 @@ def build_network(
         mixer_key, mlp_key = jax.random.split(block_key)
         mixer = build_mixer(config, length, kernel, mixer_key)
         block = Block(
-            mixer, config.dim, config.expansion, eps=config.norm_eps, key=mlp_key
+            mixer,
+            config.dim,
+            config.expansion,
+            config.inner_multiple,
+            normed=config.gate == "normed",
+            eps=config.norm_eps,
+            key=mlp_key,
         )
         blocks.append(block)
     return Network(tuple(blocks))

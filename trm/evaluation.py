@@ -183,7 +183,7 @@ def answer(
         wanted = wants_to_halt(prediction, act) & effort.early
         halted = wanted | (steps >= effort.steps)
         moved = distance(rows.logits, prediction.logits)
-        score = lambda said, labels: puzzle_loss(said, labels, None, act.loss)[1:]
+        score = lambda said, labels: puzzle_loss(said, labels, None, act)[1:]
         losses, scores = jax.vmap(score)(prediction, puzzle.labels)
 
         where = jnp.where(rows.running, rows.item, items)  # beyond the end: dropped

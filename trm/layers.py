@@ -57,39 +57,63 @@ def rotate(
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
-def swiglu_width(width: int, expansion: float) -> int:
-    """Inner width of a SwiGLU: 2/3 of `expansion * width`, up to a multiple of 256.
+def swiglu_width(width: int, expansion: float, multiple: int = 256) -> int:
+    """Inner width of a SwiGLU: 2/3 of `expansion * width`, rounded up.
 
-    Source: `models/layers.py`, `SwiGLU`.
+    Source: `models/layers.py`, `SwiGLU`, to a multiple of 256.
     """
-    return -(-round(expansion * width * 2 / 3) // 256) * 256
+    return -(-round(expansion * width * 2 / 3) // multiple) * multiple
 
 
 class SwiGLU(eqx.Module):
     """Gated feed-forward layer, `down(silu(gate(x)) * up(x))`.
 
-    Source: Shazeer 2020, arXiv 2002.05202; `models/layers.py`, `SwiGLU`.
+    With `normed` it is `down(sigmoid(gate(x)) * rms_norm(gate(x) * up(x)))`, the same
+    but for the norm, so that large weights, as Muon makes them, do not make it larger.
+
+    Source: Shazeer 2020, arXiv 2002.05202; `models/layers.py`, `SwiGLU`; with the norm
+    Dillon 2026, arXiv 2601.19085.
     """
 
     gate_up: Float[Array, "width 2*hidden"]
     down: Float[Array, "hidden width"]
+    normed: bool = eqx.field(static=True)
     matrices: ClassVar[dict[str, tuple[int, int]]] = {"gate_up": (1, 2), "down": (1, 1)}
 
-    def __init__(self, width: int, expansion: float, *, key: PRNGKeyArray):
-        hidden = swiglu_width(width, expansion)
+    def __init__(
+        self,
+        width: int,
+        expansion: float,
+        multiple: int = 256,
+        *,
+        normed: bool = False,
+        key: PRNGKeyArray,
+    ):
+        self.normed = normed
+        hidden = swiglu_width(width, expansion, multiple)
         gate_up_key, down_key = jax.random.split(key)
         self.gate_up = truncated_normal(gate_up_key, (width, 2 * hidden), width**-0.5)
         self.down = truncated_normal(down_key, (hidden, width), hidden**-0.5)
 
     def __call__(self, x: Float[Array, "*axes width"]) -> Float[Array, "*axes width"]:
-        return project(project_gated(x, self.gate_up), self.down)
+        if not self.normed:
+            return project(project_gated(x, self.gate_up), self.down)
+        both = project(x, self.gate_up)
+        return project(_gate_normed(both, axis=-1), self.down)
 
     def over_first_axis(
         self, x: Float[Array, " width *axes"]
     ) -> Float[Array, " width *axes"]:
         """The same layer along the first axis instead of the last."""
-        hidden = project_gated_columns(x, self.gate_up)
-        return project_columns(hidden, self.down)
+        if not self.normed:
+            return project_columns(project_gated_columns(x, self.gate_up), self.down)
+        both = project_columns(x, self.gate_up)
+        return project_columns(_gate_normed(both, axis=0), self.down)
+
+
+def _gate_normed(both: Float[Array, "*axes"], axis: int) -> Float[Array, "*halves"]:
+    gate, up = jnp.split(both.astype(jnp.float32), 2, axis=axis)
+    return (jax.nn.sigmoid(gate) * rms_norm(gate * up, 1e-5, axis)).astype(both.dtype)
 
 
 class AbstractMixer(eqx.Module):
@@ -176,8 +200,17 @@ class TokenMLP(AbstractMixer):
     mlp: SwiGLU
     eps: float = eqx.field(static=True)
 
-    def __init__(self, seq: int, expansion: float, *, eps: float, key: PRNGKeyArray):
-        self.mlp = SwiGLU(seq, expansion, key=key)
+    def __init__(
+        self,
+        seq: int,
+        expansion: float,
+        multiple: int = 256,
+        *,
+        normed: bool = False,
+        eps: float,
+        key: PRNGKeyArray,
+    ):
+        self.mlp = SwiGLU(seq, expansion, multiple, normed=normed, key=key)
         self.eps = eps
 
     def __call__(
@@ -198,12 +231,14 @@ class Block(eqx.Module):
         mixer: AbstractMixer,
         dim: int,
         expansion: float,
+        multiple: int = 256,
         *,
+        normed: bool = False,
         eps: float,
         key: PRNGKeyArray,
     ):
         self.mixer = mixer
-        self.mlp = SwiGLU(dim, expansion, key=key)
+        self.mlp = SwiGLU(dim, expansion, multiple, normed=normed, key=key)
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:

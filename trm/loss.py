@@ -7,12 +7,11 @@ halted in this step, as officially.
 Source: `models/losses.py`; paper section 4.1 and figure 3.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from configs import ACTConfig
 from data.puzzles.dataset import IGNORE
 from trm.model import Prediction
 
@@ -56,18 +55,23 @@ def puzzle_loss(
     prediction: Prediction,
     labels: Int[Array, " seq"],
     q_target: Float[Array, ""] | None,
-    kind: Literal["stablemax", "softmax"],
+    config: ACTConfig,
 ) -> tuple[Float[Array, ""], Parts, Parts]:
     """The loss of one puzzle in nats, the parts it is made of, and how right it is.
 
     The loss is the mean cross-entropy over scored cells plus half of the cross-entropy
     of q_halt against "all of them are right" (and of q_continue against `q_target`).
+    Half is `q_weight` of the configuration, which may also smooth the labels; what is
+    reported as `lm_loss` has them smoothed.
     """
-    log_p = log_stablemax if kind == "stablemax" else log_softmax
+    log_p = log_stablemax if config.loss == "stablemax" else log_softmax
     valid = labels != IGNORE
     cells = jnp.maximum(valid.sum(), 1).astype(jnp.float32)
     targets = jnp.where(valid, labels, 0)
-    nll = -jnp.take_along_axis(log_p(prediction.logits), targets[:, None], axis=-1)
+    logs = log_p(prediction.logits)
+    nll = -jnp.take_along_axis(logs, targets[:, None], axis=-1)
+    if share := config.label_smoothing:
+        nll = (1.0 - share) * nll - share * jnp.mean(logs, axis=-1, keepdims=True)
     right = valid & (jnp.argmax(prediction.logits, axis=-1) == labels)
     solved = right.sum() == valid.sum()
 
@@ -80,7 +84,7 @@ def puzzle_loss(
         "exact_accuracy": solved,
         "q_halt_accuracy": (prediction.q_halt >= 0) == solved,
     }
-    loss = lm_loss + 0.5 * sum(q_losses.values())
+    loss = lm_loss + config.q_weight * sum(q_losses.values())
     return loss, {"lm_loss": lm_loss, **q_losses}, scores
 
 

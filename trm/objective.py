@@ -52,7 +52,7 @@ def supervision_loss(
     halted = halts(prediction, steps, keys, config)
     stepped = Carry(latents, steps, halted, carry.puzzle)
     q_target = _continue_target(model, latents, x, steps, config)
-    one_puzzle = partial(puzzle_loss, kind=config.loss)
+    one_puzzle = partial(puzzle_loss, config=config)
     labels = carry.puzzle.labels
     loss, losses, scores = jax.vmap(one_puzzle)(prediction, labels, q_target)
     counted = _count(stepped, losses, scores, active)
@@ -79,7 +79,7 @@ def evaluate(
         early: whether rows stop by the rule, or all make `max_steps` (official).
     """
     carry, prediction = solve(model, rows, carry, config, early=early)
-    one_puzzle = partial(puzzle_loss, kind=config.loss)
+    one_puzzle = partial(puzzle_loss, config=config)
     _, losses, scores = jax.vmap(one_puzzle)(prediction, carry.puzzle.labels, None)
     real = jnp.any(carry.puzzle.labels != IGNORE, axis=-1)
     return _count(carry, losses, scores, real), prediction

@@ -42,12 +42,19 @@ _NETWORKS = {
 
 
 def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
-    """Official name -> (our array, how it is turned): `""`, `T`, `qkv` or `out`."""
+    """Official name -> (our array, how it is turned): `""`, `T`, `qkv` or `out`.
+
+    Raises:
+        UserError: if the official code has no such model.
+    """
     require(
-        config.variant in _NETWORKS and config.mixer in ("attention", "mlp"),
-        f"Official weights must be of a model that the official code has: got "
-        f"variant={config.variant}, mixer={config.mixer}. Keep it as a run of ours, or "
-        "add its names to `trm/weights.py`.",
+        config.variant in _NETWORKS
+        and config.mixer in ("attention", "mlp")
+        and (config.gate, config.inner_multiple) == ("silu", 256),
+        "Official weights must be of a model that the official code has: got "
+        f"variant={config.variant}, mixer={config.mixer}, gate={config.gate}, "
+        f"inner_multiple={config.inner_multiple}. Keep it as a run of ours, or add its "
+        "names to `trm/weights.py`.",
     )
     named: dict[str, tuple[Any, str]] = {
         EMBEDDING: (model.embedding.weight, ""),

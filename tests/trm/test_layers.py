@@ -42,11 +42,29 @@ def test_swiglu_width(width: int, inner: int) -> None:
     assert swiglu_width(width, 4.0) == inner
 
 
+def test_swiglu_width_in_finer_steps() -> None:
+    assert swiglu_width(32, 4.0, 32) == 96
+    assert swiglu_width(64, 4.0, 1) == 171
+
+
 def test_swiglu_is_its_formula_on_either_axis() -> None:
     layer = SwiGLU(5, 4.0, key=jax.random.key(0))
     x = np.asarray(normal(3, 4, 5), np.float64)
     gate, up = np.split(x @ np.asarray(layer.gate_up, np.float64), 2, axis=-1)
     expected = (gate / (1 + np.exp(-gate)) * up) @ np.asarray(layer.down, np.float64)
+    np.testing.assert_allclose(layer(jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
+    first = jnp.asarray(np.moveaxis(x, -1, 0), jnp.float32)
+    np.testing.assert_allclose(
+        jnp.moveaxis(layer.over_first_axis(first), 0, -1), expected, atol=1e-5
+    )
+
+
+def test_a_normed_gate_is_its_formula_on_either_axis() -> None:
+    layer = SwiGLU(5, 4.0, 8, normed=True, key=jax.random.key(0))
+    x = np.asarray(normal(3, 4, 5), np.float64)
+    gate, up = np.split(x @ np.asarray(layer.gate_up, np.float64), 2, axis=-1)
+    inside = gate * up / np.sqrt(np.square(gate * up).mean(-1, keepdims=True) + 1e-5)
+    expected = (inside / (1 + np.exp(-gate))) @ np.asarray(layer.down, np.float64)
     np.testing.assert_allclose(layer(jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
     first = jnp.asarray(np.moveaxis(x, -1, 0), jnp.float32)
     np.testing.assert_allclose(
@@ -100,7 +118,7 @@ def test_token_mlp_mixes_positions_of_one_feature_only() -> None:
 
 def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A position appended for a kernel is not seen, nor has it a gradient."""
-    sizes = {"dim": 8, "heads": 2, "puzzle_dim": 8, "prefix": 2, "L_cycles": 2}
+    sizes: Any = {"dim": 8, "heads": 2, "puzzle_dim": 8, "prefix": 2, "L_cycles": 2}
     config = TRMConfig(mixer="attention", **sizes)
     inputs, rows = jnp.array([[1, 2, 3]] * 2), normal(2, 8)
 
@@ -123,7 +141,7 @@ def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mlp"])
-def test_a_batch_is_its_puzzles(mixer: str) -> None:
+def test_a_batch_is_its_puzzles(mixer: Any) -> None:
     """Whatever the layout inside, puzzles do not see each other."""
     config = TRMConfig(mixer=mixer, dim=8, heads=2, puzzle_dim=8, prefix=2, L_cycles=2)
     model = build_trm(config, vocab=5, seq=4, key=jax.random.key(0))
@@ -173,7 +191,7 @@ class Shift(AbstractMixer):
 
 def test_a_mixer_says_its_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not the configuration: as many puzzles as positions would go unnoticed."""
-    monkeypatch.setattr("trm.build.build_mixer", lambda *_: Shift())
+    monkeypatch.setattr("trm.build.build_mixer", lambda *_: Shift())  # pyright: ignore[reportCallIssue]
     config = TRMConfig(mixer="attention", dim=8, puzzle_dim=8, prefix=1, L_cycles=2)
     model = build_trm(config, vocab=5, seq=3, key=jax.random.key(0))
     rows = normal(4, 8)
@@ -196,6 +214,6 @@ def test_mixers_of_two_layouts_are_refused() -> None:
         4, 8, 2, rope_theta=None, eps=1e-5, kernel="xla", key=jax.random.key(0)
     )
     with pytest.raises(ValueError, match="one layout"):
-        find_mixers((Shift(), attention))
+        find_mixers((Shift(), attention))  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match="one layout"):
         find_mixers(())

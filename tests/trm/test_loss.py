@@ -3,9 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import ACTConfig
 from data.puzzles.dataset import IGNORE
 from trm.loss import log_softmax, log_stablemax, metrics, puzzle_loss
 from trm.model import Prediction
+
+STABLEMAX, SOFTMAX = ACTConfig(), ACTConfig(loss="softmax")
 
 
 def stablemax_in_double(x: np.ndarray) -> np.ndarray:
@@ -45,7 +48,7 @@ def prediction(q_halt: float, q_continue: float = 0.0) -> Prediction:
 
 def test_puzzle_loss_by_hand() -> None:
     labels = jnp.array([0, 1, IGNORE])
-    loss, parts, scores = puzzle_loss(prediction(-1.0), labels, None, "stablemax")
+    loss, parts, scores = puzzle_loss(prediction(-1.0), labels, None, STABLEMAX)
     nll = -(np.log(3 / 5) + np.log(4 / 6)) / 2
     q_loss = np.log1p(np.exp(1.0))  # solved, but q_halt says no
     assert float(parts["lm_loss"]) == pytest.approx(nll, rel=1e-6)
@@ -58,7 +61,7 @@ def test_puzzle_loss_by_hand() -> None:
 
 def test_one_wrong_cell_is_not_solved() -> None:
     labels = jnp.array([0, 1, 0])
-    _, _, scores = puzzle_loss(prediction(-1.0), labels, None, "softmax")
+    _, _, scores = puzzle_loss(prediction(-1.0), labels, None, SOFTMAX)
     assert float(scores["accuracy"]) == pytest.approx(2 / 3)
     assert not bool(scores["exact_accuracy"])
     assert bool(scores["q_halt_accuracy"])
@@ -67,16 +70,29 @@ def test_one_wrong_cell_is_not_solved() -> None:
 def test_the_continue_loss_counts_half() -> None:
     labels = jnp.array([0, 1, 2])
     target = jnp.asarray(0.25)
-    plain, _, _ = puzzle_loss(prediction(1.0, 0.5), labels, None, "softmax")
-    loss, parts, _ = puzzle_loss(prediction(1.0, 0.5), labels, target, "softmax")
+    plain, _, _ = puzzle_loss(prediction(1.0, 0.5), labels, None, SOFTMAX)
+    loss, parts, _ = puzzle_loss(prediction(1.0, 0.5), labels, target, SOFTMAX)
     expected = np.log1p(np.exp(0.5)) - 0.25 * 0.5
     assert float(parts["q_continue_loss"]) == pytest.approx(expected, rel=1e-6)
     assert float(loss - plain) == pytest.approx(0.5 * expected, rel=1e-4)
 
 
+def test_smoothed_labels_and_the_weight_of_q_by_hand() -> None:
+    labels = jnp.array([0, 1, IGNORE])
+    config = ACTConfig(loss="softmax", label_smoothing=0.3, q_weight=0.05)
+    loss, parts, _ = puzzle_loss(prediction(-1.0), labels, None, config)
+    logits = np.array([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    smoothed = -(target * logs).sum(1).mean()
+    assert float(parts["lm_loss"]) == pytest.approx(smoothed, rel=1e-5)
+    expected = smoothed + 0.05 * np.log1p(np.exp(1.0))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_puzzle_without_labels_has_no_loss() -> None:
     labels = jnp.full(3, IGNORE)
-    _, parts, scores = puzzle_loss(prediction(1.0), labels, None, "stablemax")
+    _, parts, scores = puzzle_loss(prediction(1.0), labels, None, STABLEMAX)
     assert float(parts["lm_loss"]) == 0.0
     assert float(scores["accuracy"]) == 0.0
 

@@ -1,0 +1,53 @@
+"""A token mixer that is told the geometry of a Sudoku: rows, columns and boxes."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from data.puzzles.board import Box
+from gpt.layers import truncated_normal
+from gpt.primitives import project
+from trm.layers import AbstractMixer, rms_norm
+
+
+class UnitMixer(AbstractMixer):
+    """A cell of a Sudoku sees the means of its row, its column and its box.
+
+    Each goes through weights of its own. So the mixer is told what the others learn:
+    which cells stand in a unit. Positions of the prefix see the mean of all cells, as
+    all three, and are seen by none.
+
+    Source: our own; messages within rows, columns and boxes are those of Palm et al.
+    2018, arXiv 1711.08028.
+    """
+
+    positions_first = True
+    stacked = True
+    matrices: ClassVar[dict[str, tuple[int, int]]] = {"weight": (1, 1)}
+
+    weight: Float[Array, "3 dim dim"]
+    box: Box = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
+
+    def __init__(self, box: Box, dim: int, *, eps: float, key: PRNGKeyArray):
+        self.weight = truncated_normal(key, (3, dim, dim), (3 * dim) ** -0.5)
+        self.box = box
+        self.eps = eps
+
+    def __call__(
+        self, x: Float[Array, "seq *batch dim"]
+    ) -> Float[Array, "seq *batch dim"]:
+        prefix = x.shape[0] - self.box.size**2
+        front, cells = x[:prefix], x[prefix:]
+        rows, columns = self.box
+        board = cells.reshape(columns, rows, rows, columns, *cells.shape[1:])
+        mean = lambda *axes: jnp.mean(board, axes, keepdims=True)
+        units = (mean(2, 3), mean(0, 1), mean(1, 3))
+        mixed = sum(map(project, units, self.weight), jnp.zeros_like(board))
+        mixed = [mixed.reshape(cells.shape)]
+        if prefix:
+            seen = project(cells.mean(0, keepdims=True), self.weight.sum(0))
+            mixed.insert(0, jnp.broadcast_to(seen, front.shape))
+        return rms_norm(x + jnp.concatenate(mixed), self.eps)
