@@ -198,7 +198,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
         make_objective(64), optimizer(), one_device, step_config, state
     )
     before = jax.tree.map(np.array, state)  # a copy: the state is donated
-    skipped = []
+    skipped, metrics = [], {}
     for t in range(40):
         state, metrics = step(state, batch(one_device, t))
         skipped.append(float(metrics["skipped"][0]))
@@ -211,6 +211,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
     assert set(skipped[good:]) == {0.0}
     assert int(state.step) == 40
     assert int(state.updates) == 40 - good
+    assert state.scale is not None
     assert float(state.scale.factor) == 2.0 ** (40 - good)
     assert np.isfinite(float(metrics["loss"][0]))
 
@@ -269,6 +270,7 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
         assert float(metrics["skipped"][0]) == (t == 2)
         assert float(metrics["loss"][1] > 0) == (t != 2)
     assert (int(state.step), int(state.updates)) == (4, 3)
+    assert state.scale is not None
     assert float(state.scale.factor) == 2.0
     (said,) = report.say.call_args.args
     assert "step 2: 1 update was skipped, as a float16 number overflowed" in said

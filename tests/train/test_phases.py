@@ -30,7 +30,7 @@ from tests.runs import metrics
 from tests.tiny import assert_equal
 from train.presets import TRM_PRESETS
 from train.trm import main, make_job
-from trm.act import refill
+from trm.act import init_carry, refill
 from trm.objective import supervision_loss
 
 CGAR = "0:1x2,30%:2x4,60%:3x6"
@@ -144,8 +144,7 @@ def outcome(loss: Callable[..., Any], model: TRMConfig) -> Any:
     boards = jnp.asarray(rng.integers(1, 6, (4, 16)), jnp.int32)
     rows = jnp.zeros((4, model.puzzle_dim))
     puzzle = tiny.Puzzle(boards, boards[:, ::-1], jnp.zeros(4, jnp.int32))
-    fresh = tiny.objective().init_carry
-    carry = refill(built, fresh(built, 4, seq=16), puzzle)
+    carry = refill(built, init_carry(built, 4, 16), puzzle)
     keys = jax.random.split(jax.random.key(1), 4)
     with_aux = partial(loss, carry=carry, keys=keys)
     (value, aux), grads = jax.jit(jax.value_and_grad(with_aux, has_aux=True))(
