@@ -33,7 +33,7 @@ from train.gradients import StepConfig
 from train.mesh import AXES, global_batch, make_mesh
 from train.objective import Metrics, Objective
 from train.optim import Optimizer
-from train.state import TrainState, abstract_state, make_init, state_shardings
+from train.state import TrainState, abstract_state, init_state, make_init
 from train.step import make_train_step
 from trm.layers import swiglu_width
 from trm.weights import load_official, to_official
@@ -147,8 +147,7 @@ class OurStep:
     def __init__(self, recipe: Recipe, outcome: Outcome):
         """Compile nothing yet."""
         mesh, size = make_mesh(MeshConfig(data=1)), recipe.step_config.batch_size
-        state = recipe.init()
-        self.state = jax.device_put(state, state_shardings(state, mesh))
+        self.state = init_state(recipe.init, mesh)
         self._run: Any = make_train_step(
             recipe.objective, recipe.optimizer, mesh, recipe.step_config, self.state
         )
@@ -220,7 +219,7 @@ def trm_step(config: TrainTRM, weights: Weights | None) -> OurStep:
             "q_halt_loss": np.asarray(metrics["q_halt_loss"][0]),
             "z_H": np.asarray(y.astype(jnp.float32)),
             "z_L": np.asarray(z.astype(jnp.float32)),
-            "table": np.asarray(state.table),
+            "table": np.asarray(state.table.rows),
             **_learned(state, config.optim.beta1, named),
         }
 

@@ -90,7 +90,7 @@ def test_a_preset_after_a_flag_is_refused() -> None:
 
 def test_help_names_presets_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        command("--help")
+        command("--help-all")
     assert exit_.value.code == 0
     printed = capsys.readouterr().out
     for name in TRM_PRESETS:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,8 +43,6 @@ def model(config: TRMConfig = MODEL, seed: int = 0) -> TRM:
     built = build_trm(config, vocab=VOCAB, seq=SEQ, key=jax.random.key(seed))
     halt = jax.random.normal(jax.random.key(seed + 1), built.halt_head.weight.shape)
     bias = jnp.array([-0.3, 0.2])
-    import equinox as eqx
-
     return eqx.tree_at(
         lambda m: (m.halt_head.weight, m.halt_head.bias), built, (halt, bias)
     )
@@ -86,10 +85,11 @@ def init(
     batch: int = BATCH,
     act: ACTConfig = ACT,
     precision: Any = "float32",
+    puzzles: int = PUZZLES,
 ) -> Any:
     """The function that makes the first state."""
     step_config = replace(PLAN, precision=precision)
-    table = 0.1 * jax.random.normal(jax.random.key(9), (PUZZLES, config.puzzle_dim))
+    table = 0.1 * jax.random.normal(jax.random.key(9), (puzzles, config.puzzle_dim))
     return make_init(
         lambda: (model(config), table),
         lambda m: objective(act).init_carry(cast(m, step_config.dtype), batch),
@@ -130,4 +130,7 @@ def assert_equal(a: Any, b: Any) -> None:
 
 
 def host(state: TrainState) -> TrainState:
-    return jax.device_get(state)
+    """On the host, without rows of the table that do not count: as on one device."""
+    state = jax.device_get(state)
+    rows = state.table.rows[: state.table.length]
+    return eqx.tree_at(lambda s: s.table.rows, state, rows)

@@ -25,6 +25,7 @@ from train.retention import preservation
 from train.state import TrainState
 from train.stored import (
     OtherModelError,
+    arrays_of,
     describe,
     metadata,
     parts_of,
@@ -163,7 +164,9 @@ class Checkpoints:
             raise NonFiniteError("infinite or undefined weights", step, self.newest)
         about = describe(arrays, self._settings)
         parts = {
-            name: ocp.args.StandardSave(part)  # pyright: ignore[reportCallIssue]
+            name: ocp.args.StandardSave(  # pyright: ignore[reportCallIssue]
+                arrays_of(part)
+            )
             for name, part in items.items()
         }
         self.check()

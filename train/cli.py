@@ -7,12 +7,13 @@ import ctypes
 import dataclasses
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from configs import RunError, UserError, require
 
@@ -94,30 +95,32 @@ def keep_freed_memory() -> None:
 
 
 def parse(
-    presets: Presets[Config], description: str, argv: Sequence[str] | None = None
+    presets: Presets[Config], about: str | None, argv: Sequence[str] | None = None
 ) -> tuple[str, Config]:
     """The preset's name and the configuration of a command line.
 
-    Ends the process with a message if the command line cannot be understood.
+    Ends the process with a message if the command line cannot be understood, or asks
+    for help.
 
     Args:
         presets: name to (one line on it, configuration); the first is the default.
-        description: shown by `--help`.
+        about: the script's docstring: what it does, and examples.
         argv: the arguments; None for the process's own.
     """
     import tyro
 
-    argv = sys.argv[1:] if argv is None else argv
+    from train import help
+
+    argv, about = sys.argv[1:] if argv is None else argv, about or ""
     names = tuple(presets)
     chosen = argv[0] if argv and argv[0] in names else names[0]
-    lines = "\n".join(f"{name}: {presets[name][0]}" for name in names)
-    help_text = f"Preset to start from.\n{lines}\n"
+    if {"-h", "--help", "--help-all"} & set(argv):
+        say = help.full if "--help-all" in argv else help.short
+        print("\n".join(say(about, presets, chosen)))
+        raise SystemExit(0)
     default, argv = _without_build(presets[chosen][1], argv)
     kind = type(default)
-    name_type = Annotated[
-        tyro.conf.Positional[Literal[names]],  # pyright: ignore[reportInvalidTypeForm]
-        tyro.conf.arg(help=help_text),
-    ]
+    name_type = tyro.conf.Positional[Literal[names]]  # pyright: ignore[reportInvalidTypeForm]
 
     line: Any = dataclasses.make_dataclass(
         "CommandLine",
@@ -131,7 +134,8 @@ def parse(
         ],
         frozen=True,
     )
-    given = tyro.cli(line, args=list(argv), description=description)
+    program = re.search(r"python -m [\w.]+", about)
+    given = tyro.cli(line, args=list(argv), prog=program and program.group())
     require(
         given.preset == chosen,
         f"The preset must be the first argument: got `{given.preset}` after a flag. "

@@ -1,7 +1,9 @@
-"""Train a GPT: `python -m train.gpt [PRESET] [--config.FIELD VALUE]`.
+"""Train a GPT on text.
+
+    python -m train.gpt [PRESET] [--config.FIELD VALUE ...]
 
 Examples:
-    python -m train.gpt shakespeare-char-cpu
+    python -m train.gpt shakespeare-char-cpu --config.run-dir runs/char
     python -m train.gpt --config.batch-size 512
     python -m train.gpt finetune-shakespeare --config.init-from gpt2
 """
@@ -228,4 +230,4 @@ def summary(evaluation: Evaluation) -> str:
 
 if __name__ == "__main__":
     with cli.clean_exit():
-        raise SystemExit(main(*cli.parse(GPT_PRESETS, "Train a GPT on text.")))
+        raise SystemExit(main(*cli.parse(GPT_PRESETS, __doc__)))

@@ -5,7 +5,7 @@ the batch without any communication, and reduces its gradients once.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from train.mesh import AXES, BATCH, REPLICATED, gather, layout, reduce
 from train.objective import Metrics, Objective
 from train.optim import split_trainable
 from train.state import LossScale, TrainState
+from train.table import TABLE, lookup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +55,14 @@ class StepConfig:
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
-@jax.named_scope("table")
-def lookup(table: PyTree, ids: PyTree) -> PyTree:
-    """Rows of the table, of an id beyond it the last one; () without a table."""
-    return jax.tree.map(lambda t, i: t.at[i].get(mode="clip"), table, ids)
-
-
 class Grads(eqx.Module):
     """Gradients of some rows, as sums in float32, and what comes out beside them."""
 
     model: PyTree
     """Of the trained leaves."""
 
-    table: tuple[PyTree, PyTree]
-    """Ids of looked-up rows of the table, and their gradients."""
+    rows: PyTree
+    """Of the looked-up rows of the table."""
 
     weight: Float[Array, ""]
     metrics: Metrics
@@ -76,8 +71,8 @@ class Grads(eqx.Module):
 def loss_and_grads(
     objective: Objective,
     model: Any,
-    table: PyTree,
     loss_scale: LossScale | None,
+    rows: PyTree,
     carry: PyTree,
     keys: Key[Array, " batch"],
 ) -> tuple[Grads, PyTree]:
@@ -86,18 +81,14 @@ def loss_and_grads(
     Args:
         objective: what is to be learned.
         model: whole, and cast.
-        table: the puzzle table, or ().
         loss_scale: what the mean loss is multiplied by while differentiating, and the
             gradients divided by; None for nothing.
+        rows: that they look up in the puzzle table, or ().
         carry: refilled.
         keys: one for each row.
     """
-    ids = objective.row_ids(carry)
     loss, pull, (weight, carry, metrics) = jax.vjp(
-        partial(objective.loss, carry=carry, keys=keys),
-        model,
-        lookup(table, ids),
-        has_aux=True,
+        partial(objective.loss, carry=carry, keys=keys), model, rows, has_aux=True
     )
     seed = jnp.ones_like(loss)
     if loss_scale is not None:
@@ -106,15 +97,15 @@ def loss_and_grads(
     if loss_scale is not None:
         grads = jax.tree.map(lambda g: g / seed, grads)
     trained, _ = split_trainable(grads[0])
-    return Grads(trained, (ids, grads[1]), weight, metrics), carry
+    return Grads(trained, grads[1], weight, metrics), carry
 
 
 def accumulate_grads(
     objective: Objective,
     slices: int,
     model: Any,
-    table: PyTree,
     loss_scale: LossScale | None,
+    rows: PyTree,
     carry: PyTree,
     keys: Key[Array, " batch"],
 ) -> tuple[Grads, PyTree]:
@@ -122,13 +113,13 @@ def accumulate_grads(
 
     The last slice is smaller where their number does not divide the rows.
     """
-    one = partial(loss_and_grads, objective, model, table, loss_scale)
-    rows = keys.shape[0]
-    size = -(-rows // slices)
-    whole = rows // size * size
+    one = partial(loss_and_grads, objective, model, loss_scale)
+    count = keys.shape[0]
+    size = -(-count // slices)
+    whole = count // size * size
     cut = lambda a: a[:whole].reshape(-1, size, *a.shape[1:])
 
-    def body(total: PyTree, inputs: tuple[PyTree, Key[Array, " batch"]]) -> Any:
+    def body(total: PyTree, inputs: tuple[PyTree, PyTree, Key[Array, " batch"]]) -> Any:
         grads, carry = one(*inputs)
         total = jax.tree.map(jnp.add, total, grads.model)
         return total, (eqx.tree_at(lambda g: g.model, grads, ()), carry)
@@ -136,16 +127,21 @@ def accumulate_grads(
     zeros = jax.tree.map(
         lambda p: jnp.zeros(p.shape, jnp.float32), split_trainable(model)[0]
     )
-    total, (rest, after) = jax.lax.scan(body, zeros, jax.tree.map(cut, (carry, keys)))
+    inputs = rows, carry, keys
+    total, (rest, after) = jax.lax.scan(body, zeros, jax.tree.map(cut, inputs))
     join = lambda a: a.reshape(-1, *a.shape[2:])
-    table_grads, after = jax.tree.map(join, (rest.table, after))
+    row_grads, after = jax.tree.map(join, (rest.rows, after))
     sums = jax.tree.map(lambda m: m.sum(0), (rest.weight, rest.metrics))
-    grads = Grads(total, table_grads, *sums)
-    if whole == rows:
+    grads = Grads(total, row_grads, *sums)
+    if whole == count:
         return grads, after
-    last, last_after = one(*jax.tree.map(lambda a: a[whole:], (carry, keys)))
-    after = jax.tree.map(lambda *a: jnp.concatenate(a), after, last_after)
-    return add(grads, last), after
+    last, last_after = one(*jax.tree.map(lambda a: a[whole:], inputs))
+    return add(grads, last), concatenate([after, last_after])
+
+
+def concatenate(parts: Sequence[PyTree]) -> PyTree:
+    """One after another."""
+    return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 
 def add(*parts: Grads) -> Grads:
@@ -153,7 +149,7 @@ def add(*parts: Grads) -> Grads:
     total = lambda trees: jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees)
     return Grads(
         total([part.model for part in parts]),
-        jax.tree.map(lambda *a: jnp.concatenate(a), *(part.table for part in parts)),
+        concatenate([part.rows for part in parts]),
         total([part.weight for part in parts]),
         total([part.metrics for part in parts]),
     )
@@ -198,18 +194,21 @@ def make_gradients(
         batch: PyTree,
     ) -> tuple[PyTree, PyTree, Array, Metrics, PyTree]:
         model = gather(objective.cast(model, config.dtype), specs)
-        rows = jax.lax.axis_index(AXES) * local + jnp.arange(local)
+        numbers = jax.lax.axis_index(AXES) * local + jnp.arange(local)
         parts: list[Grads] = []
+        looked_up: list[PyTree] = []
         for index in range(config.supervision_steps):
-            keys = config.keys(updates * config.supervision_steps + index, rows)
+            keys = config.keys(updates * config.supervision_steps + index, numbers)
             if refill:
                 offered = jax.tree.map(lambda a, i=index: a[i], batch)
                 carry = objective.refill(model, carry, offered)
+            ids = objective.row_ids(carry)
+            looked_up.append(ids)
             grads, carry = run(
                 objective,
                 model=model,
-                table=table,
                 loss_scale=loss_scale,
+                rows=lookup(table, ids),
                 carry=carry,
                 keys=keys,
             )
@@ -218,7 +217,8 @@ def make_gradients(
         scalars, separate = ravel_pytree((sums.weight, sums.metrics))
         weight, metrics = separate(jax.lax.psum(scalars, AXES))
         grads = reduce(sums.model, trained_specs)
-        return grads, sums.table, weight, metrics, carry
+        table_grads = concatenate(looked_up), sums.rows
+        return grads, table_grads, weight, metrics, carry
 
     # No collective stands inside of what is differentiated, so gradients are each
     # device's own until `reduce`, and nothing needs `check_vma`.
@@ -227,7 +227,7 @@ def make_gradients(
         mesh=mesh,
         in_specs=(
             specs,
-            REPLICATED,
+            TABLE,
             BATCH,
             REPLICATED,
             REPLICATED,

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree, UInt32
 
+from train.table import Table, is_table
+
 Fingerprint = dict[str, tuple[str, int]]
 """Type and shape, as `float32[4,2]`, and checksum of every array, by its path."""
 
@@ -25,31 +27,48 @@ def name(path: tuple[Any, ...]) -> str:
 
 
 def kinds(tree: PyTree) -> dict[str, str]:
-    """Type and shape of every leaf, by its path."""
-    return {
-        name(path): f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    """Type and shape of every leaf, by its path; of a table, of the rows that count."""
+
+    def kind(leaf: Any) -> str:
+        array = leaf.rows if is_table(leaf) else leaf
+        shape = (leaf.length, *array.shape[1:]) if is_table(leaf) else array.shape
+        return f"{array.dtype}[{','.join(map(str, shape))}]"
+
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=is_table)
+    return {name(path): kind(leaf) for path, leaf in leaves}
 
 
 def fingerprint(tree: PyTree[Array]) -> tuple[Fingerprint, bool]:
     """The fingerprint of all arrays, and whether all their values are finite."""
-    sums, finite = jax.device_get(_look(jax.tree.leaves(tree)))
+    sums, finite = jax.device_get(_look(jax.tree.leaves(tree, is_leaf=is_table)))
     pairs = zip(kinds(tree).items(), sums, strict=True)
     return {name: (kind, int(total)) for (name, kind), total in pairs}, bool(finite)
 
 
 @jax.jit
-def _look(leaves: list[Array]) -> tuple[list[UInt32[Array, ""]], Bool[Array, ""]]:
-    finite = [jnp.isfinite(x).all() for x in leaves if jnp.issubdtype(x, jnp.inexact)]
+def _look(
+    leaves: list[Array | Table],
+) -> tuple[list[UInt32[Array, ""]], Bool[Array, ""]]:
+    arrays = jax.tree.leaves(leaves)
+    finite = [jnp.isfinite(x).all() for x in arrays if jnp.issubdtype(x, jnp.inexact)]
     return [_checksum(x) for x in leaves], jnp.all(jnp.array(finite))
 
 
-def _checksum(x: Array) -> UInt32[Array, ""]:
-    """The sum over all elements of a hash of each one's bits and place.
+def _checksum(x: Array | Table) -> UInt32[Array, ""]:
+    """The sum of the hashes of all elements, of a table in the rows that count.
 
-    Sums of integers do not depend on their order, so neither on the mesh. The hash is
-    one-to-one in the bits: a change of one element always changes the sum.
+    Sums of integers do not depend on their order, so neither on the mesh.
+    """
+    if not isinstance(x, Table):
+        return jnp.sum(_hashes(x), dtype=jnp.uint32)
+    counts = jnp.arange(len(x.rows))[:, None] < x.length
+    return jnp.sum(_hashes(jnp.asarray(x.rows)), dtype=jnp.uint32, where=counts)
+
+
+def _hashes(x: Array) -> UInt32[Array, "..."]:
+    """A hash of each element's bits and place.
+
+    It is one-to-one in the bits: a change of one element always changes the sum.
 
     Source: the last steps of MurmurHash3 (32 bit).
     """
@@ -65,7 +84,7 @@ def _checksum(x: Array) -> UInt32[Array, ""]:
     h = bits ^ (place * jnp.uint32(0x9E3779B9))
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    return jnp.sum(h ^ (h >> 16), dtype=jnp.uint32)
+    return h ^ (h >> 16)
 
 
 @contextmanager

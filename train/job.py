@@ -33,6 +33,7 @@ from train.run_dir import RunDir, require_same_model
 from train.speed import Values
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, TrainStep, make_eval_step, make_train_step
+from train.table import make_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class Job:
     """Whether a batch is worked on until all of its rows are done."""
 
     pretrained: Callable[[], tuple[Any, PyTree]] | None = None
-    """Gives a model and a table to start with instead of fresh ones."""
+    """Gives a model and the rows of a table to start with instead of fresh ones."""
 
     hint: str = ""
     """What to do with a complete run, given its `folder`."""
@@ -291,7 +292,9 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
         return state
     place = lambda x, like: jax.device_put(x, like.sharding)
     like = (abstract.model, abstract.table)
-    model, table = jax.tree.map(place, job.pretrained(), like)
+    model, rows = job.pretrained()
+    first = (model, make_table(rows, job.mesh.size))
+    model, table = jax.tree.map(place, first, like)
     state = TrainState(**{**vars(state), "model": model, "table": table})
     if state.ema is None:
         return state

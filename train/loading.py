@@ -22,6 +22,7 @@ from train.record import (
     recorded_run,
     without_record,
 )
+from train.table import TABLE, make_table
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class LoadedRun:
     """The averaged weights where the run has these; float32."""
 
     table: PyTree
-    """The puzzle table of a TRM; () of a GPT."""
+    """The puzzle table of a TRM (a `Table`); () of a GPT."""
 
     step: int
     """Of the checkpoint."""
@@ -66,7 +67,13 @@ def load_run(
     kind, config, record = recorded_run(run_dir)
     recipe = importlib.import_module(f"train.{kind}")
     sizes = record.get("sizes") or recipe.sizes_of_data(config)
-    model, table = jax.eval_shape(lambda: recipe.build(config, sizes))
+    devices = 1 if mesh is None else mesh.size
+
+    def build() -> tuple[Any, PyTree]:
+        model, rows = recipe.build(config, sizes)
+        return model, make_table(rows, devices)
+
+    model, table = jax.eval_shape(build)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
@@ -75,7 +82,7 @@ def load_run(
 
     specs = jax.tree.map(lambda _: PartitionSpec(), model)
     model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
-    table = jax.tree.map(lambda leaf: placed(leaf, PartitionSpec()), table)
+    table = jax.tree.map(lambda leaf: placed(leaf, TABLE), table)
     with closing(_opened(Path(run_dir))) as checkpoints:
         restored = checkpoints.restore_weights(
             model,

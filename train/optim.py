@@ -161,8 +161,8 @@ def matrices(params: PyTree) -> PyTree[bool]:
     return jax.tree.map(mark, params, is_leaf=is_stacked)
 
 
-TableUpdate = Callable[[PyTree, tuple[PyTree, PyTree], Int[Array, ""]], PyTree]
-"""`table, (ids, gradients) of looked-up rows, updates made -> table`."""
+TableUpdate = Callable[[Array, tuple[Array, Array], Int[Array, ""]], Array]
+"""`rows, (their numbers, gradients), updates made -> rows`: see `train/table.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,18 @@ from jaxtyping import Array, PyTree
 from data.puzzles.dataset import Puzzle, PuzzleDataset
 from train.feed import Prefetch
 from train.gradients import StepConfig
-from train.mesh import BATCH, REPLICATED, gather, global_batch, layout, process_rows
+from train.mesh import BATCH, gather, global_batch, layout, process_rows
+from train.table import TABLE, lookup
+
+Answer = Callable[[Any, PyTree, Puzzle, Array], PyTree]
+"""Model, rows of the puzzle table, their puzzles, their numbers in, answers out."""
 
 Step = Callable[[Any, PyTree, Puzzle, Array], PyTree]
 """Model, puzzle table, puzzles and their numbers in, answers out."""
 
 
 def make_queue_step(
-    answer: Step,
+    answer: Answer,
     cast: Callable[[Any, jnp.dtype], Any],
     mesh: Mesh,
     config: StepConfig,
@@ -39,12 +43,12 @@ def make_queue_step(
 
     def device(model: Any, table: PyTree, puzzles: Puzzle, numbers: Array) -> PyTree:
         whole = gather(cast(model, config.dtype), specs)
-        return answer(whole, table, puzzles, numbers)
+        return answer(whole, lookup(table, puzzles.puzzle_id), puzzles, numbers)
 
     split = jax.shard_map(
         device,
         mesh=mesh,
-        in_specs=(specs, REPLICATED, BATCH, BATCH),
+        in_specs=(specs, TABLE, BATCH, BATCH),
         out_specs=BATCH,
         check_vma=False,
     )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from train.mesh import BATCH, REPLICATED, layout
 from train.optim import split_trainable
+from train.table import TABLE, is_table, make_table
 
 INITIAL, PATIENCE = 2.0**16, 2000
 """First loss scale, and updates without an overflow before it doubles."""
@@ -66,7 +67,7 @@ class TrainState(eqx.Module):
     """Average of the model, evaluated in its place; None if off."""
 
     table: PyTree
-    """Puzzle table of a TRM, `puzzles width`; () for a GPT."""
+    """Puzzle table of a TRM (a `Table`); () for a GPT."""
 
     opt_state: PyTree
     """Moments of the optimizer."""
@@ -92,6 +93,8 @@ def state_shardings(state: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
                 return NamedSharding(mesh, layout(leaf, mesh))
             case "carry":
                 return NamedSharding(mesh, BATCH)
+            case "table":
+                return NamedSharding(mesh, TABLE)
             case _:
                 return NamedSharding(mesh, REPLICATED)
 
@@ -109,7 +112,7 @@ def make_init(
     """The function that makes the first state.
 
     Args:
-        build: gives a fresh model and its table.
+        build: gives a fresh model and the rows of its table.
         init_carry: gives the first carry of a model in the compute type.
         optimizer: of the model's trained leaves.
         ema: whether an average is kept.
@@ -117,13 +120,13 @@ def make_init(
     """
 
     def init() -> TrainState:
-        model, table = build()
+        model, rows = build()
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             updates=jnp.zeros((), jnp.int32),
             model=model,
             ema=jax.tree.map(jnp.copy, model) if ema else None,
-            table=table,
+            table=make_table(jax.tree.map(jnp.asarray, rows)),
             opt_state=optimizer.init(split_trainable(model)[0]),
             carry=init_carry(model),
             scale=LossScale() if scaled else None,
@@ -132,15 +135,28 @@ def make_init(
     return init
 
 
+def _spread(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainState]:
+    """As `init`, with a table whose rows divide by the devices."""
+
+    def spread() -> TrainState:
+        state = init()
+        spread_table = lambda table: table.over(mesh.size)
+        table = jax.tree.map(spread_table, state.table, is_leaf=is_table)
+        return TrainState(**{**vars(state), "table": table})
+
+    return spread
+
+
 def init_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
     """The first state, each leaf born where it belongs."""
+    init = _spread(init, mesh)
     shardings = state_shardings(jax.eval_shape(init), mesh)
     return jax.jit(init, out_shardings=shardings)()
 
 
 def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
     """Shapes, types and shardings of a state, without its values."""
-    shapes = jax.eval_shape(init)
+    shapes = jax.eval_shape(_spread(init, mesh))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding

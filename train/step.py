@@ -6,6 +6,7 @@ parameters.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -15,11 +16,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from train.gradients import StepConfig, lookup, make_gradients
+from train.gradients import StepConfig, make_gradients
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout
 from train.objective import Metrics, Objective
 from train.optim import Optimizer, split_trainable, update_ema
 from train.state import LossScale, TrainState, all_finite, state_shardings
+from train.table import TABLE, lookup, update_rows
 
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
 """State and batch in, state and metrics out."""
@@ -58,9 +60,15 @@ def make_update(
                 ema = update_ema(ema, model, optimizer.ema)
         table = state.table
         if optimizer.table_update is not None:
+            update_table = jax.shard_map(
+                partial(update_rows, optimizer.table_update),
+                mesh=mesh,
+                in_specs=(TABLE, BATCH, BATCH, REPLICATED),
+                out_specs=TABLE,
+                check_vma=False,
+            )
             with jax.named_scope("table"):
-                table_grads = (ids, mean(row_sums))
-                table = optimizer.table_update(table, table_grads, state.updates)
+                table = update_table(state.table, ids, mean(row_sums), state.updates)
         after = TrainState(
             step=state.step + 1,
             updates=state.updates + 1,
@@ -195,7 +203,7 @@ def make_eval_step(
     split = jax.shard_map(
         device,
         mesh=mesh,
-        in_specs=(specs, REPLICATED, BATCH, BATCH),
+        in_specs=(specs, TABLE, BATCH, BATCH),
         out_specs=(REPLICATED, BATCH),
         check_vma=False,
     )

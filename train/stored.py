@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from configs import UserError, require
 from train.integrity import Fingerprint, fingerprint, kinds
 from train.state import TrainState
+from train.table import Table, is_table
 
 # -- the parts of a state --------------------------------------------------------------
 
@@ -27,7 +28,7 @@ def parts_of(state: TrainState) -> dict[str, PyTree]:
         "counters": {"step": state.step, "updates": state.updates},
         "model": state.model,
         "ema": state.ema,
-        "table": {"rows": state.table},  # Orbax takes no bare array
+        "table": {"rows": state.table},  # Orbax takes no bare array, nor a table
         "opt_state": state.opt_state,
         "carry": state.carry,
         "scale": state.scale,
@@ -37,6 +38,18 @@ def parts_of(state: TrainState) -> dict[str, PyTree]:
         for name, part in parts.items()
         if sum(leaf.size for leaf in jax.tree.leaves(part))
     }
+
+
+def arrays_of(part: PyTree) -> PyTree:
+    """A part as Orbax takes it."""
+    rows = lambda node: node.rows if is_table(node) else node
+    return jax.tree.map(rows, part, is_leaf=is_table)
+
+
+def _with_tables(part: PyTree, wanted: PyTree) -> PyTree:
+    """A part that Orbax has read, with tables where they are wanted."""
+    fit = lambda like, x: Table(x, like.length) if is_table(like) else x
+    return jax.tree.map(fit, wanted, part, is_leaf=is_table)
 
 
 def without_numbers(leaf: Any) -> jax.Array:
@@ -121,11 +134,15 @@ def read_parts(
     """Some parts of the state of a step, checked."""
     stored = _stored(manager, step)
     args = {
-        name: ocp.args.StandardRestore(part)  # pyright: ignore[reportCallIssue]
+        name: ocp.args.StandardRestore(  # pyright: ignore[reportCallIssue]
+            # Rows of a table that do not count are added or left out.
+            arrays_of(part),
+            strict=name != "table",
+        )
         for name, part in wanted.items()
     }
     read = manager.restore(step, args=ocp.args.Composite(**args))
-    parts = {name: read[name] for name in wanted}
+    parts = {name: _with_tables(read[name], part) for name, part in wanted.items()}
     sums, finite = fingerprint(parts)
     for path, (_, checksum) in sums.items():
         require(checksum == stored[path][1], f"the checksum of `{path}` is wrong")

@@ -1,7 +1,9 @@
-"""Train a Tiny Recursive Model: `python -m train.trm [PRESET] [--config.FIELD VALUE]`.
+"""Train a Tiny Recursive Model on puzzles.
+
+    python -m train.trm [PRESET] [--config.FIELD VALUE ...]
 
 Examples:
-    python -m train.trm quickstart
+    python -m train.trm quickstart --config.run-dir runs/first
     python -m train.trm --config.batch-size 6144
     python -m train.trm sudoku-attention --config.seed 3
 """
@@ -162,8 +164,8 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
 
 def first_weights(
     source: Official | LoadedRun, like: tuple[TRM, Any], config: TrainTRM
-) -> tuple[TRM, Array]:
-    """A model and a puzzle table to begin a run with.
+) -> tuple[TRM, np.ndarray]:
+    """A model and the rows of a table to begin a run with.
 
     Args:
         source: the weights.
@@ -178,7 +180,7 @@ def first_weights(
         stored = source.weights.get(TABLE)
         model = load_official(source.weights, model, config.model)
     else:
-        stored, theirs = source.table, kinds(source.model)
+        stored, theirs = source.table.rows, kinds(source.model)
         for name, kind in kinds(model).items():
             require(
                 theirs.get(name) == kind,
@@ -196,7 +198,7 @@ def make_trm_init(
     config: TrainTRM,
     sizes: Sizes,
     optimizer: Optimizer,
-    make: Callable[[], tuple[TRM, Array]],
+    make: Callable[[], tuple[TRM, Array | np.ndarray]],
 ) -> Callable[[], TrainState]:
     """The function that makes the first state of a run, given what makes a model."""
     dtype = jnp.dtype(config.precision)
@@ -209,7 +211,7 @@ def make_trm_init(
 
 
 def build(config: TrainTRM, sizes: Sizes, kernel: Kernel = "xla") -> tuple[TRM, Array]:
-    """A fresh model and its puzzle table, for data of these sizes."""
+    """A fresh model and the rows of its table, for data of these sizes."""
     key = jax.random.key(config.seed)
     model = build_trm(
         config.model, vocab=sizes["vocab"], seq=sizes["seq"], kernel=kernel, key=key
@@ -401,5 +403,4 @@ def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
 
 if __name__ == "__main__":
     with cli.clean_exit():
-        about = "Train a Tiny Recursive Model on puzzles."
-        raise SystemExit(main(*cli.parse(TRM_PRESETS, about)))
+        raise SystemExit(main(*cli.parse(TRM_PRESETS, __doc__)))

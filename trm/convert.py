@@ -210,7 +210,7 @@ def export(run_dir: Path, out: Path, checkpoint: Literal["best", "newest"]) -> N
     run = load_run(run_dir, checkpoint)
     weights = to_official(run.model, config.model)
     if config.model.puzzle_dim:
-        weights[TABLE] = np.asarray(run.table)
+        weights[TABLE] = np.asarray(run.table.rows)
     usual = {n: config.precision for n in weights if n.endswith("_init")}
     official = record.get("official", {"prefix": PREFIX, "kinds": usual})
     cast: Any = lambda name, array: array.astype(

@@ -131,7 +131,7 @@ def take(rows: Rows, fresh: Latents, count: Int32[Array, ""], refill: bool) -> R
 
 def answer(
     model: TRM,
-    table: Float[Array, "identifiers width"],
+    table_rows: Float[Array, "puzzles width"],
     puzzles: Puzzle,
     numbers: Int32[Array, " puzzles"],
     *,
@@ -143,7 +143,7 @@ def answer(
 
     Args:
         model: cast.
-        table: the puzzle table.
+        table_rows: theirs of the puzzle table.
         puzzles: the queue.
         numbers: of the puzzles, from which their noise is drawn; -1 of padding, which
             stands at the end and gets no answer.
@@ -170,7 +170,7 @@ def answer(
         rows, answers = loop
         at = rows.item // copies
         puzzle = jax.tree.map(lambda a: a[at], puzzles)
-        x = model.embed(puzzle.inputs, table.at[puzzle.puzzle_id].get(mode="clip"))
+        x = model.embed(puzzle.inputs, table_rows[at])
         rollout = rows.item % copies
         own = own_keys(puzzle.inputs, rollout, effort.seed)
         latents = model.start(rows.latents, rows.steps == 0, own)

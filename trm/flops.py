@@ -6,33 +6,46 @@ takes twice the operations of its forward pass.
 Source: Chowdhery et al. 2022, arXiv 2204.02311, appendix B, for MFU.
 """
 
+import math
+
 from configs import ACTConfig, TRMConfig
 from trm.layers import swiglu_width
 
 
-def network_flops(config: TRMConfig, layers: int, length: int) -> int:
+def mixer_flops(config: TRMConfig, length: int) -> int | None:
+    """Operations of a mixer on one puzzle, forward; None of one not known here."""
+    dim = config.dim
+    match config.mixer:
+        case "attention":
+            return length * (8 * dim * dim + 4 * length * dim)
+        case "mlp":
+            return 6 * dim * length * _inner_width(config, length)
+        case "units":
+            units = 3 * math.isqrt(length - config.prefix) + (config.prefix > 0)
+            return 2 * dim * dim * units
+        case _:
+            return None
+
+
+def network_flops(config: TRMConfig, layers: int, length: int) -> int | None:
     """Operations of a network of so many blocks on one puzzle, forward."""
-    dim, expansion = config.dim, config.expansion
-    if config.mixer == "attention":
-        projections, scores = 8 * dim * dim, 4 * length * dim
-        mixer = length * (projections + scores)
-    else:
-        mixer = 6 * dim * length * swiglu_width(length, expansion)
-    return layers * (mixer + 6 * length * dim * swiglu_width(dim, expansion))
+    mixer = mixer_flops(config, length)
+    if mixer is None:
+        return None
+    return layers * (mixer + 6 * length * config.dim * _inner_width(config, config.dim))
 
 
 def cycle_flops(config: TRMConfig, length: int) -> tuple[int, int] | None:
-    """Operations of one cycle, forward: all, and those that are differentiated.
-
-    None of a variant that is not known here.
-    """
+    """Operations of one cycle, forward: all, and those that are differentiated."""
     network = network_flops(config, config.layers, length)
+    high = network_flops(config, config.H_layers or config.layers, length)
+    if network is None or high is None:
+        return None
     match config.variant:
         case "trm" | "single_z" | "hier6" | "eqr":
-            all_calls = (config.L_cycles + 1) * network
-            return all_calls, all_calls
+            every = (config.L_cycles + 1) * network
+            return every, every
         case "hrm":
-            high = network_flops(config, config.H_layers or config.layers, length)
             return config.L_cycles * network + high, network + high
         case "transformer":
             return network, network
@@ -45,7 +58,7 @@ def step_flops(
 ) -> int | None:
     """Operations of one supervision step of one puzzle, forward and backward.
 
-    None of a variant that is not known here.
+    None of a variant or a mixer that is not known here.
     """
     cycle = cycle_flops(config, config.prefix + seq)
     if cycle is None:
@@ -54,3 +67,7 @@ def step_flops(
     heads = 2 * config.dim * (vocab * seq + 2)
     once_more = act.continue_loss and act.max_steps > 1
     return (1 + once_more) * (forward + heads) + 2 * (differentiated + heads)
+
+
+def _inner_width(config: TRMConfig, width: int) -> int:
+    return swiglu_width(width, config.expansion, config.inner_multiple)

@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -59,8 +58,8 @@ def read_file(
 
 def build_official(
     official: Official, config: TrainTRM, puzzles: int | None = None
-) -> tuple[TRM, Array]:
-    """The model of an official checkpoint, and its puzzle table.
+) -> tuple[TRM, np.ndarray]:
+    """The model of an official checkpoint, and the rows of its puzzle table.
 
     Args:
         official: as `read_official` gives it.
@@ -82,8 +81,8 @@ def first_table(
     stored: np.ndarray | Array | None,
     shape: tuple[int, ...],
     how: Literal["keep", "mean", "zeros"] = "keep",
-) -> Array:
-    """A puzzle table to begin with; says so if it is not the one that is stored.
+) -> np.ndarray:
+    """The rows of a puzzle table to begin with; says so if they are not those stored.
 
     Source: `pretrain.py`, `load_checkpoint`.
 
@@ -96,7 +95,7 @@ def first_table(
         UserError: if the rows have another width.
     """
     if how == "zeros" or stored is None or 0 in shape:
-        return jnp.zeros(shape, jnp.float32)
+        return np.zeros(shape, np.float32)
     table = np.asarray(stored, np.float32)
     require(
         table.ndim == 2 and table.shape[1] == shape[1],
@@ -106,9 +105,9 @@ def first_table(
     if how == "keep" and len(table) != shape[0] and jax.process_index() == 0:
         print(table_note(len(table), shape[0]))
     if how == "keep" and len(table) == shape[0]:
-        return jnp.asarray(table)
+        return table
     mean = table.mean(axis=0, keepdims=True, dtype=np.float32)
-    return jnp.asarray(np.broadcast_to(mean, shape))
+    return np.broadcast_to(mean, shape)
 
 
 def table_note(stored: int, wanted: int) -> str:

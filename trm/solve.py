@@ -50,6 +50,7 @@ from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
 from train.devices import start
 from train.loading import LoadedRun, load_run
+from train.table import make_table
 from trm.all_config import train_config
 from trm.draw import require_pillow, write_pictures
 from trm.frames import Solution, draw_text, frames_of
@@ -148,9 +149,9 @@ def load_official(source: str, given: Given | None = None) -> LoadedRun:
             stacklevel=2,
         )
     config = train_config(official.config, official.options)
-    model, table = build_official(official, config)
+    model, rows = build_official(official, config)
     step = step_of(path.name) or 0
-    return LoadedRun("trm", config, model, table, step, official.sizes)
+    return LoadedRun("trm", config, model, make_table(rows), step, official.sizes)
 
 
 def solve(
@@ -199,7 +200,7 @@ def solve(
         ids=table_rows(
             [question.identifier for question in questions],
             Path(run.config.data.paths[0]),
-            len(run.table),
+            len(run.table.rows),
         ),
         steps=steps,
         precision=precision,
@@ -231,7 +232,7 @@ def think(
     ids = np.zeros(len(inputs), np.int32) if ids is None else ids.astype(np.int32)
 
     def part(puzzle: Puzzle) -> Trace:
-        return _trace(model, run.table[puzzle.puzzle_id], puzzle, act, steps=steps)
+        return _trace(model, run.table.rows[puzzle.puzzle_id], puzzle, act, steps=steps)
 
     puzzles = Puzzle(inputs.astype(np.int32), np.zeros_like(inputs, np.int32), ids)
     return in_parts(part, puzzles, MOST_AT_ONCE)

@@ -94,7 +94,7 @@ def test_an_imported_checkpoint_answers_as_the_official_code(
         x = model.embed(batch.inputs, table[batch.puzzle_id])
         return model.predict(model.refine(carry.latents, x))
 
-    prediction = answer(run.model, run.table)
+    prediction = answer(run.model, run.table.rows)
     expected = golden.tree("step0/outputs")
     assert relative(prediction.logits, expected["logits"]) < 1e-4
     assert relative(prediction.q_halt, expected["q_halt_logits"]) < 1e-4
@@ -259,7 +259,7 @@ def test_all_steps_of_a_folder(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "all" / "checkpoints" / str(step))
     run = load_run(tmp_path / "all")
     assert run.step == 10
-    np.testing.assert_array_equal(run.table, 1.0)
+    np.testing.assert_array_equal(run.table.rows, 1.0)
 
 
 @pytest.mark.slow
@@ -271,8 +271,8 @@ def test_another_dataset_gets_the_mean_row(
     path = write_official(tmp_path, golden)
     run = import_(path, tmp_path / "run", "--data", tmp_path / "data")
     table = weights_of(golden)[TABLE]
-    assert run.table.shape == (1, 32)
-    np.testing.assert_allclose(run.table[0], table.mean(axis=0), rtol=1e-6)
+    assert run.table.rows.shape == (1, 32)
+    np.testing.assert_allclose(run.table.rows[0], table.mean(axis=0), rtol=1e-6)
     out = capsys.readouterr().out
     assert "has 7 rows, and the data have 1 puzzles: each gets the mean" in out
     assert run.config.data.paths == (str(tmp_path / "data"),)

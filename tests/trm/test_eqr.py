@@ -180,8 +180,10 @@ def test_restarts_are_rollouts_without_noise_on_the_scratchpad() -> None:
 
     @partial(jax.jit, static_argnums=(0, 1))
     def answers(effort: Effort, rows: int) -> Answers:
-        numbers, table = jnp.arange(4), jnp.zeros((tiny.PUZZLES, 0))
-        return answer(built, table, puzzles, numbers, effort=effort, act=act, rows=rows)
+        numbers, table_rows = jnp.arange(4), jnp.zeros((4, 0))
+        return answer(
+            built, table_rows, puzzles, numbers, effort=effort, act=act, rows=rows
+        )
 
     effort = Effort(steps=4, rollouts=3, early=True)
     found = answers(effort, 12)

@@ -14,7 +14,7 @@ from data.puzzles.dataset import Puzzle
 from train.presets import TRM_PRESETS
 from trm.act import init_carry, refill
 from trm.build import build_trm
-from trm.flops import cycle_flops, network_flops, step_flops
+from trm.flops import network_flops, step_flops
 from trm.model import TRM
 from trm.objective import supervision_loss
 
@@ -70,12 +70,13 @@ PLAIN = ACTConfig(exploration=0.0)
         (HRM, replace(PLAIN, halt="compare", continue_loss=True)),
         (replace(SMALL, variant="transformer", mixer="attention"), PLAIN),
         (replace(SMALL, variant="single_z", H_cycles=2, layers=1), PLAIN),
+        (replace(SMALL, mixer="units", inner_multiple=32), PLAIN),
     ],
-    ids=["mlp", "attention", "hrm", "hrm-continue", "transformer", "two-cycles"],
+    ids=["mlp", "attention", "hrm", "continue", "transformer", "two-cycles", "units"],
 )
 def test_steps_as_xla_counts_them(config: TRMConfig, act: ACTConfig) -> None:
     """Where no loop is left in the program, of which it would count one turn."""
-    seq, vocab, batch = 62, 8, 4
+    seq, vocab, batch = 36, 8, 4
     model = eqx.filter_eval_shape(
         build_trm, config, vocab=vocab, seq=seq, key=jax.random.key(0)
     )
@@ -96,8 +97,8 @@ def test_steps_as_xla_counts_them(config: TRMConfig, act: ACTConfig) -> None:
     )
 
 
-def test_a_variant_of_ones_own_is_not_counted() -> None:
+@pytest.mark.parametrize("name", ["variant", "mixer"])
+def test_what_is_ones_own_is_not_counted(name: str) -> None:
     config = replace(SMALL)
-    object.__setattr__(config, "variant", "twice")
-    assert cycle_flops(config, 10) is None
-    assert step_flops(config, ACTConfig(), vocab=3, seq=4) is None
+    object.__setattr__(config, name, "twice")
+    assert step_flops(config, PLAIN, vocab=3, seq=4) is None

@@ -96,7 +96,7 @@ def test_bfloat16_within_its_rounding() -> None:
     def outputs(dtype: str) -> tuple[list, jax.Array]:
         model = jax.tree.map(lambda a: jnp.asarray(a, dtype), before.model)
         carry = refill(model, init_carry(model, 4, 16), batch)
-        rows = jnp.asarray(before.table)[carry.puzzle.puzzle_id]
+        rows = jnp.asarray(before.table.rows)[carry.puzzle.puzzle_id]
         x = model.embed(carry.puzzle.inputs, rows)
         latents = model.refine(carry.latents, x)
         return jax.tree.leaves(latents), model.predict(latents).logits
@@ -198,7 +198,7 @@ def test_weights_and_average_after_six_steps(name: str) -> None:
         ours = to_official(model, golden.config)
         for weight, theirs in golden.tree(prefix).items():
             if weight == "puzzle_emb.weights":
-                np.testing.assert_allclose(state.table, theirs, atol=1e-6)
+                np.testing.assert_allclose(state.table.rows, theirs, atol=1e-6)
                 continue
             agree = np.isclose(ours[weight], theirs, rtol=1e-4, atol=1e-6)
             assert agree.mean() > 0.99, weight
@@ -210,7 +210,7 @@ def test_evaluation(name: str, one_device: Mesh) -> None:
     state = history(name)[-1][1]
     step = make_eval_step(golden.objective, one_device, golden.step_config, state.model)
     batch = golden.batch("step5/batch")
-    metrics, prediction = step(state.model, jnp.asarray(state.table), batch)
+    metrics, prediction = step(state.model, state.table, batch)
     expected = golden.tree("eval")
     assert relative(prediction.logits, expected["logits"]) < 1e-3
     assert relative(prediction.q_halt, expected["q_halt_logits"]) < 1e-3

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,6 +35,7 @@ from train.loading import LoadedRun, load_run
 from train.presets import TRM_PRESETS
 from train.run_dir import RunDir
 from train.state import init_state, make_init
+from train.table import make_table
 from train.trm import build
 from trm import draw, page, solve
 from trm.act import init_carry, refill
@@ -116,7 +118,7 @@ def test_answers_are_those_of_evaluation(run: LoadedRun) -> None:
     tokens = jnp.asarray(found.question.tokens)[None]
     puzzle = solve.Puzzle(tokens, tokens, jnp.zeros(1, jnp.int32))
     carry = refill(run.model, init_carry(run.model, 1, 16), puzzle)
-    rows = run.table[jnp.zeros(1, jnp.int32)]
+    rows = run.table.rows[jnp.zeros(1, jnp.int32)]
     assert bool((rows != 0).any())
     _, told = evaluate(run.model, rows, carry, run.config.act, early=False)
     assert_equal(found.answer, np.argmax(told.logits[0], axis=-1))
@@ -309,7 +311,8 @@ def test_a_task_has_its_row_of_the_puzzle_table(run: LoadedRun, tmp_path: Path) 
     with pytest.warns(UserWarning, match="is not at hand"):
         assert table_rows(["one"], tmp_path, 4).tolist() == [0], "of other puzzles"
     data = replace(run.config.data, paths=(str(tmp_path),))
-    table = jnp.concatenate([run.table, run.table + 5, run.table])
+    own = run.table.rows
+    table = make_table(jnp.concatenate([own, own + 5, own]))
     other = replace(run, config=replace(run.config, data=data), table=table)
     asked = [Question(name, np.ones(16, int), None, name) for name in ("one", "two")]
     one, two = (found.frames[-1].q_halt for found in solve.solve(other, asked))
@@ -324,7 +327,8 @@ def test_a_task_has_its_row_of_the_puzzle_table(run: LoadedRun, tmp_path: Path) 
 def pixels(image: Image.Image) -> set[str]:
     found = image.convert("RGB").getcolors(1 << 24)
     assert found is not None
-    return {"#{:02x}{:02x}{:02x}".format(*colour) for _, colour in found}
+    colours: Any = [colour for _, colour in found]
+    return {"#{:02x}{:02x}{:02x}".format(*colour) for colour in colours}
 
 
 def test_a_picture_has_all_marks() -> None:
