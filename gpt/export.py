@@ -2,8 +2,8 @@
 
     python -m gpt.export --run-dir runs/mine --out exported
 
-`transformers.GPT2LMHeadModel.from_pretrained("exported")` reads it, and so does
-`python -m train.gpt --config.init-from exported`.
+`GPT2LMHeadModel.from_pretrained("exported")` and `AutoTokenizer.from_pretrained` of
+`transformers` read it, and so does `python -m train.gpt --config.init-from exported`.
 """
 
 if not __package__:
@@ -17,25 +17,33 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from configs import MeshConfig, RunConfig, require
+from data.text.tokenizer import Tokenizer
 from gpt.hugging_face import save_hugging_face
 from train.devices import start
-from train.loading import load_run
+from train.loading import CheckpointName, load_run
 
 
 def export(
-    run_dir: Path, out: Path, checkpoint: Literal["best", "newest"] = "best"
+    run_dir: Path,
+    out: Path,
+    checkpoint: CheckpointName = "best",
+    data: str = "",
+    bpe_dir: str = "",
 ) -> None:
-    """Write the weights of a run.
+    """Write the weights of a run and its tokenizer.
 
     Args:
         run_dir: folder of the run.
         out: folder to make.
-        checkpoint: which of its checkpoints.
+        checkpoint: which of its checkpoints: `best`, `newest` or a step.
+        data: folder of the dataset whose tokens the model has. Empty: that of the run.
+        bpe_dir: folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that from
+            which the run made its data, that of the environment variable
+            `GPT2_BPE_DIR`, or a download.
     """
     start(MeshConfig(), RunConfig())
     run = load_run(run_dir, checkpoint)
@@ -44,7 +52,8 @@ def export(
         f"An exported model must come from a run of `train.gpt`: `{run_dir}` is one of "
         f"`train.{run.kind}`. Name another with `--run-dir`.",
     )
-    save_hugging_face(run.model, out)
+    tokenizer = Tokenizer.of(run.config.data, data, bpe_dir)
+    save_hugging_face(run.model, out, tokenizer)
     print(f"Wrote {out}.")
 
 

@@ -17,6 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from configs import UserError, require
 from data.folder import new_folder
+from data.text.hugging_face import write_tokenizer
+from data.text.tokenizer import Tokenizer
 from gpt.model import GPT
 from gpt.weights import LARGEST, Named, require_finite, to_named
 
@@ -61,7 +63,9 @@ def read_hugging_face(fetch: Fetch) -> tuple[dict[str, Any], Callable[[], Named]
     return _fields(_read_json(path), path), lambda: _read_weights(fetch)
 
 
-def save_hugging_face(model: GPT, out: Path) -> None:
+def save_hugging_face(
+    model: GPT, out: Path, tokenizer: Tokenizer | None = None
+) -> None:
     """Write a model for `GPT2LMHeadModel.from_pretrained(out)`.
 
     A model without biases gets biases of 0. Rows of the embedding beyond the data's
@@ -70,6 +74,7 @@ def save_hugging_face(model: GPT, out: Path) -> None:
     Args:
         model: what to write.
         out: folder to make; it appears when it is complete.
+        tokenizer: what to write beside it, for `AutoTokenizer`.
 
     Raises:
         UserError: if it has something in it, if it cannot be written, or if a weight is
@@ -90,6 +95,8 @@ def save_hugging_face(model: GPT, out: Path) -> None:
             save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
             # `save_file` lets nobody else read it, whatever the umask.
             shutil.copymode(folder / CONFIG, folder / WEIGHTS)
+            if tokenizer is not None:
+                write_tokenizer(tokenizer, folder, model.positions.shape[0])
     except (OSError, SafetensorError) as error:
         size = sum(array.nbytes for array in arrays.values())
         raise UserError(

@@ -49,7 +49,7 @@ from gpt.model import cast
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
 from train.devices import start
-from train.loading import load_run
+from train.loading import CheckpointName, load_run
 
 BETWEEN = "---------------"
 """Line after each sample, as in nanoGPT."""
@@ -69,8 +69,8 @@ class Settings:
     hf_dir: str = ""
     """Folder of a Hugging Face GPT-2, as `gpt.export` writes it."""
 
-    checkpoint: Literal["best", "newest"] = "best"
-    """Which checkpoint of the run."""
+    checkpoint: CheckpointName = "best"
+    """Which checkpoint of the run: `best`, `newest` or a step."""
 
     prompt: str = "\n"
     """What the text begins with; `FILE:name` for the text in a file. `start`."""
@@ -108,8 +108,9 @@ class Settings:
     tokens if there is no run."""
 
     bpe_dir: str = ""
-    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that of the
-    environment variable `GPT2_BPE_DIR`, or else a download."""
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that from which the
+    run made its data, that of the environment variable `GPT2_BPE_DIR`, or a download.
+    """
 
     def check(self) -> Sampling:
         """How tokens are drawn, if all settings are in range.
@@ -137,7 +138,6 @@ def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
     Raises:
         UserError: if they cannot be read or do not go together.
     """
-    folder = settings.data
     if settings.run_dir:
         run = load_run(settings.run_dir, settings.checkpoint)
         require(
@@ -145,7 +145,8 @@ def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
             f"Text must come from a run of `train.gpt`: `{settings.run_dir}` is one of "
             f"`train.{run.kind}`. Name another with `--run-dir`.",
         )
-        model, folder = run.model, folder or run.config.data.path
+        model = run.model
+        tokenizer = Tokenizer.of(run.config.data, settings.data, settings.bpe_dir)
     else:
         require(
             not settings.hf_dir or Path(settings.hf_dir).is_dir(),
@@ -154,9 +155,9 @@ def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
         )
         wanted = GPTConfig(block_size=1 << 30)
         found = read_pretrained(settings.hf_dir or settings.init_from, wanted)
-        model = found.load("xla")
-    bpe_dir = settings.bpe_dir
-    tokenizer = Tokenizer.read(folder, bpe_dir) if folder else GPT2.load(bpe_dir)
+        model, bpe_dir = found.load("xla"), settings.bpe_dir
+        named = settings.data
+        tokenizer = Tokenizer.read(named, bpe_dir) if named else GPT2.load(bpe_dir)
     rows = model.embedding.weight.shape[0]
     require(
         tokenizer.vocab_size <= rows,

@@ -48,7 +48,7 @@ from data.puzzles.dataset import PuzzleDataset
 from train.answers import Arrays, KeptAnswers, named
 from train.devices import start
 from train.gradients import StepConfig
-from train.loading import LoadedRun, kept_steps, load_run
+from train.loading import CheckpointName, LoadedRun, kept_steps, load_run
 from train.mesh import everywhere, make_mesh, process_rows
 from train.queues import make_queue_step, queues
 from train.record import recorded_run
@@ -67,7 +67,7 @@ class Settings:
     run_dir: str
     """Folder of a run of `train.trm`."""
 
-    checkpoints: tuple[str, ...] = ("best",)
+    checkpoints: tuple[CheckpointName | Literal["all"], ...] = ("best",)
     """Which of its checkpoints: `best`, `newest`, `all` that are kept, or steps."""
 
     data: tuple[str, ...] = ()
@@ -294,15 +294,15 @@ def loaded_runs(settings: Settings) -> Iterator[LoadedRun]:
         UserError: if there is no such run or checkpoint. Of all of them a damaged one
             is left out, with a warning.
     """
-    mesh, words = make_mesh(settings.mesh), settings.checkpoints
-    if words == ("all",):
-        words = tuple(map(str, kept_steps(settings.run_dir)))
-    for word in words or ("newest",):
-        checkpoint: Any = int(word) if word.isdigit() else word
-        require(
-            checkpoint in ("best", "newest") or isinstance(checkpoint, int),
-            f"`--checkpoints` must be `best`, `newest`, `all` or steps: got `{word}`.",
-        )
+    mesh, names = make_mesh(settings.mesh), settings.checkpoints
+    if names == ("all",):
+        names = tuple(kept_steps(settings.run_dir))
+    for checkpoint in names or ("newest",):
+        if checkpoint == "all":
+            raise UserError(
+                "`--checkpoints all` must stand alone: got "
+                f"`{' '.join(map(str, names))}`. Name all of them, or some."
+            )
         try:
             run = load_run(settings.run_dir, checkpoint, mesh)
         except UserError as error:

@@ -15,6 +15,7 @@ from train import cli
 if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -175,6 +176,13 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
     if before is not None and before.init_from == config.init_from:
         return replace(config, model=before.model), None
     source = read_pretrained(config.init_from, config.model)
+    wanted, longest = config.model.block_size, source.stored.block_size
+    if wanted > longest:
+        warnings.warn(
+            f"`{config.init_from}` has {longest} positions: `block_size` is {longest}, "
+            f"not {wanted}.",
+            stacklevel=2,
+        )
     return replace(config, model=source.config), source
 
 

@@ -24,6 +24,9 @@ from train.record import (
 )
 from train.table import TABLE, make_table
 
+CheckpointName = Literal["best", "newest"] | int
+"""The checkpoint of the best score, the newest, or that of a step."""
+
 
 @dataclass(frozen=True)
 class LoadedRun:
@@ -50,15 +53,15 @@ class LoadedRun:
 
 def load_run(
     run_dir: str | Path,
-    checkpoint: Literal["best", "newest"] | int = "best",
+    checkpoint: CheckpointName = "best",
     mesh: Mesh | None = None,
 ) -> LoadedRun:
     """The model of a run, whatever mesh it was trained on. The run may be going on.
 
     Args:
         run_dir: folder of the run.
-        checkpoint: the one of the best score, the newest or that of a step; a damaged
-            one is passed over with a warning, unless it is named.
+        checkpoint: which one; a damaged one is passed over with a warning, unless its
+            step is named.
         mesh: where to put it; None for one device.
 
     Raises:

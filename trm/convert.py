@@ -37,7 +37,7 @@ from data.folder import check_vacant
 from data.puzzles.metadata import Metadata
 from train.adopt import adopt
 from train.devices import start
-from train.loading import load_run
+from train.loading import CheckpointName, load_run
 from train.record import recorded_run
 from train.state import TrainState
 from train.trm import make_trm_init, make_trm_optimizer
@@ -59,7 +59,7 @@ def convert(
     *,
     out: Path,
     run: Annotated[Path | None, tyro.conf.arg(name="to-official")] = None,
-    checkpoint: Literal["best", "newest"] = "best",
+    checkpoint: CheckpointName = "best",
     all_steps: bool = False,
     data: Path | None = None,
     seq: int | None = None,
@@ -76,7 +76,7 @@ def convert(
         out: run directory to make; of an export, the file (`.safetensors`, else as
             `torch.save` writes it).
         run: the run to export, instead of a `source`.
-        checkpoint: which of the run's checkpoints to export.
+        checkpoint: the run's to export: `best`, `newest` or a step.
         all_steps: import all steps of a folder as checkpoints of one run, not the last
             alone.
         data: dataset to import for; a puzzle table of another size becomes its mean.
@@ -195,7 +195,7 @@ def describe(official: Official) -> list[str]:
     return lines
 
 
-def export(run_dir: Path, out: Path, checkpoint: Literal["best", "newest"]) -> None:
+def export(run_dir: Path, out: Path, checkpoint: CheckpointName) -> None:
     """Write what a run has trained as an official checkpoint.
 
     Arrays that were imported get the type they had; otherwise fresh latents get the

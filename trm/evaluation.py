@@ -48,7 +48,7 @@ class Effort:
     """Of the noise."""
 
 
-class Trace(eqx.Module):
+class StepScores(eqx.Module):
     """What could be said of an item after each step; zero after it has halted."""
 
     q_halt: Float[Array, "items steps"]
@@ -70,7 +70,7 @@ class Answers(eqx.Module):
     wanted: Bool[Array, " items"]
     """Whether the item halted because the rule says so."""
 
-    trace: Trace
+    by_step: StepScores
 
     sweeps: Int32[Array, " devices"]
     """Steps that the rows of each device have made together, idle ones too."""
@@ -162,7 +162,7 @@ def answer(
         tokens=jnp.zeros((items, seq), jnp.int32),
         steps=jnp.zeros(items, jnp.int32),
         wanted=jnp.zeros(items, bool),
-        trace=Trace(floats, zeros(bool), floats, floats, floats),
+        by_step=StepScores(floats, zeros(bool), floats, floats, floats),
         sweeps=jnp.zeros(1, jnp.int32),
     )
 
@@ -189,17 +189,17 @@ def answer(
         where = jnp.where(rows.running, rows.item, items)  # beyond the end: dropped
         put = lambda old, new: old.at[where].set(new, mode="drop")
         note = lambda old, new: old.at[where, rows.steps].set(new, mode="drop")
-        trace = answers.trace
+        before = answers.by_step
         answers = Answers(
             tokens=put(answers.tokens, jnp.argmax(prediction.logits, -1)),
             steps=put(answers.steps, steps),
             wanted=put(answers.wanted, wanted),
-            trace=Trace(
-                note(trace.q_halt, prediction.q_halt),
-                note(trace.exact, scores["exact_accuracy"]),
-                note(trace.accuracy, scores["accuracy"]),
-                note(trace.lm_loss, losses["lm_loss"]),
-                note(trace.moved, jnp.where(rows.steps > 0, moved, 0.0)),
+            by_step=StepScores(
+                note(before.q_halt, prediction.q_halt),
+                note(before.exact, scores["exact_accuracy"]),
+                note(before.accuracy, scores["accuracy"]),
+                note(before.lm_loss, losses["lm_loss"]),
+                note(before.moved, jnp.where(rows.steps > 0, moved, 0.0)),
             ),
             sweeps=answers.sweeps + 1,
         )

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data.puzzles.dataset import IGNORE
-from trm.evaluation import Answers, Effort, Trace
+from trm.evaluation import Answers, Effort, StepScores
 from trm.rollouts import CHOICES, Choice, select
 
 WINDOW = 3
@@ -54,11 +54,11 @@ def settle(
         np.asarray(part)[items]
         for part in (answers.tokens, answers.steps, answers.wanted)
     )
-    trace: Any = held(
-        jax.tree.map(lambda a: np.asarray(a)[items], answers.trace), steps
+    by_step: Any = held(
+        jax.tree.map(lambda a: np.asarray(a)[items], answers.by_step), steps
     )
-    q_halt, exact = trace.q_halt[..., -1], trace.exact[..., -1]
-    moved = residual(np.asarray(answers.trace.moved)[items], steps)
+    q_halt, exact = by_step.q_halt[..., -1], by_step.exact[..., -1]
+    moved = residual(np.asarray(answers.by_step.moved)[items], steps)
 
     def pick(choice: Choice, number: int) -> Int[np.ndarray, " real"]:
         """The rollout chosen of the first so many."""
@@ -74,13 +74,13 @@ def settle(
     q, right = chosen(q_halt).astype(np.float64), chosen(exact)
     sums: Sums = {
         "exact_accuracy": whole(right),
-        "accuracy": total(chosen(trace.accuracy)[:, -1]),
+        "accuracy": total(chosen(by_step.accuracy)[:, -1]),
         "q_halt_accuracy": whole((q >= 0) == right),
         "steps": whole(chosen(steps)),
-        "lm_loss": total(chosen(trace.lm_loss)[:, -1]),
+        "lm_loss": total(chosen(by_step.lm_loss)[:, -1]),
         "q_halt_loss": total(np.logaddexp(0.0, q) - right * q),
-        "curve/exact_accuracy": whole(chosen(trace.exact)),
-        "curve/accuracy": total(chosen(trace.accuracy)),
+        "curve/exact_accuracy": whole(chosen(by_step.exact)),
+        "curve/accuracy": total(chosen(by_step.accuracy)),
         "work/steps": (steps.sum(dtype=np.int64), 1),
     }
     if copies > 1:
@@ -101,10 +101,10 @@ def settle(
     ), sums
 
 
-def held(trace: Trace, steps: Int[np.ndarray, "*items"]) -> Trace:
-    """A trace in which an item that has halted says what it said last."""
-    at = np.minimum(np.arange(trace.exact.shape[-1]), steps[..., None] - 1)
-    return jax.tree.map(lambda a: np.take_along_axis(a, at, axis=-1), trace)
+def held(by_step: StepScores, steps: Int[np.ndarray, "*items"]) -> StepScores:
+    """Scores in which an item that has halted says what it said last."""
+    at = np.minimum(np.arange(by_step.exact.shape[-1]), steps[..., None] - 1)
+    return jax.tree.map(lambda a: np.take_along_axis(a, at, axis=-1), by_step)
 
 
 def residual(

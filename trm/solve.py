@@ -49,7 +49,7 @@ from data.puzzles.dataset import Metadata, Puzzle
 from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
 from train.devices import start
-from train.loading import LoadedRun, load_run
+from train.loading import CheckpointName, LoadedRun, load_run
 from train.table import make_table
 from trm.all_config import train_config
 from trm.draw import require_pillow, write_pictures
@@ -80,8 +80,8 @@ class Settings:
     """Instead of a run, an official checkpoint: a file, a folder with one, or one on
     the Hugging Face hub as `owner/name` (extra `torch`, unless it is safetensors)."""
 
-    checkpoint: Literal["best", "newest"] = "best"
-    """Which checkpoint of the run."""
+    checkpoint: CheckpointName = "best"
+    """Which checkpoint of the run: `best`, `newest` or a step."""
 
     steps: int = 0
     """Supervision steps to make, as many as you like; 0: those of training."""

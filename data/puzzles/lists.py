@@ -135,7 +135,7 @@ def _read(file: Iterable[str], path: Path, cells: int | None) -> Rows:
         cells = cells or len(question)
         for name, text in (("question", question), ("answer", answer)):
             if len(text) != cells:
-                raise bad_row(path, line, f"a {name} of {cells} cells", len(text))
+                raise bad_row(path, line, f"{cells} cells as its {name}", len(text))
         try:
             ratings.append(np.int64(rating))
         except (ValueError, OverflowError):

@@ -14,7 +14,7 @@ import numpy as np
 import tiktoken
 from jaxtyping import Int32, Integer
 
-from configs import UserError, require
+from configs import TextDataConfig, UserError, require
 from data.text.bpe import load_bpe
 from data.text.reading import read_about, read_characters
 
@@ -67,6 +67,16 @@ class Tokenizer(ABC):
         if (folder / NANOGPT_FILE).is_file():
             return Characters(read_characters(folder / NANOGPT_FILE))
         return GPT2(bpe_dir)
+
+    @staticmethod
+    def of(data: TextDataConfig, folder: str = "", bpe_dir: str = "") -> "Tokenizer":
+        """The tokenizer of a run on these data; `folder` and `bpe_dir` if not theirs.
+
+        Raises:
+            UserError: as `read`.
+        """
+        known = getattr(data.build, "bpe_dir", "")
+        return Tokenizer.read(folder or data.path, bpe_dir or known)
 
     def write(self, folder: Path) -> None:
         """Write `tokenizer.json` into `folder`."""
@@ -129,7 +139,7 @@ class Characters(Tokenizer):
             "Use GPT-2's tokens for text of more.",
         )
         self.vocab_size = len(characters)
-        self._characters = characters
+        self.characters = characters
         points = _code_points(characters)
         self._numbers = np.full(points.max() + 1, -1, np.int32)
         self._numbers[points] = np.arange(self.vocab_size)
@@ -150,12 +160,12 @@ class Characters(Tokenizer):
 
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
         """The UTF-8 of the characters; see the base class."""
-        text = "".join(self._characters[token] for token in self._checked(tokens))
+        text = "".join(self.characters[token] for token in self._checked(tokens))
         return text.encode("utf-8")
 
     def describe(self) -> Mapping[str, str | int]:
         """The kind and the characters."""
-        return {"kind": "char", "characters": self._characters}
+        return {"kind": "char", "characters": self.characters}
 
 
 class GPT2(Tokenizer):
@@ -188,22 +198,22 @@ class GPT2(Tokenizer):
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """The tokens of `text`, in which `<|endoftext|>` is one."""
-        return self._encoding().encode_to_numpy(text, allowed_special="all").view("i4")
+        return self.encoding().encode_to_numpy(text, allowed_special="all").view("i4")
 
     def encode_document(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """The tokens of `text` and the end. No part of the text is an end."""
-        tokens = self._encoding().encode_to_numpy(text, disallowed_special=())
+        tokens = self.encoding().encode_to_numpy(text, disallowed_special=())
         return np.append(tokens, self.end).astype(np.int32)
 
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
         """The bytes of the pairs; see the base class."""
-        return self._encoding().decode_bytes(self._checked(tokens))
+        return self.encoding().decode_bytes(self._checked(tokens))
 
     def describe(self) -> Mapping[str, str | int]:
         """The kind and the number of tokens."""
         return {"kind": "gpt2", "vocab_size": self.vocab_size}
 
-    def _encoding(self) -> tiktoken.Encoding:
+    def encoding(self) -> tiktoken.Encoding:
         """Tiktoken's part, as long as it has the tokens of the dataset."""
         encoding = load_bpe(self._bpe_dir)
         require(

@@ -17,7 +17,8 @@ import pytest
 from huggingface_hub import errors
 from safetensors.numpy import load_file, save_file
 
-from configs import GPTConfig, TrainGPT, UserError
+from configs import GPTConfig, TextDataConfig, TrainGPT, UserError
+from data.text.tokenizer import Characters
 from gpt import export
 from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, build_gpt
@@ -537,13 +538,20 @@ def test_the_command_exports_a_run(
 
     def load_run(run_dir: Path, checkpoint: str) -> LoadedRun:
         asked.append((run_dir, checkpoint))
-        return LoadedRun("gpt", TrainGPT(), model, (), 1)
+        data = TextDataConfig(path=str(tmp_path / "data"))
+        return LoadedRun("gpt", TrainGPT(data=data), model, (), 1)
 
     monkeypatch.setattr("gpt.export.load_run", load_run)
+    (tmp_path / "data").mkdir()
+    Characters("abc").write(tmp_path / "data")
     command = ["--run-dir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     export.main(command)
     assert asked == [(tmp_path / "run", "best")]
     assert "out" in capsys.readouterr().out
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    plain = (tmp_path / "data" / "tokenizer.json").stat().st_mode
+    files = ("config.json", "model.safetensors", "tokenizer.json")
+    assert modes == dict.fromkeys((*files, "tokenizer_config.json"), plain)
     loaded = read_pretrained(str(tmp_path / "out"), SMALL).load("xla")
     tokens = tokens_of(SMALL)
     np.testing.assert_array_equal(logits(loaded, tokens), logits(model, tokens))

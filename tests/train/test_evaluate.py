@@ -149,7 +149,7 @@ def test_rollouts(
     ("words", "said"),
     [
         (["--checkpoints", "13"], "there are 8, 12, 16, 24. Name one"),
-        (["--checkpoints", "last"], "must be `best`, `newest`, `all` or steps"),
+        (["--checkpoints", "8", "all"], "must stand alone: got `8 all`"),
         (["--rollouts.select", "first"], "needs rollouts that halt"),
         (["--rollouts.sigma", "-1"], "`sigma` must be"),
         (["--submission", "s.json"], "A submission needs an ARC dataset"),

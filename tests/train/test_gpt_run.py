@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import TextFiles
+from configs import GPTConfig, TextFiles, TrainGPT
 from data.build import prepare
 from tests import runs
 from tests.runs import Settings, finish, last_step, metrics, wait_for
 from train import cli
-from train.gpt import main
+from train.gpt import main, resolve
 from train.presets import GPT_PRESETS
 
 GOLDEN = runs.ROOT / "tests" / "golden" / "gpt2_hf"
@@ -155,6 +155,13 @@ def test_best_only_saves_what_is_best(text: Path, tmp_path: Path) -> None:
     saved = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert saved == expected | {40}, "and the last"
     assert 1 < len(saved) < 40
+
+
+def test_weights_of_fewer_positions_are_no_secret(tmp_path: Path) -> None:
+    model = GPTConfig(block_size=32)
+    config = TrainGPT(init_from=str(GOLDEN), model=model, run_dir=str(tmp_path))
+    with pytest.warns(match="has 24 positions: `block_size` is 24, not 32"):
+        assert resolve(config)[0].model.block_size == 24
 
 
 @pytest.mark.slow

@@ -58,9 +58,9 @@ def assert_same(ours: Answers, theirs: Answers) -> None:
     """
     for name in ("tokens", "steps", "wanted"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-    np.testing.assert_array_equal(ours.trace.exact, theirs.trace.exact)
-    assert_close(ours.trace.q_halt, theirs.trace.q_halt, 1e-4)
-    assert_close(ours.trace.moved, theirs.trace.moved, 1e-4)
+    np.testing.assert_array_equal(ours.by_step.exact, theirs.by_step.exact)
+    assert_close(ours.by_step.q_halt, theirs.by_step.q_halt, 1e-4)
+    assert_close(ours.by_step.moved, theirs.by_step.moved, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_answers_are_those_of_a_batch(effort: Effort) -> None:
     ours = answers(effort)
     np.testing.assert_array_equal(ours.tokens, said.logits.argmax(-1))
     np.testing.assert_array_equal(ours.steps, solved.steps)
-    last = held(jax.device_get(ours.trace), np.asarray(ours.steps))
+    last = held(jax.device_get(ours.by_step), np.asarray(ours.steps))
     assert_close(last.q_halt[:, -1], said.q_halt)
     assert (len(set(ours.steps.tolist())) > 1) == effort.early
 
@@ -111,9 +111,8 @@ def test_padding_gets_no_answer() -> None:
 def test_more_steps_begin_with_the_same_steps() -> None:
     deep = answers(replace(FIXED, steps=9))
     assert int(answers(FIXED).sweeps[0]) == 2 * 4
-    for a, b in zip(
-        jax.tree.leaves(deep.trace), jax.tree.leaves(answers(FIXED).trace), strict=True
-    ):
+    pair = (jax.tree.leaves(found.by_step) for found in (deep, answers(FIXED)))
+    for a, b in zip(*pair, strict=True):
         np.testing.assert_allclose(a[:, :4], b, atol=1e-5)
 
 
@@ -150,10 +149,12 @@ def test_a_rollout_is_algorithm_1_written_out() -> None:
         z = z + NOISY.sigma * jax.random.normal(key, z.shape)
         y, z = model.refine((y, z), x)
         said = model.predict((y, z))
-        assert said.q_halt == pytest.approx(float(ours.trace.q_halt[item, step]), 1e-4)
+        assert said.q_halt == pytest.approx(
+            float(ours.by_step.q_halt[item, step]), 1e-4
+        )
         if step > 0:
             norms = jnp.sqrt(((said.logits - logits) ** 2).sum(-1))
-            moved = float(ours.trace.moved[item, step])
+            moved = float(ours.by_step.moved[item, step])
             assert moved == pytest.approx(float(norms.mean()), 1e-4)
         logits = said.logits
     np.testing.assert_array_equal(logits.argmax(-1), ours.tokens[item])

@@ -447,6 +447,15 @@ def test_every_step_is_printed(command: Callable[..., str]) -> None:
     assert re.findall(r"step \d+", short) == ["step 20", "step 20"]
 
 
+def test_a_checkpoint_is_named_by_its_step(command: Callable[..., str]) -> None:
+    words = ("--show", "line", BOARDS[0])
+    assert command("--checkpoint", "0", *words) == command(*words)
+    with pytest.raises(UserError, match=r"there are 0\. Name one"):
+        command("--checkpoint", "2", *words)
+    with pytest.raises(SystemExit, match="2"):
+        command("--checkpoint", "last", *words)
+
+
 def test_pictures_are_written(command: Callable[..., str], tmp_path: Path) -> None:
     command(*BOARDS[:2], "--out", str(tmp_path / "new"), "--steps", "2")
     names = sorted(path.name for path in (tmp_path / "new").iterdir())

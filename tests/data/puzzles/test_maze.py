@@ -160,8 +160,8 @@ def test_without_images_and_with_a_subsample(tmp_path):
         (row(["S  #", " # G", "   #", "##G "]), "one goal"),
         (row(QUESTION, QUESTION), "marks a shortest path"),
         (row(["S# #", "##  ", "   #", "##G "]), "marks a shortest path"),
-        (row(QUESTION[:3]), "a question of 16 cells"),
-        (row(QUESTION, ANSWER[:3]), "an? answer of 16 cells"),
+        (row(QUESTION[:3]), "16 cells as its question"),
+        (row(QUESTION, ANSWER[:3]), "16 cells as its answer"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, line, message):
