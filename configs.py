@@ -99,6 +99,7 @@ class Piecewise(Generic[T]):
     """Steps from which on the values hold, ascending from 0."""
 
     values: tuple[T, ...]
+    """As many."""
 
     def at(self, step: int) -> T:
         """The value at a step."""
