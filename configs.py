@@ -513,6 +513,10 @@ class TRMConfig:
     """How positions exchange information. `mlp` is officially `mlp_t=True`. `units`:
     a cell of a Sudoku sees the means of its row, its column and its box."""
 
+    symbols: bool = False
+    """Give each digit of each cell of a Sudoku a position of its own, so that renaming
+    digits changes nothing (needs `mixer=units`)."""
+
     positions: Literal["rope", "learned", "none"] = "none"
     """How attention tells positions apart. `pos_encodings`."""
 
@@ -572,6 +576,11 @@ class TRMConfig:
                 f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
             )
         require_positive(self, "inner_multiple", largest=MOST_STEPS)
+        require(
+            not self.symbols or (self.mixer == "units" and self.positions == "none"),
+            "`symbols` needs mixer=units and positions=none: got "
+            f"mixer={self.mixer}, positions={self.positions}. Use these.",
+        )
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
         require(
