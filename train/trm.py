@@ -33,12 +33,13 @@ from data.puzzles.dataset import IGNORE, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
+from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.integrity import kinds
 from train.job import Evaluator, Job, run_job
 from train.loading import LoadedRun, load_run, resumed_config
-from train.loop import Evaluation, Intervals
+from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
