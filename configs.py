@@ -281,12 +281,19 @@ class PuzzleDataConfig:
     """Epochs strung together before a partial batch is dropped and the groups are drawn
     anew. Officially the epochs between two evaluations (`epochs_per_iter`)."""
 
+    hints: float = 0.0
+    """Share of the training puzzles that are made easier: of the cells to fill in, a
+    random part, up to all of them, is given (in the manner of arXiv 2601.10679)."""
+
     prefetch: int = 2
     """Batches prepared ahead of the device, by one background thread."""
 
     def __post_init__(self) -> None:
         require(bool(self.paths), "`paths` must name at least one directory: got none.")
         require_positive(self, "block", "prefetch")
+        require(
+            0.0 <= self.hints <= 1.0, f"`hints` must lie in [0, 1]: got {self.hints}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
