@@ -30,7 +30,7 @@ from train.metrics_file import scores
 from train.objective import Objective
 from train.optim import Optimizer
 from train.record import Sizes
-from train.report import Report, require_packages
+from train.report import Report, arranged, require_packages
 from train.run_dir import RunDir, require_same_model
 from train.screen import Screen
 from train.speed import Rates, Values
@@ -266,7 +266,14 @@ def evaluate_run(
     print(job.evaluator.summary(evaluation))
     if folder is not None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
-        row = {"step": done, "time": now, **evaluation.values}
+        row = {
+            "step": done,
+            "split": "eval-only",
+            "time": now,
+            "weights": config.init_from if done == 0 else f"checkpoint of step {done}",
+            "examples": evaluation.examples,
+            **arranged(evaluation.values, {"examples_per_second": evaluation.rate}),
+        }
         with (folder / "evaluations.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     return 0

@@ -63,6 +63,7 @@ class Evaluation:
     """What came out of an evaluation."""
 
     values: Values
+    examples: int
     rate: float
     """Examples a second."""
 
@@ -129,7 +130,9 @@ def evaluate(
         values |= {f"{split.name}{name}": value for name, value in found.items()}
         rows += split.examples
     rate = rows / (time.perf_counter() - start - compiling)
-    return Evaluation(values=values, rate=rate, compiling=compiling, first=first)
+    return Evaluation(
+        values=values, examples=rows, rate=rate, compiling=compiling, first=first
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
