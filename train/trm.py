@@ -343,6 +343,7 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
         seed=config.seed,
         epochs_per_block=config.data.block,
         rows=train_rows,
+        hints=config.data.hints,
     )
     require(
         bool((train.batch(0).labels != IGNORE).any()),
