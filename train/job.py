@@ -22,8 +22,9 @@ from configs import Piecewise, TrainGPT, TrainTRM, require
 from data.storage import AnyPath, append_text, open_path
 from train.checkpoint import Checkpoints
 from train.compiling import Watched
+from train.evaluation import Evaluation, evaluate
 from train.feed import Split
-from train.loop import Evaluation, Intervals, Loop, evaluate
+from train.loop import Intervals, Loop
 from train.mesh import describe_layout
 from train.metrics_file import scores
 from train.objective import Objective

@@ -34,12 +34,13 @@ from data.puzzles.metadata import Metadata
 from data.storage import open_path
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
+from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.integrity import kinds
 from train.job import Evaluator, Job, run_job
 from train.loading import LoadedRun, load_run, resumed_config
-from train.loop import Evaluation, Intervals
+from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
@@ -343,6 +344,7 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
         seed=config.seed,
         epochs_per_block=config.data.block,
         rows=train_rows,
+        hints=config.data.hints,
     )
     require(
         bool((train.batch(0).labels != IGNORE).any()),
