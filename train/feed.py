@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from data.build import prepare
+from data.storage import is_remote, open_path
 from train.devices import first_process_does
 from train.gradients import StepConfig
 from train.mesh import global_batch
@@ -29,12 +30,14 @@ def prepare_missing(folder: str, build: Any) -> None:
     Raises:
         ValueError: if it cannot be made.
     """
-    path = Path(folder)
+    path = open_path(folder)
+    if is_remote(path):
+        return  # it is copied when it is opened
 
     def make() -> None:
         if not path.exists():
             print(f"No dataset at `{path}`: making it.", flush=True)
-            prepare(build, path, exist_ok=True)
+            prepare(build, Path(folder), exist_ok=True)
 
     if build is not None:
         first_process_does(f"dataset {folder}", make)

@@ -14,6 +14,7 @@ from jaxtyping import Int, Int64, Integer, UInt16
 
 from configs import UserError, require
 from data.folder import fingerprint
+from data.remote import local_dataset
 from data.text.reading import read_about
 from data.text.tokenizer import Tokenizer
 
@@ -80,7 +81,7 @@ class TokenDataset:
             "Pass this process's row numbers in the global batch.",
         )
         self._key = np.array([seed, SPLITS.index(split)], np.uint64)
-        self._file = Path(path) / f"{split}.bin"
+        self._file = local_dataset(path) / f"{split}.bin"
         data = _open(self._file, block_size)
         self.num_tokens = len(data)
         self._windows = np.lib.stride_tricks.sliding_window_view(data, block_size + 1)
