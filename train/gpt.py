@@ -33,10 +33,10 @@ from gpt.pretrained import Pretrained, read_pretrained
 from train.devices import start
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
-from train.job import Evaluator, Job, run_job
+from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import resumed_config
 from train.loop import Evaluation, Intervals
-from train.mesh import global_batch, make_mesh, process_rows
+from train.mesh import global_batch, make_mesh, process_rows, require_divides
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, nanogpt_cosine
 from train.presets import GPT_PRESETS
@@ -63,35 +63,56 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     prepare_missing(config.data.path, config.data.build)
     train = open_split(config, "train", config.batch_size, config.seed, mesh)
     sizes: Sizes = {"tokens": train.vocab_size}
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
-    )
-    optimizer = make_gpt_optimizer(config)
-    kernel = pick_kernel(
-        shape.attention,
-        precision=config.precision,
-        length=shape.block_size,
-        head_dim=shape.head_dim,
-    )
-    fresh = partial(build, config, sizes, kernel)
+    recipe = make_recipe(config, sizes, mesh)
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
     return Job(
+        **vars(recipe),
         kind="gpt",
         title=preset,
         unit="sequences",
         sizes=sizes,
         data_hash=train.content_hash,
         mesh=mesh,
-        objective=make_objective(shape.loss_chunk),
-        optimizer=optimizer,
-        step_config=step_config,
         intervals=Intervals(
             total=config.max_iters,
             per_call=config.steps_per_call,
             eval_every=config.eval.interval,
+        ),
+        make_batch=train_input(
+            train.batch, mesh, recipe.step_config, config.steps_per_call
+        ),
+        evaluator=Evaluator(
+            batch_size=eval_batch,
+            splits=partial(eval_splits, config, eval_batch, mesh),
+            score=lambda values: -(values["val_loss"] or 0.0),
+            summary=summary,
+        ),
+        pretrained=None
+        if source is None
+        else lambda: (source.load(kernel_of(config, mesh)), ()),
+        rates=throughput(mesh, flops=recipe.flops, tokens=shape.block_size),
+        hint="Sample from it: python -m gpt.sample --run-dir {folder}",
+    )
+
+
+def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
+    """What a step learns from text of these sizes.
+
+    Raises:
+        UserError: if batch and mesh do not go together.
+    """
+    require_divides(mesh, config.batch_size)
+    optimizer, shape = make_gpt_optimizer(config), config.model
+    fresh = partial(build, config, sizes, kernel_of(config, mesh))
+    numbers = jax.ShapeDtypeStruct((config.batch_size, shape.block_size), "int32")
+    return Recipe(
+        objective=make_objective(shape.loss_chunk),
+        optimizer=optimizer,
+        step_config=StepConfig(
+            batch_size=config.batch_size,
+            precision=config.precision,
+            seed=config.seed,
+            accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
         ),
         init=make_init(
             fresh,
@@ -100,20 +121,19 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             ema=config.optim.ema > 0,
             scaled=config.precision == "float16",
         ),
-        make_batch=train_input(train.batch, mesh, step_config, config.steps_per_call),
-        evaluator=Evaluator(
-            batch_size=eval_batch,
-            splits=partial(eval_splits, config, eval_batch, mesh),
-            score=lambda values: -(values["val_loss"] or 0.0),
-            summary=summary,
-        ),
-        pretrained=None if source is None else lambda: (source.load(kernel), ()),
-        rates=throughput(
-            mesh,
-            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
-            tokens=shape.block_size,
-        ),
-        hint="Sample from it: python -m gpt.sample --run-dir {folder}",
+        batch=Tokens(numbers, numbers),
+        flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+    )
+
+
+def kernel_of(config: TrainGPT, mesh: Mesh) -> Kernel:
+    """The kernel of attention on the devices of a mesh."""
+    return pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.block_size,
+        head_dim=config.model.head_dim,
+        backend=mesh.devices.flat[0].platform,
     )
 
 

@@ -55,7 +55,28 @@ class Evaluator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Recipe:
+    """What a step learns and how: all of a run that its data do not decide."""
+
+    objective: Objective
+    optimizer: Optimizer
+    step_config: StepConfig
+
+    init: Callable[[], TrainState]
+    """Makes the first state; traced."""
+
+    batch: PyTree
+    """Shapes of a batch."""
+
+    flops: int | None
+    """Of an example, as MFU counts them; None if not known."""
+
+    episode: bool = False
+    """Whether a batch is worked on until all of its rows are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Recipe):
     """What a run trains, on what, and for how long."""
 
     kind: Literal["trm", "gpt"]
@@ -74,20 +95,11 @@ class Job:
     """Content hash of the data."""
 
     mesh: Mesh
-    objective: Objective
-    optimizer: Optimizer
-    step_config: StepConfig
     intervals: Intervals
     evaluator: Evaluator
 
-    init: Callable[[], TrainState]
-    """Makes the first state; traced."""
-
     make_batch: Callable[[int], PyTree]
     """The global input of the dispatch that begins at a step."""
-
-    episode: bool = False
-    """Whether a batch is worked on until all of its rows are done."""
 
     pretrained: Callable[[], tuple[Any, PyTree]] | None = None
     """Gives a model and the rows of a table to start with instead of fresh ones."""

@@ -29,17 +29,23 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from configs import ACTConfig, TrainTRM, require
-from data.puzzles.dataset import IGNORE, PuzzleDataset
+from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.integrity import kinds
-from train.job import Evaluator, Job, run_job
+from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import LoadedRun, load_run, resumed_config
 from train.loop import Evaluation, Intervals
-from train.mesh import first_rows, global_batch, make_mesh, process_rows
+from train.mesh import (
+    first_rows,
+    global_batch,
+    make_mesh,
+    process_rows,
+    require_divides,
+)
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
 from train.presets import TRM_PRESETS
@@ -83,12 +89,53 @@ def make_job(
     )
     total = steps_of(config.epochs, config, train)
     sizes = sizes_of(train)
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        supervision_steps=config.supervision_steps,
+    recipe = make_recipe(config, sizes, mesh, total)
+    return Job(
+        **vars(recipe),
+        kind="trm",
+        title=preset,
+        unit="puzzles",
+        sizes=sizes,
+        data_hash=train.content_hash,
+        mesh=mesh,
+        intervals=Intervals(
+            total=total,
+            per_call=config.steps_per_call,
+            eval_every=steps_of(config.eval.epochs, config, train),
+        ),
+        make_batch=train_input(
+            train.batch,
+            mesh,
+            recipe.step_config,
+            None if recipe.episode else config.steps_per_call,
+        ),
+        evaluator=Evaluator(
+            batch_size=test.batch_size,
+            splits=partial(test_splits, config, test, mesh),
+            score=lambda values: values["exact_accuracy"] or 0.0,
+            summary=partial(summary, test),
+        ),
+        rates=throughput(mesh, flops=recipe.flops),
+        pretrained=None
+        if source is None
+        else lambda: first_weights(
+            source, jax.eval_shape(partial(build, config, sizes)), config
+        ),
+    )
+
+
+def make_recipe(config: TrainTRM, sizes: Sizes, mesh: Mesh, total: int = 1) -> Recipe:
+    """What a step learns from puzzles of these sizes, in a run of `total` steps.
+
+    Raises:
+        UserError: if batch and mesh do not go together.
+    """
+    require_divides(mesh, config.batch_size)
+    local = config.batch_size // mesh.size
+    require(
+        local % config.accumulation == 0,
+        f"`accumulation` must divide the {local} puzzles of a device: got "
+        f"{config.accumulation}. Use fewer slices or a larger batch.",
     )
     objective = make_objective(
         config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
@@ -99,46 +146,30 @@ def make_job(
         precision=config.precision,
         length=config.model.prefix + sizes["seq"],
         head_dim=config.model.head_dim,
+        backend=mesh.devices.flat[0].platform,
     )
-    fresh = partial(build, config, sizes, kernel)
     episode = config.loop == "episode"
-    return Job(
-        kind="trm",
-        title=preset,
-        unit="puzzles",
-        sizes=sizes,
-        data_hash=train.content_hash,
-        mesh=mesh,
+    numbers = lambda *shape: jax.ShapeDtypeStruct((config.batch_size, *shape), "int32")
+    return Recipe(
         objective=objective,
         optimizer=optimizer,
-        step_config=step_config,
-        intervals=Intervals(
-            total=total,
-            per_call=config.steps_per_call,
-            eval_every=steps_of(config.eval.epochs, config, train),
+        step_config=StepConfig(
+            batch_size=config.batch_size,
+            precision=config.precision,
+            seed=config.seed,
+            accumulation=config.accumulation,
+            supervision_steps=config.supervision_steps,
+        ),
+        init=make_trm_init(
+            config, sizes, optimizer, partial(build, config, sizes, kernel)
+        ),
+        batch=Puzzle(numbers(sizes["seq"]), numbers(sizes["seq"]), numbers()),
+        flops=None  # an episode has as many steps as its puzzles need
+        if episode
+        else step_flops(
+            config.model, config.act, vocab=sizes["vocab"], seq=sizes["seq"]
         ),
         episode=episode,
-        init=make_trm_init(config, sizes, optimizer, fresh),
-        make_batch=train_input(
-            train.batch, mesh, step_config, None if episode else config.steps_per_call
-        ),
-        evaluator=Evaluator(
-            batch_size=test.batch_size,
-            splits=partial(test_splits, config, test, mesh),
-            score=lambda values: values["exact_accuracy"] or 0.0,
-            summary=partial(summary, test),
-        ),
-        rates=throughput(
-            mesh,
-            flops=None  # an episode has as many steps as its puzzles need
-            if episode
-            else step_flops(
-                config.model, config.act, vocab=sizes["vocab"], seq=sizes["seq"]
-            ),
-        ),
-        pretrained=None
-        if source is None
-        else lambda: first_weights(source, jax.eval_shape(fresh), config),
     )
 
 
@@ -288,12 +319,6 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
     paths, eval_batch = config.data.paths, config.eval.batch_size or config.batch_size
     train_rows = process_rows(mesh, config.batch_size)
     test_rows = process_rows(mesh, eval_batch)
-    local = config.batch_size // mesh.size
-    require(
-        local % config.accumulation == 0,
-        f"`accumulation` must divide the {local} puzzles of a device: got "
-        f"{config.accumulation}. Use fewer slices or a larger batch.",
-    )
     prepare_missing(paths[0], config.data.build)
     train = PuzzleDataset(
         paths,
