@@ -11,8 +11,14 @@ Imports the standard library alone; every other package may import this file.
 
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Generic, Literal, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 LARGEST = 2**31 - 1
 """Largest count and index: what 32 bits hold, on every device."""
@@ -80,6 +86,64 @@ def _require_within(name: str, value: int | float, least: int, largest: int) -> 
     """Raise `UserError` unless `value` is in `least` .. `largest`."""
     require(value >= least, f"`{name}` must be at least {least}: got {value}.")
     require(value <= largest, f"`{name}` must be at most {largest}: got {value}.")
+
+
+# -- schedules -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piecewise(Generic[T]):
+    """A value for every step: the one that began last."""
+
+    firsts: tuple[int, ...]
+    """Steps from which on the values hold, ascending from 0."""
+
+    values: tuple[T, ...]
+    """As many."""
+
+    def at(self, step: int) -> T:
+        """The value at a step."""
+        return self.values[bisect_right(self.firsts, step) - 1]
+
+    def map(self, function: Callable[[T], U]) -> "Piecewise[U]":
+        """What a function makes of each value."""
+        return Piecewise(self.firsts, tuple(map(function, self.values)))
+
+
+def piecewise(name: str, start: T, pairs: Iterable[tuple[int, T]]) -> Piecewise[T]:
+    """`start`, then from each first step on the value beside it.
+
+    Of values that begin at the same step the last one holds.
+
+    Raises:
+        UserError: if the first steps of the schedule `name` do not ascend.
+    """
+    pairs = list(pairs)
+    firsts = [first for first, _ in pairs]
+    require(
+        firsts == sorted(firsts),
+        f"The steps of `{name}` must ascend: got {', '.join(map(str, firsts))}. Sort "
+        "its parts.",
+    )
+    values = {0: start, **dict(pairs)}
+    return Piecewise(tuple(values), tuple(values.values()))
+
+
+def _parts(name: str, text: str, form: str, like: str) -> list[tuple[str, ...]]:
+    """The groups of the regular expression `form` in each part of a schedule.
+
+    Raises:
+        UserError: if a part has another form.
+    """
+    parts = text.split(",") if text else []
+    found = [re.fullmatch(form, part.strip()) for part in parts]
+    for part, match in zip(parts, found, strict=True):
+        require(
+            match is not None,
+            f"`{name}` must have parts with commas between them, like `{like}`: got "
+            f"`{part}`. Correct this one.",
+        )
+    return [match.groups() for match in found if match is not None]
 
 
 # -- data ------------------------------------------------------------------------------
@@ -281,12 +345,19 @@ class PuzzleDataConfig:
     """Epochs strung together before a partial batch is dropped and the groups are drawn
     anew. Officially the epochs between two evaluations (`epochs_per_iter`)."""
 
+    hints: float = 0.0
+    """Share of the training puzzles that are made easier: of the cells to fill in, a
+    random part, up to all of them, is given (in the manner of arXiv 2601.10679)."""
+
     prefetch: int = 2
     """Batches prepared ahead of the device, by one background thread."""
 
     def __post_init__(self) -> None:
         require(bool(self.paths), "`paths` must name at least one directory: got none.")
         require_positive(self, "block", "prefetch")
+        require(
+            0.0 <= self.hints <= 1.0, f"`hints` must lie in [0, 1]: got {self.hints}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,9 +441,15 @@ class TextDataConfig:
 # -- models ----------------------------------------------------------------------------
 
 
+Activation = Literal["gelu", "gelu_tanh", "relu2", "swiglu"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """A GPT-2 (Radford et al. 2019) as nanoGPT writes it. Options are nanoGPT's."""
+    """A GPT-2 (Radford et al. 2019) as nanoGPT writes it, unless told otherwise.
+
+    Options are nanoGPT's, but for those of what the field has learnt since.
+    """
 
     n_layer: int = 12
     """Blocks."""
@@ -397,9 +474,35 @@ class GPTConfig:
     bias: bool = False
     """Whether linear layers and LayerNorms have biases (GPT-2's own: yes)."""
 
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    activation: Activation = "gelu"
     """`gelu`: exact (nanoGPT). `gelu_tanh`: the approximation that OpenAI used; taken
-    from the folder when weights are loaded."""
+    from the folder when weights are loaded. `relu2`: squared (arXiv 2109.08668).
+    `swiglu`: gated (arXiv 2002.05202), as many weights, a multiple of 64 wide."""
+
+    positions: Literal["learned", "rope"] = "learned"
+    """`learned`: added to the tokens (GPT-2). `rope`: queries and keys are turned by
+    them (arXiv 2104.09864)."""
+
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+
+    norm: Literal["layer", "rms"] = "layer"
+    """`layer`: LayerNorm with weights (GPT-2). `rms`: division by the root mean square
+    (arXiv 1910.07467), without weights."""
+
+    qk_norm: bool = False
+    """Divide each query and key by its root mean square (arXiv 2010.04245)."""
+
+    zero_init: bool = False
+    """Begin with zeros in the output projections of attention, of feed-forward layers
+    and in a head of its own, instead of small numbers."""
+
+    tied_head: bool = True
+    """Whether the head is the token embedding (GPT-2: yes)."""
+
+    logit_cap: float = 0.0
+    """Bend logits by a hyperbolic tangent so that they stay within this (arXiv
+    2408.00118); 0 for no bend."""
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in 16 bits, splash (Pallas)
@@ -431,11 +534,28 @@ class GPTConfig:
             0.0 <= self.dropout < 1.0,
             f"`dropout` must lie in [0, 1): got {self.dropout}.",
         )
+        require_finite_positive(self, "rope_theta")
+        require_not_negative(self, "logit_cap")
+        require(
+            self.positions != "rope" or self.head_dim % 2 == 0,
+            f"RoPE needs an even head width: got {self.head_dim}. Change `n_head`.",
+        )
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
+
+    @property
+    def ups(self) -> int:
+        """Matrices into the feed-forward layer: SwiGLU has a gate besides."""
+        return 2 if self.activation == "swiglu" else 1
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward layer."""
+        wide = 8 * self.n_embd // (1 + self.ups)
+        return wide if self.ups == 1 else -(-wide // 64) * 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,6 +568,10 @@ class TRMConfig:
     mixer: Literal["attention", "mlp", "units"] = "mlp"
     """How positions exchange information. `mlp` is officially `mlp_t=True`. `units`:
     a cell of a Sudoku sees the means of its row, its column and its box."""
+
+    symbols: bool = False
+    """Give each digit of each cell of a Sudoku a position of its own, so that renaming
+    digits changes nothing (needs `mixer=units`)."""
 
     positions: Literal["rope", "learned", "none"] = "none"
     """How attention tells positions apart. `pos_encodings`."""
@@ -508,6 +632,11 @@ class TRMConfig:
                 f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
             )
         require_positive(self, "inner_multiple", largest=MOST_STEPS)
+        require(
+            not self.symbols or (self.mixer == "units" and self.positions == "none"),
+            "`symbols` needs mixer=units and positions=none: got "
+            f"mixer={self.mixer}, positions={self.positions}. Use these.",
+        )
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
         require(
@@ -620,9 +749,16 @@ class OptimConfig:
     warmup: int = 2000
     """Updates of linear warm-up. `lr_warmup_steps`; nanoGPT's `warmup_iters`."""
 
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up. `cosine`: down to the end. `wsd`: stable, then linear decay
+    (arXiv 2404.06395)."""
+
     min_ratio: float = 1.0
-    """Final over peak rate of the cosine decay; 1 keeps it. `lr_min_ratio`; nanoGPT's
+    """Final over peak rate; 1 keeps it. `lr_min_ratio`; nanoGPT's
     `min_lr / learning_rate`."""
+
+    decay_share: float = 0.4
+    """Share of the updates, at the end, in which `wsd` decays."""
 
     weight_decay: float = 1.0
     """Decoupled decay, times the rate. `weight_decay`."""
@@ -668,6 +804,10 @@ class OptimConfig:
         require(
             0.0 <= self.min_ratio <= 1.0,
             f"`min_ratio` must lie in [0, 1]: got {self.min_ratio}.",
+        )
+        require(
+            0.0 < self.decay_share <= 1.0,
+            f"`decay_share` must lie in (0, 1]: got {self.decay_share}.",
         )
         for name in ("ema", "beta1", "beta2", "muon_momentum"):
             value = getattr(self, name)
@@ -873,6 +1013,11 @@ class TrainTRM:
     freeze: bool = False
     """Train the puzzle table alone; the network stays as it is. `freeze_weights`."""
 
+    depth_schedule: str = ""
+    """`H_cycles`x`L_cycles` of training from certain steps or shares of the run on, as
+    `0:1x2,30%:2x4,60%:3x6` (CGAR, arXiv 2511.08653). Before the first, throughout if
+    empty, and in every evaluation: those of `model`."""
+
     run_dir: str = ""
     """Folder of the run; the same command on it continues the run. Empty:
     `runs/<preset>-<time>`."""
@@ -909,6 +1054,34 @@ class TrainTRM:
             "`freeze` trains the puzzle table alone: got puzzle_dim=0, no table. Train "
             "with freeze=False.",
         )
+        for *_, depth in self._depth_parts:
+            self.model_at(depth)
+
+    def depths(self, total: int) -> Piecewise[tuple[int, int]]:
+        """`H_cycles` and `L_cycles` at each step of a run of `total` steps.
+
+        What begins within a dispatch begins with the next one.
+
+        Raises:
+            UserError: if the steps do not ascend.
+        """
+        call, pairs = self.steps_per_call, []
+        for place, percent, depth in self._depth_parts:
+            step = Fraction(place) * total / 100 if percent else Fraction(place)
+            pairs.append((math.ceil(step / call) * call, depth))
+        start = self.model.H_cycles, self.model.L_cycles
+        return piecewise("depth_schedule", start, pairs)
+
+    def model_at(self, depth: tuple[int, int]) -> TRMConfig:
+        """The model with other `H_cycles` and `L_cycles`."""
+        return replace(self.model, H_cycles=depth[0], L_cycles=depth[1])
+
+    @property
+    def _depth_parts(self) -> list[tuple[str, str, tuple[int, int]]]:
+        """Where each depth begins, whether that is `%` of the run, and the depth."""
+        form = r"(\d+(?=:)|\d+(?:\.\d+)?(?=%))(%?):(\d+)x(\d+)"
+        parts = _parts("depth_schedule", self.depth_schedule, form, "0:1x2,30%:2x4")
+        return [(at, unit, (int(high), int(low))) for at, unit, high, low in parts]
 
 
 @dataclass(frozen=True, kw_only=True)

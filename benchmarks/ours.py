@@ -87,10 +87,11 @@ class OurStep:
         self, recipe: Recipe, batches: list[PyTree[np.ndarray]], outcome: Outcome
     ):
         """Compile nothing yet."""
-        mesh, size = make_mesh(MeshConfig(data=1)), recipe.step_config.batch_size
+        mesh, phase = make_mesh(MeshConfig(data=1)), recipe.phases.at(0)
+        size = phase.step_config.batch_size
         self.state = init_state(recipe.init, mesh)
         self._run: Any = make_train_step(
-            recipe.objective, recipe.optimizer, mesh, recipe.step_config, self.state
+            phase.objective, phase.optimizer, mesh, phase.step_config, self.state
         )
         stack = lambda batch: jax.tree.map(lambda a: a[None, None], batch)
         self._batches = cycle([stack(batch) for batch in batches])

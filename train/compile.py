@@ -190,7 +190,8 @@ def describe(facts: Facts, config: Config, fit: bool) -> Iterator[str]:
         mark = "  <- the bound" if name == facts["bound"] else ""
         time_ms = 1000 * seconds[name] / rounds
         yield f"at best   {time_ms:8.2f} ms a step by {name}: {amount}{mark}"
-    mfu = f", an MFU of {facts['best_mfu']:.0%}" if "best_mfu" in facts else ""
+    mfu = facts["rates"].get("mfu")
+    mfu = "" if mfu is None else f", an MFU of {mfu:.0%}"
     yield f"          so at most {facts['best_rate']:,.0f} examples a second{mfu}"
     yield f"compiled  in {facts['compile_s']:.0f} s"
 

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from configs import TrainGPT, require
+from configs import Piecewise, TrainGPT, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from gpt.attention import Kernel, pick_kernel
 from gpt.model import GPT, build_gpt, cast, flops_per_token
@@ -36,9 +36,10 @@ from train.gradients import StepConfig
 from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import resumed_config
 from train.loop import Evaluation, Intervals
-from train.mesh import global_batch, make_mesh, process_rows, require_divides
+from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
-from train.optim import Optimizer, make_optimizer, nanogpt_cosine
+from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
+from train.phases import Phase
 from train.presets import GPT_PRESETS
 from train.record import Sizes
 from train.speed import throughput
@@ -58,12 +59,13 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     Raises:
         ValueError: if mesh, batch, data and weights do not go together.
     """
-    mesh, shape = make_mesh(config.mesh), config.model
+    mesh = make_mesh(config.mesh)
     process_rows(mesh, config.batch_size)
     prepare_missing(config.data.path, config.data.build)
     train = open_split(config, "train", config.batch_size, config.seed, mesh)
     sizes: Sizes = {"tokens": train.vocab_size}
     recipe = make_recipe(config, sizes, mesh)
+    step_config = recipe.phases.at(0).step_config
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
     return Job(
         **vars(recipe),
@@ -78,9 +80,7 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             per_call=config.steps_per_call,
             eval_every=config.eval.interval,
         ),
-        make_batch=train_input(
-            train.batch, mesh, recipe.step_config, config.steps_per_call
-        ),
+        make_batch=train_input(train.batch, mesh, step_config, config.steps_per_call),
         evaluator=Evaluator(
             batch_size=eval_batch,
             splits=partial(eval_splits, config, eval_batch, mesh),
@@ -90,23 +90,17 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         pretrained=None
         if source is None
         else lambda: (source.load(kernel_of(config, mesh)), ()),
-        rates=throughput(mesh, flops=recipe.flops, tokens=shape.block_size),
         hint="Sample from it: python -m gpt.sample --run-dir {folder}",
     )
 
 
 def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
-    """What a step learns from text of these sizes.
-
-    Raises:
-        UserError: if batch and mesh do not go together.
-    """
-    require_divides(mesh, config.batch_size)
-    optimizer, shape = make_gpt_optimizer(config), config.model
+    """What a run on text of these sizes trains."""
+    shape, optimizer = config.model, make_gpt_optimizer(config)
     fresh = partial(build, config, sizes, kernel_of(config, mesh))
-    numbers = jax.ShapeDtypeStruct((config.batch_size, shape.block_size), "int32")
-    return Recipe(
-        objective=make_objective(shape.loss_chunk),
+    objective = make_objective(shape.loss_chunk)
+    phase = Phase(
+        objective=objective,
         optimizer=optimizer,
         step_config=StepConfig(
             batch_size=config.batch_size,
@@ -114,6 +108,16 @@ def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
             seed=config.seed,
             accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
         ),
+        rates=throughput(
+            mesh,
+            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+            tokens=shape.block_size,
+        ),
+    )
+    numbers = jax.ShapeDtypeStruct((config.batch_size, shape.block_size), "int32")
+    return Recipe(
+        objective=objective,
+        phases=Piecewise((0,), (phase,)),
         init=make_init(
             fresh,
             lambda model: (),
@@ -122,7 +126,6 @@ def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
             scaled=config.precision == "float16",
         ),
         batch=Tokens(numbers, numbers),
-        flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
     )
 
 
@@ -163,7 +166,7 @@ def make_gpt_optimizer(config: TrainGPT) -> Optimizer:
     """The optimizer of a run."""
     optim = config.optim
     updates = config.lr_decay_iters or config.max_iters
-    rate = nanogpt_cosine(optim.lr, optim.warmup, updates, optim.min_ratio)
+    rate = make_schedule(optim, optim.lr, updates, nanogpt_cosine)
     return make_optimizer(optim, rate)
 
 

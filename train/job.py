@@ -19,21 +19,22 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from configs import TrainGPT, TrainTRM, require
+from configs import Piecewise, TrainGPT, TrainTRM, require
 from train.checkpoint import Checkpoints
+from train.compiling import Watched
 from train.feed import Split
-from train.gradients import StepConfig
 from train.loop import Evaluation, Intervals, Loop, evaluate
 from train.mesh import describe_layout
 from train.metrics_file import scores
 from train.objective import Objective
-from train.optim import Optimizer
+from train.phases import Phase
 from train.record import Sizes
-from train.report import Report, require_packages
+from train.report import Report, arranged, require_packages
 from train.run_dir import RunDir, require_same_model
-from train.speed import Rates, Values
+from train.screen import Screen
+from train.speed import Values
 from train.state import TrainState, abstract_state, init_state
-from train.step import EvalStep, make_eval_step, make_train_step
+from train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from train.table import make_table
 
 
@@ -56,11 +57,13 @@ class Evaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a step learns and how: all of a run that its data do not decide."""
+    """What a run trains and how: all that its data decide by their sizes alone."""
 
     objective: Objective
-    optimizer: Optimizer
-    step_config: StepConfig
+    """What is evaluated."""
+
+    phases: Piecewise[Phase]
+    """How each step is made."""
 
     init: Callable[[], TrainState]
     """Makes the first state; traced."""
@@ -68,16 +71,13 @@ class Recipe:
     batch: PyTree
     """Shapes of a batch."""
 
-    flops: int | None
-    """Of an example, as MFU counts them; None if not known."""
-
     episode: bool = False
     """Whether a batch is worked on until all of its rows are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Recipe):
-    """What a run trains, on what, and for how long."""
+    """A run: what it trains, on what, and for how long."""
 
     kind: Literal["trm", "gpt"]
     """The recipe that builds the model again from `config.json`."""
@@ -104,9 +104,6 @@ class Job(Recipe):
     pretrained: Callable[[], tuple[Any, PyTree]] | None = None
     """Gives a model and the rows of a table to start with instead of fresh ones."""
 
-    rates: Rates = lambda rate: {}
-    """What else to report, given the examples a second of training."""
-
     hint: str = ""
     """What to do with a complete run, given its `folder`."""
 
@@ -124,7 +121,7 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
     require_packages(config.run)
     abstract = abstract_state(job.init, job.mesh)
     eval_config = replace(
-        job.step_config,
+        job.phases.at(0).step_config,
         batch_size=job.evaluator.batch_size,
         accumulation=1,
         supervision_steps=1,
@@ -154,20 +151,17 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                     "learning rate follows the schedule of the new one."
                 )
             loop = Loop(
-                step=make_train_step(
-                    job.objective,
-                    job.optimizer,
-                    job.mesh,
-                    job.step_config,
-                    abstract,
-                    episode=job.episode,
-                ),
+                phases=job.phases,
+                make_step=partial(step_of, job, abstract),
                 make_batch=job.make_batch,
-                evaluate=partial(evaluation_of, job, config, eval_step),
+                evaluate=partial(
+                    evaluation_of,
+                    job,
+                    config,
+                    Watched(eval_step, "the evaluation", report.screen),
+                ),
                 score=job.evaluator.score,
                 intervals=job.intervals,
-                examples=job.step_config.batch_size * job.step_config.supervision_steps,
-                rates=job.rates,
                 prefetch=config.data.prefetch,
                 run=config.run,
                 report=report,
@@ -215,10 +209,22 @@ def open_report(
     )
 
 
+def step_of(job: Job, abstract: TrainState, phase: Phase) -> TrainStep:
+    """The compiled step of a phase."""
+    return make_train_step(
+        phase.objective,
+        phase.optimizer,
+        job.mesh,
+        phase.step_config,
+        abstract,
+        episode=job.episode,
+    )
+
+
 def evaluation_of(
     job: Job,
     config: TrainTRM | TrainGPT,
-    step: EvalStep,
+    step: Watched,
     state: TrainState,
     last: bool,
     stop: Callable[[], bool],
@@ -261,7 +267,9 @@ def evaluate_run(
     model, table, done = found
     splits = job.evaluator.splits("only")
     prefetch = config.data.prefetch
-    evaluation = evaluate(step, model, table, splits, prefetch=prefetch)
+    with closing(Screen()) as screen:
+        watched = Watched(step, "the evaluation", screen)
+        evaluation = evaluate(watched, model, table, splits, prefetch=prefetch)
     assert evaluation is not None
     if jax.process_index() != 0:
         return 0
@@ -269,7 +277,14 @@ def evaluate_run(
     print(job.evaluator.summary(evaluation))
     if folder is not None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
-        row = {"step": done, "time": now, **evaluation.values}
+        row = {
+            "step": done,
+            "split": "eval-only",
+            "time": now,
+            "weights": config.init_from if done == 0 else f"checkpoint of step {done}",
+            "examples": evaluation.examples,
+            **arranged(evaluation.values, {"examples_per_second": evaluation.rate}),
+        }
         with (folder / "evaluations.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     return 0
@@ -310,16 +325,17 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
 
 
 def _opening(job: Job, folder: Path, state: TrainState, resumed: bool) -> str:
-    """What is about to happen, and where every parameter lies."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.model))
+    """What is about to happen; where every parameter lies goes to a file."""
+    batch = job.phases.at(0).step_config.batch_size
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"
     lines = [
-        f"{folder}: {job.title}, {parameters:,} parameters, "
-        f"{job.intervals.total:,} steps of {job.step_config.batch_size} {job.unit} "
+        f"{folder}: {job.title}, {job.intervals.total:,} steps of {batch} {job.unit} "
         f"on a {sizes} mesh ({jax.devices()[0].device_kind})"
     ]
+    table, total = describe_layout(state.model, job.mesh)
+    if jax.process_index() == 0:
+        (folder / "parameters.txt").write_text(f"{table}\n{total}\n")
+    lines.append(f"{total}: {folder}/parameters.txt")
     if resumed:
         lines.append(f"Going on from step {int(state.step)}.")
-    else:
-        lines.append(describe_layout(state.model, job.mesh))
     return "\n".join(lines)

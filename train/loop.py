@@ -10,16 +10,17 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from configs import LARGEST, RunConfig, require
+from configs import LARGEST, Piecewise, RunConfig, require
 from train.checkpoint import Checkpoints
+from train.compiling import Watched, compiled
 from train.devices import Interrupt
 from train.feed import Prefetch, Split
 from train.interval import Interval, require_finite
 from train.objective import Metrics
+from train.phases import Phase
 from train.report import Report, averages
-from train.speed import Rates, Values
+from train.speed import Values
 from train.state import TrainState
-from train.step import EvalStep
 from train.tracing import Tracing
 
 
@@ -63,15 +64,19 @@ class Evaluation:
     """What came out of an evaluation."""
 
     values: Values
+    examples: int
     rate: float
     """Examples a second."""
+
+    compiling: float
+    """Seconds that went before, to compile it; 0 if it was."""
 
     first: tuple[PyTree, PyTree]
     """A batch and its predictions."""
 
 
 def evaluate(
-    step: EvalStep,
+    step: Watched,
     model: Any,
     table: PyTree,
     splits: list[Split],
@@ -85,7 +90,7 @@ def evaluate(
     while the next one runs.
 
     Args:
-        step: the compiled evaluation.
+        step: the evaluation of a batch.
         model: the weights to evaluate.
         table: the puzzle table; () without one.
         splits: what to evaluate.
@@ -94,7 +99,8 @@ def evaluate(
     """
     values: Values = {}
     first: tuple[PyTree, PyTree] = ((), ())
-    rows, start = 0, time.perf_counter()
+    rows, start, compiling, number = 0, time.perf_counter(), 0.0, 0
+    tick = step.screen.task("evaluating", sum(s.batches for s in splits), "batches")
     for split in splits:
         totals: dict[str, np.ndarray] = {}
         pending: Metrics = {}
@@ -109,18 +115,25 @@ def evaluate(
                 if stop():
                     return None
                 batch = batches.get()
+                begin = time.perf_counter()
+                if not step.ready(model, table, batch, stop=stop):
+                    return None
+                compiling += time.perf_counter() - begin
                 metrics, prediction = step(model, table, batch)
                 if index == 0:
                     first = batch, prediction
                 add(pending)
-                pending = metrics
+                pending, number = metrics, number + 1
+                tick(number - 1)
         add(pending)
         sums = {name: (total[0], total[1]) for name, total in totals.items()}
         found = averages(sums)
         values |= {f"{split.name}{name}": value for name, value in found.items()}
         rows += split.examples
-    rate = rows / (time.perf_counter() - start)
-    return Evaluation(values=values, rate=rate, first=first)
+    rate = rows / (time.perf_counter() - start - compiling)
+    return Evaluation(
+        values=values, examples=rows, rate=rate, compiling=compiling, first=first
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +144,12 @@ class Loop:
     its metrics have been seen to be finite, and before it is evaluated.
     """
 
-    step: Any
-    """The step of `eqx.filter_jit`. Its `lower(...).compile()` is called, as it would
-    itself wait for what it computes, for errors that nothing here raises."""
+    phases: Piecewise[Phase]
+    """The phase of each step."""
+
+    make_step: Callable[[Phase], Any]
+    """The step of a phase, by `eqx.filter_jit`. Its `lower(...).compile()` is called;
+    it would itself wait for what it computes, for errors that nothing here raises."""
 
     make_batch: Callable[[int], PyTree]
     """The input of the dispatch that begins at a step; called in a thread."""
@@ -145,11 +161,6 @@ class Loop:
     """Score; higher is better."""
 
     intervals: Intervals
-    examples: int
-    """Rows of one step, for the speed."""
-
-    rates: Rates
-    """What else to report, given the examples a second."""
 
     prefetch: int
     """Batches prepared ahead."""
@@ -172,7 +183,7 @@ class Loop:
             SaveError: if a state could not be saved.
         """
         done, total = int(state.step), self.intervals.total
-        interval = Interval(self.report, self.checkpoints, done, self.rates)
+        interval = Interval(self.report, self.checkpoints, done)
         evaluation, programs = None, {}
         if done > 0 and self.intervals.evaluates(done) and not self.report.knows(done):
             # It was killed between saving and evaluating.
@@ -184,25 +195,33 @@ class Loop:
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
                 while done < total:
                     before, length = done, self.intervals.length(done)
+                    phase = self.phases.at(done)
                     batch = batches.get()
-                    if length not in programs:  # to call `step` would wait for it
+                    if (phase, length) not in programs:  # a call would wait for it
                         with (
                             interval.pause("compile"),
                             warnings.catch_warnings(action="ignore"),
                         ):
-                            lowered = self.step.lower(state, batch)
-                            programs[length] = lowered.compile()
+                            lowered = self.make_step(phase).lower(state, batch)
+                            programs[phase, length] = compiled(
+                                lowered,
+                                "the train step",
+                                self.report.screen,
+                                interrupt.wanted,
+                            )
+                    if programs[phase, length] is None:
+                        return self._stopped(state, interrupt, interval)
                     if tracing.starts(done + 1, done + length):
                         with interval.pause("profile"):
                             tracing.start()
                     with tracing.step(done + length):
-                        state, metrics = programs[length](state, batch)
+                        state, metrics = programs[phase, length](state, batch)
                     done += length
                     interrupt.listen()
                     interval.flush()
-                    interval.add(done, metrics, length * self.examples, batches.waited)
-                    if crossed(self.run.log_every, before, done):
-                        interval.end_line()
+                    interval.add(done, metrics, length * phase.examples, batches.waited)
+                    if self._line_is_due(before, done):
+                        interval.end_line(phase.rates)
                     self.report.progress(done)
                     if tracing.stops(done):
                         with interval.pause("profile"):
@@ -217,15 +236,18 @@ class Loop:
                     elif stop or self._save_is_due(before, done):
                         self._save(state, interval)
                     if stop:
-                        self.checkpoints.wait()
-                        self._say_stopped(done)
-                        return None, interrupt.status
+                        return self._stopped(state, interrupt, interval)
             self.checkpoints.wait()
             return evaluation, 0
         finally:
             tracing.stop()
             interrupt.close()
             interval.close()
+
+    def _line_is_due(self, before: int, done: int) -> bool:
+        """Whether a line of metrics ends: none is of two phases."""
+        changes = self.phases.at(before) is not self.phases.at(done)
+        return changes or crossed(self.run.log_every, before, done)
 
     def _save_is_due(self, before: int, done: int) -> bool:
         return self.run.save == "always" and crossed(self.run.save_every, before, done)
@@ -259,8 +281,10 @@ class Loop:
         interval: Interval,
     ) -> Evaluation | None:
         """The evaluation, reported; None if it was stopped."""
-        with interval.pause("evaluate"):
+        with interval.pause("evaluate") as parts:
             evaluation = self.evaluate(state, done == self.intervals.total, stop)
+            if evaluation is not None and evaluation.compiling > 0.1:
+                parts["compile"] = evaluation.compiling
         if evaluation is None:
             return None
         values = evaluation.values
@@ -271,8 +295,14 @@ class Loop:
         self.checkpoints.score(done, score)
         return evaluation
 
-    def _say_stopped(self, done: int) -> None:
+    def _stopped(
+        self, state: TrainState, interrupt: Interrupt, interval: Interval
+    ) -> tuple[None, int]:
+        """What `train` returns after a signal, when all is saved."""
+        self._save(state, interval)
+        self.checkpoints.wait()
         self.report.say(
-            f"Stopped at step {done}, which is saved. The same command on the same "
-            "run directory goes on from there."
+            f"Stopped at step {int(state.step)}, which is saved. The same command on "
+            "the same run directory goes on from there."
         )
+        return None, interrupt.status

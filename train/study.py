@@ -27,8 +27,8 @@ GIGA, GIB = 10**9, 2**30
 
 def trace(recipe: Recipe, mesh: Mesh, calls: int) -> tuple[Any, TrainState, PyTree]:
     """The train step traced for devices that need not be here; its inputs' shapes."""
-    state = abstract_state(recipe.init, mesh)
-    leading = (calls, recipe.step_config.supervision_steps)
+    state, phase = abstract_state(recipe.init, mesh), recipe.phases.values[-1]
+    leading = (calls, phase.step_config.supervision_steps)
     leading = () if recipe.episode else leading
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(leading), AXES))
     batch = jax.tree.map(
@@ -37,7 +37,7 @@ def trace(recipe: Recipe, mesh: Mesh, calls: int) -> tuple[Any, TrainState, PyTr
         ),
         recipe.batch,
     )
-    parts = recipe.objective, recipe.optimizer, mesh, recipe.step_config, state
+    parts = phase.objective, phase.optimizer, mesh, phase.step_config, state
     step = make_train_step(*parts, episode=recipe.episode, compiled=False)
     return jax.jit(step, donate_argnums=0).trace(state, batch), state, batch
 
@@ -46,14 +46,15 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
     """What a step needs and does, and its program; None if it does not fit.
 
     Args:
-        recipe: what it learns.
+        recipe: what it learns; of several phases the last, which is the deepest.
         mesh: the devices.
         calls: updates made by one dispatch.
     """
     device = mesh.devices.flat[0]
     start = time.perf_counter()
     traced, state, batch = trace(recipe, mesh, calls)
-    config = recipe.step_config
+    phase = recipe.phases.values[-1]
+    config = phase.step_config
     each = lambda tree: sum(
         prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -63,12 +64,11 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
         "mesh": dict(mesh.shape),
         "batch": config.batch_size,
         "slices": config.accumulation,
-        "examples": config.batch_size * config.supervision_steps * calls,
+        "examples": phase.examples * calls,
         "state": {name: each(part) for name, part in vars(state).items()}
         | {"batch": each(batch)},
         "arrays": len(jax.tree.leaves(state)),
         "flops": flops(traced.jaxpr.jaxpr),
-        "useful_flops": recipe.flops,
     }
     lowered = traced.lower()
     middle = time.perf_counter()
@@ -101,7 +101,10 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "bytes": program.bytes(),
     }
-    return facts | roofline(facts, mesh), program
+    found = roofline(facts, mesh)
+    if found:
+        found["rates"] = phase.rates(found["best_rate"])
+    return facts | found, program
 
 
 def room_of(device: Any) -> int | None:
@@ -124,16 +127,13 @@ def roofline(facts: Facts, mesh: Mesh) -> Facts:
     bounds = {
         "compute": facts["flops"] / peak,
         "memory": facts["bytes"] / (chip.memory * GIGA),
-        "network": sent(facts["collectives"], mesh) / ((chip.network or 1) * GIGA)
+        "network": sent(facts["collectives"], mesh) / (chip.network * GIGA)
         if chip.network
         else 0.0,
     }
     bound = max(bounds, key=lambda name: bounds[name])
     rate = facts["examples"] / bounds[bound]
-    found: Facts = {"seconds": bounds, "bound": bound, "best_rate": rate}
-    if facts["useful_flops"]:
-        found["best_mfu"] = rate * facts["useful_flops"] / (peak * mesh.size)
-    return found
+    return {"seconds": bounds, "bound": bound, "best_rate": rate}
 
 
 def sent(collectives: dict[str, tuple[int, int]], mesh: Mesh) -> float:

@@ -28,7 +28,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from configs import ACTConfig, TrainTRM, require
+from configs import ACTConfig, Piecewise, TrainTRM, require
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from gpt.attention import Kernel, pick_kernel
@@ -39,18 +39,13 @@ from train.integrity import kinds
 from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import LoadedRun, load_run, resumed_config
 from train.loop import Evaluation, Intervals
-from train.mesh import (
-    first_rows,
-    global_batch,
-    make_mesh,
-    process_rows,
-    require_divides,
-)
-from train.objective import Objective
-from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.mesh import first_rows, global_batch, make_mesh, process_rows
+from train.objective import Loss, Objective
+from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
+from train.phases import Phase
 from train.presets import TRM_PRESETS
 from train.record import Sizes
-from train.speed import throughput
+from train.speed import Values, throughput
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
@@ -106,7 +101,7 @@ def make_job(
         make_batch=train_input(
             train.batch,
             mesh,
-            recipe.step_config,
+            recipe.phases.at(0).step_config,
             None if recipe.episode else config.steps_per_call,
         ),
         evaluator=Evaluator(
@@ -115,7 +110,6 @@ def make_job(
             score=lambda values: values["exact_accuracy"] or 0.0,
             summary=partial(summary, test),
         ),
-        rates=throughput(mesh, flops=recipe.flops),
         pretrained=None
         if source is None
         else lambda: first_weights(
@@ -125,22 +119,7 @@ def make_job(
 
 
 def make_recipe(config: TrainTRM, sizes: Sizes, mesh: Mesh, total: int = 1) -> Recipe:
-    """What a step learns from puzzles of these sizes, in a run of `total` steps.
-
-    Raises:
-        UserError: if batch and mesh do not go together.
-    """
-    require_divides(mesh, config.batch_size)
-    local = config.batch_size // mesh.size
-    require(
-        local % config.accumulation == 0,
-        f"`accumulation` must divide the {local} puzzles of a device: got "
-        f"{config.accumulation}. Use fewer slices or a larger batch.",
-    )
-    objective = make_objective(
-        config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
-    )
-    optimizer = make_trm_optimizer(config, total)
+    """What a run of `total` steps on puzzles of these sizes trains."""
     kernel = pick_kernel(
         config.model.attention,
         precision=config.precision,
@@ -148,28 +127,21 @@ def make_recipe(config: TrainTRM, sizes: Sizes, mesh: Mesh, total: int = 1) -> R
         head_dim=config.model.head_dim,
         backend=mesh.devices.flat[0].platform,
     )
-    episode = config.loop == "episode"
+    phases = make_phases(config, total, sizes, kernel, mesh)
     numbers = lambda *shape: jax.ShapeDtypeStruct((config.batch_size, *shape), "int32")
     return Recipe(
-        objective=objective,
-        optimizer=optimizer,
-        step_config=StepConfig(
-            batch_size=config.batch_size,
-            precision=config.precision,
-            seed=config.seed,
-            accumulation=config.accumulation,
-            supervision_steps=config.supervision_steps,
+        objective=make_objective(
+            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
         ),
+        phases=phases,
         init=make_trm_init(
-            config, sizes, optimizer, partial(build, config, sizes, kernel)
+            config,
+            sizes,
+            phases.at(0).optimizer,
+            partial(build, config, sizes, kernel),
         ),
         batch=Puzzle(numbers(sizes["seq"]), numbers(sizes["seq"]), numbers()),
-        flops=None  # an episode has as many steps as its puzzles need
-        if episode
-        else step_flops(
-            config.model, config.act, vocab=sizes["vocab"], seq=sizes["seq"]
-        ),
-        episode=episode,
+        episode=config.loop == "episode",
     )
 
 
@@ -290,11 +262,64 @@ def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Obj
     )
 
 
+def make_phases(
+    config: TrainTRM, total: int, sizes: Sizes, kernel: Kernel, mesh: Mesh
+) -> Piecewise[Phase]:
+    """The phases of a run of `total` steps, as deep as its schedule says."""
+    objective = make_objective(config.act, sizes["seq"])
+    optimizer = make_trm_optimizer(config, total)
+    step_config = StepConfig(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        supervision_steps=config.supervision_steps,
+    )
+
+    def phase(depth: tuple[int, int]) -> Phase:
+        model = config.model_at(depth)
+        flops = step_flops(model, config.act, vocab=sizes["vocab"], seq=sizes["seq"])
+        if config.loop == "episode":  # of as many steps as its puzzles need
+            flops = None
+        plain = Phase(
+            objective=objective,
+            optimizer=optimizer,
+            step_config=step_config,
+            rates=throughput(mesh, flops=flops),
+        )
+        if not config.depth_schedule:
+            return plain
+        other = dataclasses.replace(config, model=model)
+        like, _ = jax.eval_shape(partial(build, other, sizes, kernel))
+        said: Values = {"H_cycles": depth[0], "L_cycles": depth[1]}
+        return dataclasses.replace(
+            plain,
+            objective=at_depth(objective, like),
+            rates=lambda rate: plain.rates(rate) | said,
+        )
+
+    return config.depths(total).map(phase)
+
+
+def at_depth(objective: Objective, like: TRM) -> Objective:
+    """The objective with a loss that recurses as deep as another model.
+
+    No weight knows of depth: it is the structure that the same leaves stand in.
+    """
+    structure = jax.tree.structure(like)
+
+    def loss(model: TRM, *args: Any, **options: Any) -> Loss:
+        model = jax.tree.unflatten(structure, jax.tree.leaves(model))
+        return objective.loss(model, *args, **options)
+
+    return dataclasses.replace(objective, loss=loss)
+
+
 def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
     """The optimizer of a run of `total` steps: the network's and the puzzle table's."""
     optim, table = config.optim, config.table
     updates = total * (config.act.max_steps if config.loop == "episode" else 1)
-    follow = lambda peak: warmup_cosine(peak, optim.warmup, updates, optim.min_ratio)
+    follow = lambda peak: make_schedule(optim, peak, updates, warmup_cosine)
     rate = follow(table.lr)
 
     def table_update(
@@ -319,6 +344,12 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
     paths, eval_batch = config.data.paths, config.eval.batch_size or config.batch_size
     train_rows = process_rows(mesh, config.batch_size)
     test_rows = process_rows(mesh, eval_batch)
+    local = config.batch_size // mesh.size
+    require(
+        local % config.accumulation == 0,
+        f"`accumulation` must divide the {local} puzzles of a device: got "
+        f"{config.accumulation}. Use fewer slices or a larger batch.",
+    )
     prepare_missing(paths[0], config.data.build)
     train = PuzzleDataset(
         paths,
@@ -327,6 +358,7 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
         seed=config.seed,
         epochs_per_block=config.data.block,
         rows=train_rows,
+        hints=config.data.hints,
     )
     require(
         bool((train.batch(0).labels != IGNORE).any()),

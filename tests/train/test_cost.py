@@ -1,6 +1,7 @@
 """Operations counted on the program, against formulas worked out by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ SUDOKU = {"vocab": 11, "seq": 81, "puzzles": 1}
 MAZE = {"vocab": 6, "seq": 900, "puzzles": 1}
 
 
-def count(function: object, *shapes: tuple[int, ...]) -> int:
+def count(function: Any, *shapes: tuple[int, ...]) -> int:
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     return flops(jax.make_jaxpr(function)(*arrays).jaxpr)
 
@@ -41,7 +42,7 @@ def test_products_loops_and_branches() -> None:
 def step_flops(config: TrainTRM | TrainGPT, sizes: dict[str, int]) -> int:
     """Of one step on one device, per example."""
     mesh = make_mesh(MeshConfig(data=1))
-    make = trm_recipe if isinstance(config, TrainTRM) else gpt_recipe
+    make: Any = trm_recipe if isinstance(config, TrainTRM) else gpt_recipe
     traced, _, _ = trace(make(config, sizes, mesh), mesh, 1)
     return flops(traced.jaxpr.jaxpr) // config.batch_size
 

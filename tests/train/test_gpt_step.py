@@ -93,6 +93,26 @@ def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
     assert_close((state.model, state.ema), (expected.model, expected.ema))
 
 
+MODERN = replace(
+    CONFIG,
+    positions="rope",
+    norm="rms",
+    qk_norm=True,
+    activation="swiglu",
+    tied_head=False,
+    logit_cap=15.0,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(4, 2), (8, 1), (1, 8)])
+def test_meshes_compute_the_same_of_a_modern_gpt(sizes: tuple[int, int]) -> None:
+    state, metrics = run(mesh_of(*sizes), MODERN)
+    expected, expected_metrics = run(mesh_of(1, 1), MODERN)
+    assert_close(metrics, expected_metrics)
+    assert_close(state.model, expected.model)
+
+
 @pytest.mark.parametrize("sizes", [*MESHES[:1], pytest.param((1, 1), marks=SLOW)])
 def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     state, metrics = run(mesh_of(*sizes), slices=2)
@@ -198,7 +218,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
         make_objective(64), optimizer(), one_device, step_config, state
     )
     before = jax.tree.map(np.array, state)  # a copy: the state is donated
-    skipped = []
+    skipped, metrics = [], {}
     for t in range(40):
         state, metrics = step(state, batch(one_device, t))
         skipped.append(float(metrics["skipped"][0]))
@@ -211,6 +231,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
     assert set(skipped[good:]) == {0.0}
     assert int(state.step) == 40
     assert int(state.updates) == 40 - good
+    assert state.scale is not None
     assert float(state.scale.factor) == 2.0 ** (40 - good)
     assert np.isfinite(float(metrics["loss"][0]))
 
@@ -262,13 +283,14 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
         before = jax.tree.map(np.array, state)  # a copy: the state is donated
         state, metrics = step(state, one)
         interval.add(t, metrics, 1, 0.0)
-        interval.end_line()
+        interval.end_line(lambda rate: {})
         interval.flush()
         same = jax.tree.map(np.array_equal, state.model, before.model)
         assert all(jax.tree.leaves(same)) == (t == 2)
         assert float(metrics["skipped"][0]) == (t == 2)
         assert float(metrics["loss"][1] > 0) == (t != 2)
     assert (int(state.step), int(state.updates)) == (4, 3)
+    assert state.scale is not None
     assert float(state.scale.factor) == 2.0
     (said,) = report.say.call_args.args
     assert "step 2: 1 update was skipped, as a float16 number overflowed" in said

@@ -1,5 +1,7 @@
 """The reader of compiled programs, on programs whose loops and sizes are known."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,7 +15,7 @@ N = 256
 SIZE = 4 * N * N
 
 
-def program(function: object, *shapes: tuple[int, ...]) -> Program:
+def program(function: Any, *shapes: tuple[int, ...]) -> Program:
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     return Program(jax.jit(function).lower(*arrays).compile().as_text() or "")
 
