@@ -176,6 +176,7 @@ class Loop:
     def _save(self, state: TrainState, interval: Interval) -> None:
         if int(state.step) != self.checkpoints.newest:
             with interval.pause("save"):
+                self.report.flush()
                 self.checkpoints.save(state)
 
     def _evaluate_and_save(
