@@ -394,6 +394,25 @@ class OpenWebText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineWeb:
+    """How shards of GPT-2 tokens become `train.bin` and `val.bin` (200 MB each)."""
+
+    source: str = "kjj0/fineweb10B-gpt2"
+    """A Hugging Face dataset, or a local folder, of `*_train_*.bin` and `*_val_*.bin`
+    as `KellerJordan/modded-nanogpt` makes and reads them."""
+
+    shards: int = 18
+    """Shards to train on, the first ones: 1.8 billion tokens."""
+
+    bpe_dir: str = ""
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
+    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "shards")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextFiles:
     """How text files of one's own become `train.bin` and `val.bin`."""
 
@@ -426,7 +445,7 @@ class TextDataConfig:
     """Folder of `train.bin` and `val.bin` (uint16 tokens), nanoGPT's own included.
     `dataset`."""
 
-    build: Shakespeare | OpenWebText | TextFiles | None = field(
+    build: Shakespeare | OpenWebText | FineWeb | TextFiles | None = field(
         default_factory=OpenWebText
     )
     """How to make the folder if it is missing. None: stop if it is missing."""
