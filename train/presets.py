@@ -294,15 +294,23 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         TrainGPT(
             batch_size=12,
             microbatch_size=12,
-            max_iters=350,
+            max_iters=250,
             precision="float32",
             model=replace(
                 _MODERN, n_layer=4, n_head=4, n_embd=128, block_size=64, unroll=4
             ),
-            optim=replace(_MUON, lr=2e-3, beta2=0.99, warmup=10, muon_rate=4.0),
+            optim=replace(
+                _MUON,
+                lr=2e-3,
+                beta2=0.99,
+                warmup=10,
+                decay_share=0.7,
+                muon_rate=4.0,
+                muon_momentum=0.8,
+            ),
             data=_CHARACTERS,
-            eval=TextEvalConfig(interval=175, iters=20),
-            run=RunConfig(log_every=50, save_every=350),
+            eval=TextEvalConfig(interval=125, iters=20),
+            run=RunConfig(log_every=50, save_every=250, save="best"),
         ),
     ),
     "finetune-shakespeare": (
