@@ -114,10 +114,15 @@ def _opened(folder: Path) -> Checkpoints:
     )
 
 
+def has_checkpoint(run_dir: str) -> bool:
+    """Whether there is a run to go on with."""
+    folder = Path(run_dir) / "checkpoints"
+    return bool(run_dir) and folder.is_dir() and any(folder.iterdir())
+
+
 def resumed_config(kind: type[Config], run_dir: str) -> Config | None:
     """The configuration of a run that has a checkpoint to go on with; None if none."""
-    path = Path(run_dir) / "checkpoints"
-    if not run_dir or not path.is_dir() or not any(path.iterdir()):
+    if not has_checkpoint(run_dir):
         return None
     tree = read_config(Path(run_dir))
     return None if tree is None else from_settings(kind, without_record(tree))

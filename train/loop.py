@@ -272,7 +272,4 @@ class Loop:
         return evaluation
 
     def _say_stopped(self, done: int) -> None:
-        self.report.say(
-            f"Stopped at step {done}, which is saved. The same command on the same "
-            "run directory goes on from there."
-        )
+        self.report.say(f"Stopped at step {done}, which is saved.")
