@@ -370,9 +370,15 @@ class TextDataConfig:
 # -- models ----------------------------------------------------------------------------
 
 
+Activation = Literal["gelu", "gelu_tanh", "relu2", "swiglu"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """A GPT-2 (Radford et al. 2019) as nanoGPT writes it. Options are nanoGPT's."""
+    """A GPT-2 (Radford et al. 2019) as nanoGPT writes it, unless told otherwise.
+
+    Options are nanoGPT's, but for those of what the field has learnt since.
+    """
 
     n_layer: int = 12
     """Blocks."""
@@ -397,9 +403,35 @@ class GPTConfig:
     bias: bool = False
     """Whether linear layers and LayerNorms have biases (GPT-2's own: yes)."""
 
-    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    activation: Activation = "gelu"
     """`gelu`: exact (nanoGPT). `gelu_tanh`: the approximation that OpenAI used; taken
-    from the folder when weights are loaded."""
+    from the folder when weights are loaded. `relu2`: squared (arXiv 2109.08668).
+    `swiglu`: gated (arXiv 2002.05202), as many weights, a multiple of 64 wide."""
+
+    positions: Literal["learned", "rope"] = "learned"
+    """`learned`: added to the tokens (GPT-2). `rope`: queries and keys are turned by
+    them (arXiv 2104.09864)."""
+
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+
+    norm: Literal["layer", "rms"] = "layer"
+    """`layer`: LayerNorm with weights (GPT-2). `rms`: division by the root mean square
+    (arXiv 1910.07467), without weights."""
+
+    qk_norm: bool = False
+    """Divide each query and key by its root mean square (arXiv 2010.04245)."""
+
+    zero_init: bool = False
+    """Begin with zeros in the output projections of attention, of feed-forward layers
+    and in a head of its own, instead of small numbers."""
+
+    tied_head: bool = True
+    """Whether the head is the token embedding (GPT-2: yes)."""
+
+    logit_cap: float = 0.0
+    """Bend logits by a hyperbolic tangent so that they stay within this (arXiv
+    2408.00118); 0 for no bend."""
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in 16 bits, splash (Pallas)
@@ -431,11 +463,28 @@ class GPTConfig:
             0.0 <= self.dropout < 1.0,
             f"`dropout` must lie in [0, 1): got {self.dropout}.",
         )
+        require_finite_positive(self, "rope_theta")
+        require_not_negative(self, "logit_cap")
+        require(
+            self.positions != "rope" or self.head_dim % 2 == 0,
+            f"RoPE needs an even head width: got {self.head_dim}. Change `n_head`.",
+        )
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head
+
+    @property
+    def ups(self) -> int:
+        """Matrices into the feed-forward layer: SwiGLU has a gate besides."""
+        return 2 if self.activation == "swiglu" else 1
+
+    @property
+    def hidden(self) -> int:
+        """Width of the feed-forward layer."""
+        wide = 8 * self.n_embd // (1 + self.ups)
+        return wide if self.ups == 1 else -(-wide // 64) * 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,6 +497,10 @@ class TRMConfig:
     mixer: Literal["attention", "mlp", "units"] = "mlp"
     """How positions exchange information. `mlp` is officially `mlp_t=True`. `units`:
     a cell of a Sudoku sees the means of its row, its column and its box."""
+
+    symbols: bool = False
+    """Give each digit of each cell of a Sudoku a position of its own, so that renaming
+    digits changes nothing (needs `mixer=units`)."""
 
     positions: Literal["rope", "learned", "none"] = "none"
     """How attention tells positions apart. `pos_encodings`."""
@@ -508,6 +561,11 @@ class TRMConfig:
                 f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
             )
         require_positive(self, "inner_multiple", largest=MOST_STEPS)
+        require(
+            not self.symbols or (self.mixer == "units" and self.positions == "none"),
+            "`symbols` needs mixer=units and positions=none: got "
+            f"mixer={self.mixer}, positions={self.positions}. Use these.",
+        )
         for name in ("expansion", "rope_theta", "norm_eps"):
             require_finite_positive(self, name)
         require(
@@ -620,9 +678,16 @@ class OptimConfig:
     warmup: int = 2000
     """Updates of linear warm-up. `lr_warmup_steps`; nanoGPT's `warmup_iters`."""
 
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up. `cosine`: down to the end. `wsd`: stable, then linear decay
+    (arXiv 2404.06395)."""
+
     min_ratio: float = 1.0
-    """Final over peak rate of the cosine decay; 1 keeps it. `lr_min_ratio`; nanoGPT's
+    """Final over peak rate; 1 keeps it. `lr_min_ratio`; nanoGPT's
     `min_lr / learning_rate`."""
+
+    decay_share: float = 0.4
+    """Share of the updates, at the end, in which `wsd` decays."""
 
     weight_decay: float = 1.0
     """Decoupled decay, times the rate. `weight_decay`."""
@@ -668,6 +733,10 @@ class OptimConfig:
         require(
             0.0 <= self.min_ratio <= 1.0,
             f"`min_ratio` must lie in [0, 1]: got {self.min_ratio}.",
+        )
+        require(
+            0.0 < self.decay_share <= 1.0,
+            f"`decay_share` must lie in (0, 1]: got {self.decay_share}.",
         )
         for name in ("ema", "beta1", "beta2", "muon_momentum"):
             value = getattr(self, name)

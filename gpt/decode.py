@@ -22,8 +22,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32, Key
 
 from configs import require
-from gpt.attention import Kernel, attend
-from gpt.layers import Embedding, LayerNorm
+from gpt.attention import attend
 from gpt.model import GPT, Block
 from gpt.sampling import Sampling, sample_token
 
@@ -51,19 +50,14 @@ class Decoder(eqx.Module):
     weights and memory, at every token.
     """
 
-    embedding: Embedding
-    positions: Float[Array, "memory dim"]
     blocks: tuple[Block, ...]
-    norm: LayerNorm
-    kernel: Kernel = eqx.field(static=True)
+    rest: GPT
+    """Without blocks."""
 
     def __init__(self, model: GPT):
         layer = lambda number: jax.tree.map(lambda a: a[number], model.blocks.layers)
-        self.embedding = model.embedding
-        self.positions = model.positions
         self.blocks = tuple(layer(number) for number in range(model.blocks.length))
-        self.norm = model.norm
-        self.kernel = model.kernel
+        self.rest = eqx.tree_at(lambda m: m.blocks, model, None)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -73,12 +67,17 @@ class Decoder(eqx.Module):
     @property
     def cache_bytes(self) -> int:
         """Bytes of the cache of one text."""
-        return 2 * len(self.blocks) * self.positions.size * self.dtype.itemsize
+        numbers = 2 * len(self.blocks) * self.rest.block_size * self._width
+        return numbers * self.dtype.itemsize
+
+    @property
+    def _width(self) -> int:
+        return self.rest.embedding.weight.shape[1]
 
     def empty(self, batch: int) -> Cache:
         """The cache before the first token."""
-        heads, (memory, dim) = self.blocks[0].heads, self.positions.shape
-        shape = (batch * heads, memory, dim // heads)
+        heads, memory = self.blocks[0].heads, self.rest.block_size
+        shape = (batch * heads, memory, self._width // heads)
         make = lambda: tuple(jnp.zeros(shape, self.dtype) for _ in self.blocks)
         return Cache(make(), make())
 
@@ -95,17 +94,17 @@ class Decoder(eqx.Module):
         """
 
         def mix(*qkv: Float[Array, "batch seq heads head_dim"]) -> tuple[Any, Any]:
-            return attend(*qkv, causal=True, kernel=self.kernel), qkv[1:]
+            return attend(*qkv, causal=True, kernel=self.rest.kernel), qkv[1:]
 
-        seq, keys, values = tokens.shape[1], [], []
-        room = [(0, 0), (0, self.positions.shape[0] - seq), (0, 0)]
-        x = self.embedding(tokens) + self.positions[:seq]
+        keys, values = [], []
+        room = [(0, 0), (0, self.rest.block_size - tokens.shape[1]), (0, 0)]
+        x = self.rest.embed(tokens)
         for block in self.blocks:
-            x, kept = block(x, mix)
+            x, kept = block(x, self.rest.turn(mix))
             key, value = (jnp.pad(_rows(a), room) for a in kept)
             keys.append(key)
             values.append(value)
-        return self.norm(x).astype(self.dtype), Cache(tuple(keys), tuple(values))
+        return self.rest.norm(x).astype(self.dtype), Cache(tuple(keys), tuple(values))
 
     def decode(
         self, cache: Cache, token: Int[Array, " batch"], position: Int[Array, ""]
@@ -117,18 +116,19 @@ class Decoder(eqx.Module):
             token: the next one of each text.
             position: of that token.
         """
-        x = (self.embedding(token) + self.positions[position])[:, None]
+        x = self.rest.embed(token[:, None], position)
         keys, values = [], []
         for block, *memory in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x, (key, value) = block(x, partial(_extend, *memory, position))
+            mix = self.rest.turn(partial(_extend, *memory, position), position)
+            x, (key, value) = block(x, mix)
             keys.append(key)
             values.append(value)
-        last = self.norm(x)[:, 0].astype(self.dtype)
+        last = self.rest.norm(x)[:, 0].astype(self.dtype)
         return self.logits(last), Cache(tuple(keys), tuple(values))
 
     def logits(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch vocab"]:
         """Logits of the next token in float32, from what the head reads."""
-        return self.embedding.unembed(x).astype(jnp.float32)
+        return self.rest.logits(x).astype(jnp.float32)
 
     def exact(self) -> AbstractContextManager[Any]:
         """The context in which no device rounds products of float32 weights."""
@@ -333,7 +333,7 @@ def _begin(
     stop: int,
 ) -> DecodeState:
     """The prompt, and the cache of all of its tokens but the last."""
-    (batch, length), block = prompt.shape, decoder.positions.shape[0]
+    (batch, length), block = prompt.shape, decoder.rest.block_size
     window = np.zeros((batch, block), np.int32)
     window[:, :length] = prompt[:, -block:]
     if 1 < length <= block:

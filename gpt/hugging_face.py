@@ -96,7 +96,7 @@ def save_hugging_face(
             # `save_file` lets nobody else read it, whatever the umask.
             shutil.copymode(folder / CONFIG, folder / WEIGHTS)
             if tokenizer is not None:
-                write_tokenizer(tokenizer, folder, model.positions.shape[0])
+                write_tokenizer(tokenizer, folder, model.block_size)
     except (OSError, SafetensorError) as error:
         size = sum(array.nbytes for array in arrays.values())
         raise UserError(
@@ -108,8 +108,7 @@ def save_hugging_face(
 
 def _config(model: GPT) -> dict[str, Any]:
     """What `config.json` says of a model."""
-    block, (positions, width) = model.blocks.layers, model.positions.shape
-    rows = model.embedding.weight.shape[0]
+    block, (rows, width) = model.blocks.layers, model.embedding.weight.shape
     end = _END_OF_TEXT if rows > _END_OF_TEXT else None
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
     rates = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
@@ -119,7 +118,7 @@ def _config(model: GPT) -> dict[str, Any]:
         "n_layer": model.blocks.length,
         "n_head": block.heads,
         "n_embd": width,
-        "n_positions": positions,
+        "n_positions": model.block_size,
         "vocab_size": rows,
         "n_inner": None,
         "activation_function": names[block.activation],

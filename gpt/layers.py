@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from gpt.primitives import add_vector, normalize, project
@@ -31,6 +32,11 @@ def truncated_normal(
     """
     values = jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
     return values * (std / _TRUNCATED_STD)
+
+
+def zeros(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Zeros, as an initializer."""
+    return jnp.zeros(shape)
 
 
 def normal(std: float) -> Initializer:
@@ -64,6 +70,46 @@ def drop(
 ) -> Float[Array, "*axes"]:
     """`x` with the entries that are not kept set to 0, the rest scaled up to match."""
     return x if kept is None else jnp.where(kept, x / (1.0 - rate), 0.0)
+
+
+def rms_norm(
+    x: Float[Array, "*axes"], eps: float, axis: int = -1
+) -> Float[Array, "*axes"]:
+    """`x` over its root mean square along `axis`, in float32; no parameters.
+
+    Source: TRM's `models/layers.py`, `rms_norm`.
+    """
+    wide = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(wide), axis=axis, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype)
+
+
+def rotate(
+    x: Float[Array, "*batch seq heads head_dim"],
+    theta: float,
+    first: int | Int[Array, ""] = 0,
+) -> Float[Array, "*batch seq heads head_dim"]:
+    """Rotary positions (RoPE, arXiv 2104.09864) on halves of each head, in float32.
+
+    Args:
+        x: queries or keys.
+        theta: base of the frequencies.
+        first: position of the first of them.
+
+    Source: TRM's `models/layers.py`, `RotaryEmbedding` and `apply_rotary_pos_emb`.
+    """
+    seq, half = x.shape[-3], x.shape[-1] // 2
+    frequencies = 1.0 / theta ** (np.arange(half, dtype=np.float32) / np.float32(half))
+    positions = first + np.arange(seq, dtype=np.float32)
+    angles = positions[:, None, None] * frequencies
+    xp = np if isinstance(angles, np.ndarray) else jnp  # constants where they can be
+    cos, sin = jnp.asarray(xp.cos(angles)), jnp.asarray(xp.sin(angles))
+    first_half, second_half = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = (
+        first_half * cos - second_half * sin,
+        second_half * cos + first_half * sin,
+    )
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 class Linear(eqx.Module):
@@ -134,6 +180,15 @@ class LayerNorm(eqx.Module):
         y: Array = normalize(x.astype(jnp.float32), self.eps)  # pyright: ignore
         y = y * self.weight
         return (y if self.bias is None else y + self.bias).astype(x.dtype)
+
+
+class RMSNorm(eqx.Module):
+    """`rms_norm` of the last axis."""
+
+    eps: float = eqx.field(static=True, default=1e-5)
+
+    def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
+        return rms_norm(x, self.eps)
 
 
 class Stacked(eqx.Module):

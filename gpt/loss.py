@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from data.text.dataset import IGNORE
+from gpt.primitives import soft_cap
 
 Total = Float[Array, ""]
 
@@ -17,9 +18,11 @@ def _scores(
     x: Float[Array, "tokens dim"],
     weight: Float[Array, "vocab dim"],
     targets: Int[Array, " tokens"],
+    cap: float,
 ) -> tuple[Total, Float[Array, "tokens vocab"]]:
-    """Summed loss, and its gradient by the logits (both float32)."""
+    """Summed loss, and its gradient by `x @ weight.T` (both float32)."""
     logits = jnp.matmul(x, weight.T, preferred_element_type=jnp.float32)
+    logits = soft_cap(logits, cap)
     top = jnp.max(logits, axis=-1, keepdims=True)
     powers = jnp.exp(logits - top)
     total = jnp.sum(powers, axis=-1, keepdims=True)
@@ -27,15 +30,19 @@ def _scores(
     scored = (targets != IGNORE)[:, None]
     right = jnp.sum(jnp.where(hit > 0, logits, 0.0), axis=-1, keepdims=True)
     loss = jnp.where(scored, top + jnp.log(total) - right, 0.0)
-    return jnp.sum(loss), jnp.where(scored, powers / total - hit, 0.0)
+    grad = jnp.where(scored, powers / total - hit, 0.0)
+    if cap:
+        grad = grad * (1.0 - jnp.square(logits / cap))
+    return jnp.sum(loss), grad
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def summed_cross_entropy(
     x: Float[Array, "tokens dim"],
     weight: Float[Array, "vocab dim"],
     targets: Int[Array, " tokens"],
     chunk: int,
+    cap: float = 0.0,
 ) -> Total:
     """The sum of `-log softmax(x @ weight.T)[target]` over tokens to be scored.
 
@@ -47,11 +54,12 @@ def summed_cross_entropy(
         weight: the head, in a type at least as wide.
         targets: tokens, or `IGNORE`.
         chunk: most tokens at a time.
+        cap: bound of the logits (`soft_cap`); 0 for none.
 
     Source: Hsu et al. 2024, arXiv 2410.10989 (Liger), section 3.2.
     """
     head = weight.astype(x.dtype)
-    loss = lambda x, targets: (_scores(x, head, targets)[0], ())
+    loss = lambda x, targets: (_scores(x, head, targets, cap)[0], ())
     return _over_chunks(loss, x, targets, chunk)[0]
 
 
@@ -60,11 +68,12 @@ def _forward(
     weight: Float[Array, "vocab dim"],
     targets: Int[Array, " tokens"],
     chunk: int,
+    cap: float,
 ) -> tuple[Total, tuple[Array, Array]]:
     head = weight.astype(x.dtype)
 
     def one(x: Array, targets: Array) -> tuple[tuple[Array, Array], Array]:
-        loss, logits_grad = _scores(x, head, targets)
+        loss, logits_grad = _scores(x, head, targets, cap)
         logits_grad = logits_grad.astype(x.dtype)
         head_grad = jnp.matmul(logits_grad.T, x, preferred_element_type=jnp.float32)
         return (loss, head_grad), logits_grad @ head
@@ -102,8 +111,10 @@ def _over_chunks(
     return sums, jax.tree.map(join, outs)
 
 
-def _backward(chunk: int, grads: tuple[Array, Array], cotangent: Total) -> tuple:
-    del chunk
+def _backward(
+    chunk: int, cap: float, grads: tuple[Array, Array], cotangent: Total
+) -> tuple:
+    del chunk, cap
     scaled = lambda grad: (cotangent * grad).astype(grad.dtype)
     return *map(scaled, grads), None
 

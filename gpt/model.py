@@ -5,17 +5,34 @@ Source: Radford et al. 2019; `karpathy/nanoGPT`, `model.py`.
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from configs import GPTConfig, require
+from configs import Activation, GPTConfig, require
 from gpt.attention import Kernel, attend
-from gpt.layers import Embedding, LayerNorm, Linear, Stacked, dropout, normal
-from gpt.primitives import gelu, gelu_tanh
+from gpt.layers import (
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Stacked,
+    dropout,
+    normal,
+    rotate,
+    zeros,
+)
+from gpt.primitives import gelu, gelu_tanh, relu_squared, soft_cap, swiglu
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu2": relu_squared,
+    "swiglu": swiglu,
+}
 
 Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
 """How positions exchange information: `query, key, value -> mixed, kept`."""
@@ -24,37 +41,42 @@ Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
 class Block(eqx.Module):
     """Attention, then a feed-forward layer; each reads a norm, adds to the stream."""
 
-    attention_norm: LayerNorm
+    attention_norm: LayerNorm | RMSNorm
     qkv: Linear
+    qk_norm: RMSNorm | eqx.nn.Identity
     attention_out: Linear
-    mlp_norm: LayerNorm
+    mlp_norm: LayerNorm | RMSNorm
     up: Linear
     down: Linear
     heads: int = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
-    activation: Literal["gelu", "gelu_tanh"] = eqx.field(static=True)
-    matrices: ClassVar[dict[str, tuple[int, int]]] = {
-        "qkv.weight": (1, 3),
-        "attention_out.weight": (1, 1),
-        "up.weight": (1, 1),
-        "down.weight": (1, 1),
-    }
+    activation: Activation = eqx.field(static=True)
+    ups: int = eqx.field(static=True)
 
     def __init__(self, config: GPTConfig, *, key: PRNGKeyArray):
         dim, bias = config.n_embd, config.bias
         plain = {"bias": bias, "init": normal(0.02)}
         # Each adds to the stream: smaller, so that its variance does not grow.
-        residual = {"bias": bias, "init": normal(0.02 / math.sqrt(2 * config.n_layer))}
+        small = normal(0.02 / math.sqrt(2 * config.n_layer))
+        residual = {"bias": bias, "init": zeros if config.zero_init else small}
         keys = jax.random.split(key, 4)
-        self.attention_norm = LayerNorm(dim, bias=bias)
+        self.attention_norm = build_norm(config)
         self.qkv = Linear(dim, 3 * dim, **plain, key=keys[0])
+        self.qk_norm = RMSNorm() if config.qk_norm else eqx.nn.Identity()
         self.attention_out = Linear(dim, dim, **residual, key=keys[1])
-        self.mlp_norm = LayerNorm(dim, bias=bias)
-        self.up = Linear(dim, 4 * dim, **plain, key=keys[2])
-        self.down = Linear(4 * dim, dim, **residual, key=keys[3])
+        self.mlp_norm = build_norm(config)
+        self.up = Linear(dim, config.ups * config.hidden, **plain, key=keys[2])
+        self.down = Linear(config.hidden, dim, **residual, key=keys[3])
         self.heads = config.n_head
         self.dropout = config.dropout
         self.activation = config.activation
+        self.ups = config.ups
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Query, key and value, and gate and up, are matrices of their own."""
+        names = {"qkv": 3, "attention_out": 1, "up": self.ups, "down": 1}
+        return {f"{name}.weight": (1, parts) for name, parts in names.items()}
 
     def __call__(
         self,
@@ -72,24 +94,30 @@ class Block(eqx.Module):
         first, second = (None, None) if keys is None else (keys[:, 0], keys[:, 1])
         qkv = self.qkv(self.attention_norm(x))
         heads = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
-        mixed, kept = mix(*map(heads, jnp.split(qkv, 3, axis=-1)))
+        query, key, value = map(heads, jnp.split(qkv, 3, axis=-1))
+        mixed, kept = mix(self.qk_norm(query), self.qk_norm(key), value)
         mixed = self.attention_out(mixed.reshape(x.shape))
         x = x + dropout(mixed, self.dropout, first)
-        wide = self.up(self.mlp_norm(x))
-        hidden = gelu(wide) if self.activation == "gelu" else gelu_tanh(wide)
+        hidden = ACTIVATIONS[self.activation](self.up(self.mlp_norm(x)))
         return x + dropout(self.down(hidden), self.dropout, second), kept
 
 
 class GPT(eqx.Module):
     """Tokens to logits of the next ones, for sequences up to `block_size`.
 
-    The token embedding is also the head: one field, two uses.
+    The token embedding is also the head, one field, two uses, unless there is a head.
     """
 
     embedding: Embedding
-    positions: Float[Array, "block dim"]
+    positions: Float[Array, "block dim"] | None
+    """Learned; None for rotary ones."""
+
     blocks: Stacked
-    norm: LayerNorm
+    norm: LayerNorm | RMSNorm
+    head: Embedding | None
+    rope_theta: float = eqx.field(static=True)
+    rope_length: int = eqx.field(static=True)
+    logit_cap: float = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
     kernel: Kernel = eqx.field(static=True)
     unroll: int = eqx.field(static=True)
@@ -101,12 +129,22 @@ class GPT(eqx.Module):
         token_key, position_key, block_key = jax.random.split(key, 3)
         dim, small = config.n_embd, normal(0.02)
         self.embedding = Embedding(vocab, dim, init=small, key=token_key)
-        self.positions = small(position_key, (config.block_size, dim))
+        learned = config.positions == "learned"
+        shape = (config.block_size, dim)
+        self.positions = small(position_key, shape) if learned else None
         self.blocks = Stacked(
             lambda key: Block(config, key=key),
             jax.random.split(block_key, config.n_layer),
         )
-        self.norm = LayerNorm(dim, bias=config.bias)
+        self.norm = build_norm(config)
+        self.head = None
+        if not config.tied_head:
+            head_key = jax.random.fold_in(token_key, 1)
+            init = zeros if config.zero_init else small
+            self.head = Embedding(vocab, dim, init=init, key=head_key)
+        self.rope_theta = config.rope_theta
+        self.rope_length = 0 if learned else config.block_size
+        self.logit_cap = config.logit_cap
         self.dropout = config.dropout
         self.kernel = kernel
         self.unroll = config.unroll
@@ -123,7 +161,38 @@ class GPT(eqx.Module):
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch seq vocab"]:
         """Logits of the token after each position."""
-        return self.embedding.unembed(self.hidden(tokens, keys))
+        return self.logits(self.hidden(tokens, keys))
+
+    @property
+    def block_size(self) -> int:
+        """The longest sequence."""
+        return self.rope_length if self.positions is None else len(self.positions)
+
+    @property
+    def unembedding(self) -> Embedding:
+        """What the logits are made by."""
+        return self.embedding if self.head is None else self.head
+
+    def embed(
+        self, tokens: Int[Array, "batch seq"], first: int | Int[Array, ""] = 0
+    ) -> Float[Array, "batch seq dim"]:
+        """What goes into the blocks, of tokens from position `first` on."""
+        x = self.embedding(tokens)
+        if self.positions is None:
+            return x
+        seq = tokens.shape[1]
+        return x + jax.lax.dynamic_slice_in_dim(self.positions, first, seq)
+
+    def turn(self, mix: Mix, first: int | Int[Array, ""] = 0) -> Mix:
+        """`mix` of queries and keys that are turned by their positions, if rotary."""
+        if self.positions is not None:
+            return mix
+        turned = lambda x: rotate(x, self.rope_theta, first)
+        return lambda query, key, value: mix(turned(query), turned(key), value)
+
+    def logits(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes vocab"]:
+        """Logits of the next token, from what the head reads."""
+        return soft_cap(self.unembedding.unembed(x), self.logit_cap)
 
     def hidden(
         self,
@@ -139,7 +208,7 @@ class GPT(eqx.Module):
         if self.dropout == 0.0:
             keys = None
         with jax.named_scope("embed"):
-            x = self.embedding(tokens) + self.positions[: tokens.shape[1]]
+            x = self.embed(tokens)
             if keys is not None:
                 both = jax.vmap(jax.random.split)(keys)
                 keys, embedding_keys = jnp.moveaxis(both, 1, 0)
@@ -163,9 +232,16 @@ class GPT(eqx.Module):
                 options |= {"rate": self.dropout, "keys": three[:, 0]}
                 rest = three[:, 1:]
             mix = lambda *qkv: (attend(*qkv, **options), None)
-            return block(x, mix, rest)
+            return block(x, self.turn(mix), rest)
 
         return self.blocks.scan(apply, x, unroll=self.unroll, remat=self.remat)[0]
+
+
+def build_norm(config: GPTConfig) -> LayerNorm | RMSNorm:
+    """The norm in front of every layer and of the head."""
+    if config.norm == "rms":
+        return RMSNorm()
+    return LayerNorm(config.n_embd, bias=config.bias)
 
 
 def cast(model: GPT, dtype: jnp.dtype) -> GPT:
@@ -192,7 +268,8 @@ def crop(model: GPT, block_size: int) -> GPT:
     Raises:
         ValueError: if it has fewer.
     """
-    have = model.positions.shape[0]
+    assert model.positions is not None
+    have = model.block_size
     require(
         block_size <= have,
         f"`block_size` must not exceed the positions of the loaded weights: got "
@@ -203,17 +280,23 @@ def crop(model: GPT, block_size: int) -> GPT:
 
 def count_parameters(model: GPT) -> int:
     """Parameters without the positions; of shapes too. nanoGPT, `get_num_params`."""
-    return sum(leaf.size for leaf in jax.tree.leaves(model)) - model.positions.size
+    counted = eqx.tree_at(
+        lambda m: m.positions, model, None, is_leaf=lambda x: x is None
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(counted))
 
 
 def flops_per_token(model: GPT) -> int:
     """Operations of forward and backward at full length, as nanoGPT counts them.
 
+    Looking up a token is none, so that an embedding counts only if it is the head too.
+
     Source: nanoGPT, `estimate_mfu`; Chowdhery et al. 2022, arXiv 2204.02311,
     appendix B. Attention counts in full although half of it is masked.
     """
-    block_size, dim = model.positions.shape
-    return 6 * count_parameters(model) + 12 * model.blocks.length * dim * block_size
+    vocab, dim = model.embedding.weight.shape
+    weights = count_parameters(model) - (0 if model.head is None else vocab * dim)
+    return 6 * weights + 12 * model.blocks.length * dim * model.block_size
 
 
 _GPT2_TOKENS, _PADDED = 50257, 50304

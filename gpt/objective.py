@@ -32,9 +32,10 @@ def next_token_loss(
     with jax.named_scope("loss"):
         total: Array = summed_cross_entropy(  # pyright: ignore[reportAssignmentType]
             x.reshape(-1, x.shape[-1]),
-            model.embedding.weight,
+            model.unembedding.weight,
             carry.targets.reshape(-1),
             chunk,
+            model.logit_cap,
         )
     count = jnp.sum(carry.targets != IGNORE).astype(jnp.float32)
     return total, (count, (), {"loss": (total, count)})

@@ -160,6 +160,28 @@ def gelu_tanh(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
 
 
+def relu_squared(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """The square of the positive part. Source: So et al. 2021, arXiv 2109.08668."""
+    return jnp.square(jax.nn.relu(x))
+
+
+def swiglu(x: Float[Array, "*axes both"]) -> Float[Array, "*axes hidden"]:
+    """`silu(gate) * up` of `gate, up = split(x)`, in float32.
+
+    Source: Shazeer 2020, arXiv 2002.05202.
+    """
+    gate, up = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return (jax.nn.silu(gate) * up).astype(x.dtype)
+
+
+def soft_cap(x: Float[Array, "*axes"], cap: float) -> Float[Array, "*axes"]:
+    """`x` bent so that it stays within `cap`; as it is if `cap` is 0.
+
+    Source: Gemma 2, arXiv 2408.00118, section 2.
+    """
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
 def project_gated(
     x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs both"]
 ) -> Float[Array, "*axes hidden"]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import require
+from gpt.layers import RMSNorm
 from gpt.model import GPT
 
 Naming = Literal["nanogpt", "hugging_face"]
@@ -25,6 +26,8 @@ Named = Mapping[str, np.ndarray]
 
 LARGEST = 1 << 20
 """No size of a GPT-2 comes near; beyond it a description is damaged."""
+
+GPT2_ACTIVATIONS = ("gelu", "gelu_tanh")
 
 _TOP, _TOKENS, _HEAD = "transformer.", "transformer.wte.weight", "lm_head.weight"
 _COMPILED = "_orig_mod."  # what `torch.compile` puts in front of every name
@@ -106,7 +109,8 @@ def require_finite(weights: Named) -> None:
 
 def _leaves(model: GPT) -> dict[str, Any]:
     """Their name, `{}` for the number of the block -> our array."""
-    modules = {"ln_f": model.norm} | {
+    _require_gpt2(model)
+    modules: dict[str, Any] = {"ln_f": model.norm} | {
         f"h.{{}}.{name}": getattr(model.blocks.layers, field)
         for field, name in _BLOCK.items()
     }
@@ -114,6 +118,25 @@ def _leaves(model: GPT) -> dict[str, Any]:
     for name, module in modules.items():
         leaves |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
     return {_TOP + name: leaf for name, leaf in leaves.items() if leaf is not None}
+
+
+def _require_gpt2(model: GPT) -> None:
+    """Raise `UserError` unless the model computes what GPT-2 does."""
+    block = model.blocks.layers
+    said = {
+        "positions=rope": model.positions is None,
+        "norm=rms": isinstance(model.norm, RMSNorm),
+        "qk_norm=True": isinstance(block.qk_norm, RMSNorm),
+        f"activation={block.activation}": block.activation not in GPT2_ACTIVATIONS,
+        "tied_head=False": model.head is not None,
+        f"logit_cap={model.logit_cap}": model.logit_cap > 0,
+    }
+    other = ", ".join(name for name, differs in said.items() if differs)
+    require(
+        not other,
+        f"A model under GPT-2's names must compute what GPT-2 does: got {other}. Such "
+        "a model has no other form than its run; GPT-2's weights need the defaults.",
+    )
 
 
 def _turned(array: np.ndarray, naming: Naming) -> np.ndarray:

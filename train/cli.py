@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -172,7 +173,9 @@ def clean_exit() -> Iterator[None]:
     try:
         yield
         return
-    except SystemExit:
+    except SystemExit as end:
+        if any(thread.name == "compiling" for thread in threading.enumerate()):
+            _end(int(end.code or 0))  # what compiles cannot be told to stop
         raise
     except UserError as error:
         message, status = str(error), 2

@@ -39,7 +39,7 @@ from train.loading import resumed_config
 from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
-from train.optim import Optimizer, make_optimizer, nanogpt_cosine
+from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
 from train.presets import GPT_PRESETS
 from train.record import Sizes
 from train.speed import throughput
@@ -155,7 +155,7 @@ def make_gpt_optimizer(config: TrainGPT) -> Optimizer:
     """The optimizer of a run."""
     optim = config.optim
     updates = config.lr_decay_iters or config.max_iters
-    rate = nanogpt_cosine(optim.lr, optim.warmup, updates, optim.min_ratio)
+    rate = make_schedule(optim, optim.lr, updates, nanogpt_cosine)
     return make_optimizer(optim, rate)
 
 

@@ -135,14 +135,24 @@ class Interval:
             self._checked(self._step, self._sums)
 
     @contextmanager
-    def pause(self, what: str) -> Iterator[None]:
-        """Work that is not training: its seconds have a row, and count for no speed."""
+    def pause(self, what: str) -> Iterator[Values]:
+        """Work that is not training: its seconds have a row, and count for no speed.
+
+        Args:
+            what: is done.
+
+        Yields:
+            Where to note which of the seconds were for something else.
+        """
         self.settle()
+        parts: Values = {}
         begin = time.perf_counter()
-        yield
+        yield parts
         seconds = time.perf_counter() - begin
         self._began += seconds
-        self._report.record(self._step, "time", {f"{what}_seconds": seconds})
+        rest = seconds - sum(value or 0.0 for value in parts.values())
+        row = {f"{name}_seconds": value for name, value in parts.items()}
+        self._report.record(self._step, "time", row | {f"{what}_seconds": rest})
 
     def _checked(self, step: int, sums: Metrics) -> Values:
         values, newest = averages(sums), self._checkpoints.newest

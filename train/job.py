@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 
 from configs import TrainGPT, TrainTRM, require
 from train.checkpoint import Checkpoints
+from train.compiling import Watched
 from train.feed import Split
 from train.gradients import StepConfig
 from train.loop import Evaluation, Intervals, Loop, evaluate
@@ -33,6 +34,7 @@ from train.provenance import code
 from train.record import Sizes
 from train.report import Report, require_packages
 from train.run_dir import RunDir, require_same_model
+from train.screen import Screen
 from train.speed import Rates, Values
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, make_eval_step, make_train_step
@@ -156,7 +158,12 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                     episode=job.episode,
                 ),
                 make_batch=job.make_batch,
-                evaluate=partial(evaluation_of, job, config, eval_step),
+                evaluate=partial(
+                    evaluation_of,
+                    job,
+                    config,
+                    Watched(eval_step, "the evaluation", report.screen),
+                ),
                 score=job.evaluator.score,
                 intervals=job.intervals,
                 examples=job.step_config.batch_size * job.step_config.supervision_steps,
@@ -216,7 +223,7 @@ def open_report(
 def evaluation_of(
     job: Job,
     config: TrainTRM | TrainGPT,
-    step: EvalStep,
+    step: Watched,
     state: TrainState,
     last: bool,
     stop: Callable[[], bool],
@@ -259,7 +266,9 @@ def evaluate_run(
     model, table, done = found
     splits = job.evaluator.splits("only")
     prefetch = config.data.prefetch
-    evaluation = evaluate(step, model, table, splits, prefetch=prefetch)
+    with closing(Screen()) as screen:
+        watched = Watched(step, "the evaluation", screen)
+        evaluation = evaluate(watched, model, table, splits, prefetch=prefetch)
     assert evaluation is not None
     if jax.process_index() != 0:
         return 0
@@ -308,16 +317,17 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
 
 
 def _opening(job: Job, folder: Path, state: TrainState, resumed: bool) -> str:
-    """What is about to happen, and where every parameter lies."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.model))
+    """What is about to happen; where every parameter lies goes to a file."""
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"
     lines = [
-        f"{folder}: {job.title}, {parameters:,} parameters, "
-        f"{job.intervals.total:,} steps of {job.step_config.batch_size} {job.unit} "
-        f"on a {sizes} mesh ({jax.devices()[0].device_kind})"
+        f"{folder}: {job.title}, {job.intervals.total:,} steps of "
+        f"{job.step_config.batch_size} {job.unit} on a {sizes} mesh "
+        f"({jax.devices()[0].device_kind})"
     ]
+    table, total = describe_layout(state.model, job.mesh)
+    if jax.process_index() == 0:
+        (folder / "parameters.txt").write_text(f"{table}\n{total}\n")
+    lines.append(f"{total}: {folder}/parameters.txt")
     if resumed:
         lines.append(f"Going on from step {int(state.step)}.")
-    else:
-        lines.append(describe_layout(state.model, job.mesh))
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from configs import LARGEST, RunConfig, require
 from train.checkpoint import Checkpoints
+from train.compiling import Watched, compiled
 from train.devices import Interrupt
 from train.feed import Prefetch, Split
 from train.interval import Interval, require_finite
@@ -19,7 +20,6 @@ from train.objective import Metrics
 from train.report import Report, averages
 from train.speed import Rates, Values
 from train.state import TrainState
-from train.step import EvalStep
 from train.tracing import Tracing
 
 
@@ -66,12 +66,15 @@ class Evaluation:
     rate: float
     """Examples a second."""
 
+    compiling: float
+    """Seconds that went before, to compile it; 0 if it was."""
+
     first: tuple[PyTree, PyTree]
     """A batch and its predictions."""
 
 
 def evaluate(
-    step: EvalStep,
+    step: Watched,
     model: Any,
     table: PyTree,
     splits: list[Split],
@@ -85,7 +88,7 @@ def evaluate(
     while the next one runs.
 
     Args:
-        step: the compiled evaluation.
+        step: the evaluation of a batch.
         model: the weights to evaluate.
         table: the puzzle table; () without one.
         splits: what to evaluate.
@@ -94,7 +97,8 @@ def evaluate(
     """
     values: Values = {}
     first: tuple[PyTree, PyTree] = ((), ())
-    rows, start = 0, time.perf_counter()
+    rows, start, compiling, number = 0, time.perf_counter(), 0.0, 0
+    tick = step.screen.task("evaluating", sum(s.batches for s in splits), "batches")
     for split in splits:
         totals: dict[str, np.ndarray] = {}
         pending: Metrics = {}
@@ -109,18 +113,23 @@ def evaluate(
                 if stop():
                     return None
                 batch = batches.get()
+                begin = time.perf_counter()
+                if not step.ready(model, table, batch, stop=stop):
+                    return None
+                compiling += time.perf_counter() - begin
                 metrics, prediction = step(model, table, batch)
                 if index == 0:
                     first = batch, prediction
                 add(pending)
-                pending = metrics
+                pending, number = metrics, number + 1
+                tick(number - 1)
         add(pending)
         sums = {name: (total[0], total[1]) for name, total in totals.items()}
         found = averages(sums)
         values |= {f"{split.name}{name}": value for name, value in found.items()}
         rows += split.examples
-    rate = rows / (time.perf_counter() - start)
-    return Evaluation(values=values, rate=rate, first=first)
+    rate = rows / (time.perf_counter() - start - compiling)
+    return Evaluation(values=values, rate=rate, compiling=compiling, first=first)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +200,14 @@ class Loop:
                             warnings.catch_warnings(action="ignore"),
                         ):
                             lowered = self.step.lower(state, batch)
-                            programs[length] = lowered.compile()
+                            programs[length] = compiled(
+                                lowered,
+                                "the train step",
+                                self.report.screen,
+                                interrupt.wanted,
+                            )
+                    if programs[length] is None:
+                        return self._stopped(state, interrupt, interval)
                     if tracing.starts(done + 1, done + length):
                         with interval.pause("profile"):
                             tracing.start()
@@ -217,9 +233,7 @@ class Loop:
                     elif stop or self._save_is_due(before, done):
                         self._save(state, interval)
                     if stop:
-                        self.checkpoints.wait()
-                        self._say_stopped(done)
-                        return None, interrupt.status
+                        return self._stopped(state, interrupt, interval)
             self.checkpoints.wait()
             return evaluation, 0
         finally:
@@ -259,8 +273,10 @@ class Loop:
         interval: Interval,
     ) -> Evaluation | None:
         """The evaluation, reported; None if it was stopped."""
-        with interval.pause("evaluate"):
+        with interval.pause("evaluate") as parts:
             evaluation = self.evaluate(state, done == self.intervals.total, stop)
+            if evaluation is not None and evaluation.compiling > 0.1:
+                parts["compile"] = evaluation.compiling
         if evaluation is None:
             return None
         values = evaluation.values
@@ -271,5 +287,11 @@ class Loop:
         self.checkpoints.score(done, score)
         return evaluation
 
-    def _say_stopped(self, done: int) -> None:
-        self.report.say(f"Stopped at step {done}, which is saved.")
+    def _stopped(
+        self, state: TrainState, interrupt: Interrupt, interval: Interval
+    ) -> tuple[None, int]:
+        """What `train` returns after a signal, when all is saved."""
+        self._save(state, interval)
+        self.checkpoints.wait()
+        self.report.say(f"Stopped at step {int(state.step)}, which is saved.")
+        return None, interrupt.status

@@ -149,9 +149,9 @@ def first_rows(tree: PyTree[Array]) -> PyTree:
     return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), tree)
 
 
-def describe_layout(tree: PyTree, mesh: Mesh) -> str:
-    """A table of every array: path, shape, spec and bytes on each device."""
-    lines = []
+def describe_layout(tree: PyTree, mesh: Mesh) -> tuple[str, str]:
+    """A table of all arrays (path, shape, spec, bytes on each device), and its sums."""
+    lines, parameters, total = [], 0, 0
     for path, leaf in jax.tree.leaves_with_path(tree):
         axis = split_axis(leaf.shape, mesh)
         parts = 1 if axis is None else mesh.shape["model"]
@@ -162,4 +162,6 @@ def describe_layout(tree: PyTree, mesh: Mesh) -> str:
             f"  {jax.tree_util.keystr(path):48s} {shape:>12s} "
             f"{where:18s} {size:>11,d} B"
         )
-    return "\n".join(lines)
+        parameters, total = parameters + leaf.size, total + size
+    sums = f"{parameters:,} parameters, {total / 2**20:,.1f} MiB on each device"
+    return "\n".join(lines), sums

@@ -62,6 +62,46 @@ def nanogpt_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Sc
     return schedule
 
 
+def warmup_stable_decay(
+    peak: float, warmup: int, total: int, min_ratio: float, decay_share: float
+) -> Schedule:
+    """Rate of update `count`: linear to `peak`, `peak`, linear to `min_ratio * peak`.
+
+    The last update has the last rate but one: the next would have `min_ratio * peak`.
+
+    Source: Hu et al. 2024, arXiv 2404.06395 (WSD); Haegele et al. 2024, arXiv
+    2405.18392, for a linear end of a fifth of the run or more.
+    """
+
+    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+        warm = jnp.minimum((count + 1) / max(warmup, 1), 1.0)
+        left = jnp.clip((total - count) / max(decay_share * total, 1.0), 0.0, 1.0)
+        low = min_ratio + (1.0 - min_ratio) * left
+        return jnp.asarray(peak * jnp.minimum(warm, low), jnp.float32)
+
+    return schedule
+
+
+def make_schedule(
+    config: OptimConfig,
+    peak: float,
+    total: int,
+    cosine: Callable[[float, int, int, float], Schedule],
+) -> Schedule:
+    """The schedule that a configuration names.
+
+    Args:
+        config: says which, and its shape.
+        peak: largest rate.
+        total: updates.
+        cosine: the model's own one: `peak, warmup, total, min_ratio -> schedule`.
+    """
+    shape = peak, config.warmup, total, config.min_ratio
+    if config.schedule == "wsd":
+        return warmup_stable_decay(*shape, config.decay_share)
+    return cosine(*shape)
+
+
 # atan(r) / r as a polynomial in r^2 on 0 <= r <= 1, fitted to relative error 1e-9.
 _ATAN = (
     0.999999998,

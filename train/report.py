@@ -2,18 +2,17 @@
 
 import importlib.util
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from configs import RunConfig, require
 from train.metrics_file import MetricsFile, scores, truncate
 from train.objective import Metrics
+from train.screen import Screen, clock
 from train.speed import Values
 
 
@@ -27,23 +26,42 @@ def averages(metrics: Metrics | dict[str, Any]) -> Values:
 
 
 def arranged(values: Values, speed: Values) -> Values:
-    """Losses first, then accuracies, then the speed, then the rest."""
-    is_loss = lambda name: name.endswith("loss")
-    is_accuracy = lambda name: name.endswith("accuracy")
-    first = sorted(values, key=lambda name: (not is_loss(name), not is_accuracy(name)))
-    head = [name for name in first if is_loss(name) or is_accuracy(name)]
-    rest = [name for name in first if name not in head]
+    """A loss first, then accuracies, other losses, the speed, and the rest."""
+    losses = [name for name in values if name.endswith("loss")]
+    accuracies = [name for name in values if name.endswith("accuracy")]
+    head = [*losses[:1], *accuracies, *losses[1:]]
+    rest = [name for name in values if name not in head]
     pick = lambda names: {name: values[name] for name in names}
     return {**pick(head), **speed, **pick(rest)}
 
 
-def readable(values: Values) -> str:
-    """Values in a line, for a person."""
+def readable(values: Values) -> list[str]:
+    """Values for a person, one by one."""
     parts = []
     for name, value in values.items():
-        if value is not None and name != "score":
-            parts.append(f"{name} {value:.4g}")
-    return "  ".join(parts)
+        if value is None or name == "score":
+            continue
+        match name:
+            case "examples_per_second" if values.get("tokens_per_second"):
+                continue  # those are told
+            case "examples_per_second" | "tokens_per_second":
+                unit = name.partition("_")[0]
+                shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+                parts.append(f"{shown} {unit}/s")
+            case "mfu":
+                parts.append(f"mfu {value:.1%}")
+            case "memory_bytes":
+                peak = values.get("memory_peak_bytes") or value
+                parts.append(
+                    f"memory {value / 2**30:.2f} (peak {peak / 2**30:.2f}) GiB"
+                )
+            case "memory_peak_bytes":
+                continue
+            case "data_wait_seconds":
+                parts.append(f"waited {value:.2g} s for data")
+            case _:
+                parts.append(f"{name} {value:.4g}")
+    return parts
 
 
 def require_packages(config: RunConfig) -> None:
@@ -68,6 +86,7 @@ class Report:
 
     Attributes:
         folder: the run directory.
+        screen: what is printed.
 
     Args:
         folder: the run directory.
@@ -92,8 +111,9 @@ class Report:
         self._file: MetricsFile | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
-        self._start, self._first, self._total = time.perf_counter(), done, total
-        self._bar: tqdm | None = None
+        self._total, self._latest = total, list[str]()
+        self._first: tuple[int, float] | None = None
+        self.screen = Screen()
         self._evaluated = set(scores(folder, done))
         self._main = jax.process_index() == 0
         if not self._main:
@@ -104,22 +124,22 @@ class Report:
             self._tensorboard = _tensorboard(folder)
         truncate(folder / "metrics.jsonl", done)
         self._file = MetricsFile(folder / "metrics.jsonl")
-        if sys.stdout.isatty():
-            self._bar = tqdm(total=total, initial=done, unit="step", file=sys.stdout)
 
     def say(self, text: str) -> None:
-        """Print a line, above the progress bar if there is one."""
-        if self._main:
-            tqdm.write(text) if self._bar else print(text, flush=True)
+        """Print a line, above the bar if there is one."""
+        self.screen.say(text)
 
     def knows(self, step: int) -> bool:
         """Whether an evaluation of this step has been recorded."""
         return step in self._evaluated
 
     def progress(self, step: int) -> None:
-        """Note that `step` is made."""
-        if self._bar:
-            self._bar.update(step - self._bar.n)
+        """Note that `step` is made; what it took to compile the first is past."""
+        if self._first is None:
+            self._first = step, time.perf_counter()
+        left = self._left(step)
+        parts = [f"{step:,}/{self._total:,}", *([left] if left else []), *self._latest]
+        self.screen.draw(parts, step, self._total)
 
     def record(
         self, step: int, split: str, values: Values, speed: Values | None = None
@@ -149,22 +169,30 @@ class Report:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, step)
         if split != "time":
-            self.say(
-                f"{split} {step}/{self._total}{self._eta(step)}  {readable(values)}"
+            shown = readable(values)
+            left = self._left(step) if split == "train" else ""
+            self.screen.line(
+                [f"{split} {step}/{self._total}", *shown], f" ({left})" if left else ""
             )
+        if split == "train":
+            main = ("loss", "accuracy", "per_second")
+            firsts = [
+                next((name for name in values if name.endswith(end)), "")
+                for end in main
+            ]
+            told = {name: values[name] for name in firsts if name}
+            self._latest = readable(told)
 
-    def _eta(self, step: int) -> str:
-        """Time left, on plain lines; a progress bar shows its own."""
-        if self._bar or step <= self._first or step >= self._total:
+    def _left(self, step: int) -> str:
+        """The time left, as far as it can be told."""
+        if self._first is None or not self._first[0] < step < self._total:
             return ""
-        each = (time.perf_counter() - self._start) / (step - self._first)
-        left = int(each * (self._total - step))
-        return f" ({left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left)"
+        each = (time.perf_counter() - self._first[1]) / (step - self._first[0])
+        return f"{clock(each * (self._total - step))} left"
 
     def close(self) -> None:
         """Close all files."""
-        if self._bar:
-            self._bar.close()
+        self.screen.close()
         for open_file in (self._file, self._tensorboard):
             if open_file is not None:
                 open_file.close()

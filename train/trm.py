@@ -41,7 +41,7 @@ from train.loading import LoadedRun, load_run, resumed_config
 from train.loop import Evaluation, Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Objective
-from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
 from train.presets import TRM_PRESETS
 from train.record import Sizes
 from train.speed import throughput
@@ -263,7 +263,7 @@ def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
     """The optimizer of a run of `total` steps: the network's and the puzzle table's."""
     optim, table = config.optim, config.table
     updates = total * (config.act.max_steps if config.loop == "episode" else 1)
-    follow = lambda peak: warmup_cosine(peak, optim.warmup, updates, optim.min_ratio)
+    follow = lambda peak: make_schedule(optim, peak, updates, warmup_cosine)
     rate = follow(table.lr)
 
     def table_update(

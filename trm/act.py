@@ -32,7 +32,7 @@ class Carry(eqx.Module):
 
 def init_carry(model: TRM, batch: int, seq: int) -> Carry:
     """A carry of which every row has halted; what else it holds does not matter."""
-    length = model.prefix + seq
+    length = model.length(seq)
     cells = lambda: jnp.zeros((batch, seq), jnp.int32)
     return Carry(
         latents=jax.tree.map(

@@ -62,7 +62,13 @@ def build_mixer(
                 f"{', '.join(f'{n}x{n}' for n in BOXES)}: got puzzles of "
                 f"{length - config.prefix} cells. Use mixer=mlp or attention.",
             )
-            return UnitMixer(BOXES[size], config.dim, eps=config.norm_eps, key=key)
+            return UnitMixer(
+                BOXES[size],
+                config.dim,
+                size if config.symbols else 1,
+                eps=config.norm_eps,
+                key=key,
+            )
         case _:
             assert_never(config.mixer)
 
@@ -142,5 +148,6 @@ def build_trm(
         prefix=config.prefix,
         cycles=config.H_cycles,
         learned_positions=config.positions == "learned",
+        symbols=math.isqrt(seq) if config.symbols else 0,
         key=model_key,
     )

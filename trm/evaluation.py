@@ -91,7 +91,7 @@ class Rows(eqx.Module):
 def empty_rows(model: TRM, puzzles: Puzzle, rows: int) -> Rows:
     """Rows of which none is running, with the latents of a fresh puzzle."""
     seq = puzzles.inputs.shape[-1]
-    shape = lambda a: (rows, model.prefix + seq, a.shape[-1])
+    shape = lambda a: (rows, model.length(seq), a.shape[-1])
     spread = lambda a: jnp.broadcast_to(a, shape(a))
     latents = jax.tree.map(spread, model.recursion.init())
     said = jax.eval_shape(model.predict, latents)

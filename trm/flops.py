@@ -21,8 +21,9 @@ def mixer_flops(config: TRMConfig, length: int) -> int | None:
         case "mlp":
             return 6 * dim * length * _inner_width(config, length)
         case "units":
-            units = 3 * math.isqrt(length - config.prefix) + (config.prefix > 0)
-            return 2 * dim * dim * units
+            cells = length - config.prefix
+            units = 4 * round(cells ** (2 / 3)) if config.symbols else 3 * cells**0.5
+            return 2 * dim * dim * (round(units) + (config.prefix > 0))
         case _:
             return None
 
@@ -60,11 +61,12 @@ def step_flops(
 
     None of a variant or a mixer that is not known here.
     """
-    cycle = cycle_flops(config, config.prefix + seq)
+    cells = seq * math.isqrt(seq) if config.symbols else seq
+    cycle = cycle_flops(config, config.prefix + cells)
     if cycle is None:
         return None
     forward, differentiated = config.H_cycles * cycle[0], cycle[1]
-    heads = 2 * config.dim * (vocab * seq + 2)
+    heads = 2 * config.dim * ((1 if config.symbols else vocab) * cells + 2)
     once_more = act.continue_loss and act.max_steps > 1
     return (1 + once_more) * (forward + heads) + 2 * (differentiated + heads)
 

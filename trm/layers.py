@@ -15,46 +15,17 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from configs import require
 from gpt.attention import Kernel, attend, padding
-from gpt.layers import truncated_normal
+from gpt.layers import rms_norm, rotate, truncated_normal
 from gpt.primitives import (
     project,
     project_columns,
     project_gated,
     project_gated_columns,
 )
-
-
-def rms_norm(
-    x: Float[Array, "*axes"], eps: float, axis: int = -1
-) -> Float[Array, "*axes"]:
-    """`x` over its root mean square along `axis`, in float32; no parameters.
-
-    Source: `models/layers.py`, `rms_norm`.
-    """
-    wide = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(wide), axis=axis, keepdims=True)
-    return (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype)
-
-
-def rotate(
-    x: Float[Array, "*batch seq heads head_dim"], theta: float
-) -> Float[Array, "*batch seq heads head_dim"]:
-    """Rotary positions (RoPE, arXiv 2104.09864) on halves of each head, in float32.
-
-    Source: `models/layers.py`, `RotaryEmbedding` and `apply_rotary_pos_emb`.
-    """
-    seq, half = x.shape[-3], x.shape[-1] // 2
-    frequencies = 1.0 / theta ** (np.arange(half, dtype=np.float32) / np.float32(half))
-    angles = np.outer(np.arange(seq, dtype=np.float32), frequencies)[:, None, :]
-    cos, sin = jnp.asarray(np.cos(angles)), jnp.asarray(np.sin(angles))
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 def swiglu_width(width: int, expansion: float, multiple: int = 256) -> int:

@@ -21,6 +21,7 @@ from trm.recursion import (
     Latents,
     deep_recursion,
 )
+from trm.symbols import SymbolEmbedding, SymbolHead
 
 
 class Prediction(eqx.Module):
@@ -42,12 +43,13 @@ class TRM(eqx.Module):
     `TinyRecursiveReasoningModel_ACTV1_Inner`.
     """
 
-    embedding: Embedding
+    embedding: Embedding | SymbolEmbedding
     positions: Float[Array, "prefix+seq dim"] | None
     recursion: AbstractRecursion
-    head: Linear
+    head: Linear | SymbolHead
     halt_head: Linear
     prefix: int = eqx.field(static=True)
+    per_cell: int = eqx.field(static=True)
     cycles: int = eqx.field(static=True)
     positions_first: bool = eqx.field(static=True)
     padding: int = eqx.field(static=True)
@@ -62,17 +64,22 @@ class TRM(eqx.Module):
         prefix: int,
         cycles: int,
         learned_positions: bool,
+        symbols: int = 0,
         key: PRNGKeyArray,
     ):
         embed_key, position_key, head_key, halt_key = jax.random.split(key, 4)
-        self.embedding = Embedding(vocab, dim, key=embed_key)
+        if symbols:
+            self.embedding = SymbolEmbedding(symbols, dim, key=embed_key)
+            self.head = SymbolHead(symbols, dim, key=head_key)
+        else:
+            self.embedding = Embedding(vocab, dim, key=embed_key)
+            self.head = Linear(dim, vocab, key=head_key)
         self.positions = (
             truncated_normal(position_key, (prefix + seq, dim), dim**-0.5)
             if learned_positions
             else None
         )
         self.recursion = recursion
-        self.head = Linear(dim, vocab, key=head_key)
         # Starts almost sure that nothing is solved: fast learning of Q, deep recursion.
         self.halt_head = eqx.tree_at(
             lambda head: (head.weight, head.bias),
@@ -80,10 +87,15 @@ class TRM(eqx.Module):
             (jnp.zeros((dim, 2)), jnp.full(2, -5.0, jnp.float32)),
         )
         self.prefix = prefix
+        self.per_cell = symbols or 1
         self.cycles = cycles
         mixer = find_mixers(recursion)[0]
         self.positions_first = mixer.positions_first
         self.padding = mixer.padding
+
+    def length(self, seq: int) -> int:
+        """Positions of a puzzle of `seq` cells."""
+        return self.prefix + seq * self.per_cell
 
     @property
     def compute_type(self) -> jnp.dtype:

@@ -16,8 +16,10 @@ class UnitMixer(AbstractMixer):
     """A cell of a Sudoku sees the means of its row, its column and its box.
 
     Each goes through weights of its own. So the mixer is told what the others learn:
-    which cells stand in a unit. Positions of the prefix see the mean of all cells, as
-    all three, and are seen by none.
+    which cells stand in a unit. Where a cell is several positions, one a digit
+    (`trm/symbols.py`), each sees those of its own digit, and as a fourth mean all of
+    its cell. Positions of the prefix see the mean of all, in place of each of these,
+    and are seen by none.
 
     Source: our own; messages within rows, columns and boxes are those of Palm et al.
     2018, arXiv 1711.08028.
@@ -27,24 +29,30 @@ class UnitMixer(AbstractMixer):
     stacked = True
     matrices: ClassVar[dict[str, tuple[int, int]]] = {"weight": (1, 1)}
 
-    weight: Float[Array, "3 dim dim"]
+    weight: Float[Array, "means dim dim"]
     box: Box = eqx.field(static=True)
+    per_cell: int = eqx.field(static=True)
     eps: float = eqx.field(static=True)
 
-    def __init__(self, box: Box, dim: int, *, eps: float, key: PRNGKeyArray):
-        self.weight = truncated_normal(key, (3, dim, dim), (3 * dim) ** -0.5)
+    def __init__(
+        self, box: Box, dim: int, per_cell: int = 1, *, eps: float, key: PRNGKeyArray
+    ):
+        means = 3 if per_cell == 1 else 4
+        self.weight = truncated_normal(key, (means, dim, dim), (means * dim) ** -0.5)
         self.box = box
+        self.per_cell = per_cell
         self.eps = eps
 
     def __call__(
         self, x: Float[Array, "seq *batch dim"]
     ) -> Float[Array, "seq *batch dim"]:
-        prefix = x.shape[0] - self.box.size**2
+        prefix = x.shape[0] - self.box.size**2 * self.per_cell
         front, cells = x[:prefix], x[prefix:]
         rows, columns = self.box
-        board = cells.reshape(columns, rows, rows, columns, *cells.shape[1:])
+        sizes = (columns, rows, rows, columns, self.per_cell)
+        board = cells.reshape(*sizes, *cells.shape[1:])
         mean = lambda *axes: jnp.mean(board, axes, keepdims=True)
-        units = (mean(2, 3), mean(0, 1), mean(1, 3))
+        units = [mean(2, 3), mean(0, 1), mean(1, 3), mean(4)][: len(self.weight)]
         mixed = sum(map(project, units, self.weight), jnp.zeros_like(board))
         mixed = [mixed.reshape(cells.shape)]
         if prefix:

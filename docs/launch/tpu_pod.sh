@@ -109,11 +109,15 @@ intact() {
 }
 
 run() {
-  local restarts=0
+  local restarts=0 had=0
   trap 'say "interrupted: saving"; stop; exit 130' INT TERM HUP
   trap 'delete || exit 1' EXIT
   while [ "$restarts" -le "$RESTARTS" ]; do
-    create || return
+    if ! create; then
+      [ "$had" = 1 ] || return # the request itself is wrong
+      restarts=$((restarts + 1)) && pause && continue
+    fi
+    had=1
     say "installing"
     if install && stop && start "$@"; then
       say "running; the output: docs/launch/tpu_pod.sh log"
@@ -134,7 +138,7 @@ run() {
       restarts=$((restarts + 1))
       ;;
     preempted) ;;
-    unseen) delete && restarts=$((restarts + 1)) ;;
+    unseen) delete; restarts=$((restarts + 1)) ;;
     *) restarts=$((restarts + 1)) ;;
     esac
   done

@@ -42,7 +42,9 @@ KNOWN = {{  # as `gcloud compute tpus ... --help` of version 528 has them
 unknown = (named.keys() | bare) - set(KNOWN[verb].split()) - {{"--quiet"}}
 assert not unknown and named["--zone"] == "here" and "--quiet" in bare, words
 assert group == ("tpu-vm" if verb in ("ssh", "scp") else "queued-resources"), words
-if (cloud / f"fails-{{verb}}").exists():
+fails = cloud / f"fails-{{verb}}"
+if fails.exists():
+    fails.read_text() == "once" and fails.unlink()
     sys.exit(1)
 state = cloud / "state"
 if verb == "list":
@@ -98,6 +100,8 @@ plan.write_text(" ".join(ends[1:] or ends))
 print("the last line of", os.environ["WORKER"], flush=True)
 if ends[0] == "preempted":
     (cloud / "state").write_text("SUSPENDED")
+    for path in cloud.glob("then-*"):
+        path.rename(cloud / path.name[len("then-"):])
 if ends[0] == "saves":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 if ends[0] in ("preempted", "saves"):
@@ -242,6 +246,14 @@ def test_the_same_command_again_after_a_preemption(cloud: Cloud) -> None:
     assert cloud.verbs == [*first, "delete", *ONCE, "delete"]
     of_first = [words[1:] for words in cloud.trainings if words[0] == "0"]
     assert of_first[0] == of_first[1]
+
+
+def test_a_request_that_fails_after_a_preemption_is_made_again(cloud: Cloud) -> None:
+    """Once there was a slice, the cloud may just be out of order."""
+    cloud.plan(plan0="preempted 0", then_fails_create="once")
+    status, messages = cloud.ends("run", *ARGUMENTS)
+    assert (status, cloud.deleted) == (0, True), messages
+    assert cloud.verbs == [*ONCE, "delete", "create", *ONCE, "delete"]
 
 
 def test_restarts_on_the_same_slice(cloud: Cloud) -> None:

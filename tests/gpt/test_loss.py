@@ -42,6 +42,20 @@ def test_chunks_are_the_whole(chunk: int) -> None:
     assert_close(without, found[0])
 
 
+def test_a_cap_bends_the_logits() -> None:
+    """Value and gradients against JAX's own."""
+    x, head, targets = case(23)
+
+    def bent(x: jax.Array, head: jax.Array) -> jax.Array:
+        log_p = jax.nn.log_softmax(1.5 * jnp.tanh(x @ head.T / 1.5))
+        right = jnp.take_along_axis(log_p, targets[:, None], axis=1)[:, 0]
+        return -jnp.sum(jnp.where(targets == IGNORE, 0.0, right))
+
+    ours = lambda x, head: summed_cross_entropy(x, head, targets, 10, 1.5)
+    pull = lambda loss: jax.value_and_grad(loss, (0, 1))(x, head)
+    assert_close(pull(ours), pull(bent))
+
+
 @pytest.mark.parametrize(("tokens", "chunks"), [(2048, 1), (2053, 2), (6144, 3)])
 def test_chunks_are_as_few_as_can_be(tokens: int, chunks: int) -> None:
     """2053 is prime, which once made 2053 chunks of one token."""

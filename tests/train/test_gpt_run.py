@@ -85,7 +85,7 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     raw = next(row for row in rows if row["split"] == "train")
     assert raw["tokens_per_second"] == pytest.approx(8 * raw["examples_per_second"])
     out = (complete / "out").read_text()
-    assert "parameters, 40 steps of 8 sequences on a 1 x 1 mesh" in out
+    assert "40 steps of 8 sequences on a 1 x 1 mesh" in out
     assert f"python -m gpt.sample --run-dir {complete}" in out
     assert (complete / "err").read_text() == "", "no noise"
 

@@ -93,6 +93,26 @@ def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
     assert_close((state.model, state.ema), (expected.model, expected.ema))
 
 
+MODERN = replace(
+    CONFIG,
+    positions="rope",
+    norm="rms",
+    qk_norm=True,
+    activation="swiglu",
+    tied_head=False,
+    logit_cap=15.0,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(4, 2), (8, 1), (1, 8)])
+def test_meshes_compute_the_same_of_a_modern_gpt(sizes: tuple[int, int]) -> None:
+    state, metrics = run(mesh_of(*sizes), MODERN)
+    expected, expected_metrics = run(mesh_of(1, 1), MODERN)
+    assert_close(metrics, expected_metrics)
+    assert_close(state.model, expected.model)
+
+
 @pytest.mark.parametrize("sizes", [*MESHES[:1], pytest.param((1, 1), marks=SLOW)])
 def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     state, metrics = run(mesh_of(*sizes), slices=2)

@@ -10,6 +10,7 @@ from configs import OptimConfig
 from tests.golden import Golden
 from train.optim import (
     atan2_positive,
+    make_schedule,
     make_tx,
     scale_by_adam_atan2,
     split_trainable,
@@ -40,6 +41,23 @@ def test_schedule_is_the_official_one(min_ratio: float, warmup: int) -> None:
 def test_warmup_longer_than_the_run() -> None:
     schedule = warmup_cosine(1.0, 100, 10, 0.0)
     assert float(schedule(jnp.asarray(9))) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("warmup", [0, 8])
+@pytest.mark.parametrize(("share", "low"), [(0.25, 0.1), (1.0, 0.0)])
+def test_warmup_stable_decay(warmup: int, share: float, low: float) -> None:
+    """Against its formula in plain Python."""
+
+    def expected(count: int) -> float:
+        warm = min(1.0, (count + 1) / warmup) if warmup else 1.0
+        left = min(1.0, max(0.0, (40 - count) / (share * 40)))
+        return 3e-4 * min(warm, low + (1 - low) * left)
+
+    optim = OptimConfig(schedule="wsd", warmup=warmup, min_ratio=low, decay_share=share)
+    schedule = make_schedule(optim, 3e-4, 40, warmup_cosine)
+    for count in (0, 1, 7, 8, 20, 29, 30, 31, 39, 40, 50):
+        rate = float(schedule(jnp.asarray(count)))
+        assert rate == pytest.approx(expected(count), rel=1e-5, abs=1e-12)
 
 
 def test_adam_atan2_against_numpy() -> None:

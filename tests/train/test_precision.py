@@ -105,17 +105,32 @@ def test_a_token_that_comes_often_in_a_puzzle(one_device: Mesh) -> None:
     assert errors(of("bfloat16"), of("float32"))[""] < 0.02
 
 
-def gpt_case() -> tuple[gpt.model.GPT, Tokens]:
-    config = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=64, bias=True)
+MODERN: dict[str, Any] = {
+    "positions": "rope",
+    "norm": "rms",
+    "qk_norm": True,
+    "activation": "relu2",
+    "tied_head": False,
+    "logit_cap": 15.0,
+}
+
+
+def gpt_case(options: dict[str, Any] | None = None) -> tuple[gpt.model.GPT, Tokens]:
+    config = GPTConfig(
+        n_layer=2, n_head=2, n_embd=32, block_size=64, bias=True, **(options or {})
+    )
     model = build_gpt(config, tokens=20, key=jax.random.key(0))
     drawn = np.random.default_rng(0).integers(0, 20, (64, 65)).astype(np.int32) ** 2
     return model, Tokens(drawn[:, :-1] % 20, drawn[:, 1:] % 20)
 
 
 @pytest.mark.slow
-def test_a_gpt_in_16_bits_follows_float32(one_device: Mesh) -> None:
+@pytest.mark.parametrize("options", [{}, MODERN, MODERN | {"activation": "swiglu"}])
+def test_a_gpt_in_16_bits_follows_float32(
+    options: dict[str, Any], one_device: Mesh
+) -> None:
     """All gradients, biases and vectors too, which are sums over all tokens."""
-    model, batch = gpt_case()
+    model, batch = gpt_case(options)
     objective = train_gpt.make_objective(10**6)
     half, full = (
         gradients(objective, model, (), batch, precision, one_device)[0]

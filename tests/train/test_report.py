@@ -31,13 +31,14 @@ def test_an_average_of_nothing_is_none() -> None:
         "accuracy": (jnp.float32(0.0), jnp.float32(0.0)),
     }
     assert averages(metrics) == {"loss": 0.75, "accuracy": None}
-    assert readable(averages(metrics)) == "loss 0.75"
+    assert readable(averages(metrics)) == ["loss 0.75"]
 
 
 def test_a_line_for_each_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = report(tmp_path)
+    made.progress(1)
     made.progress(2)
     values = {"accuracy": None, "grad_norm": 3.0, "loss": 0.5}
     made.record(2, "train", values, {"examples_per_second": 8.0})
@@ -60,7 +61,7 @@ def test_a_line_for_each_record(
     ]
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("train 2/10 (0:0")
-    assert first.endswith("left)  loss 0.5  examples_per_second 8  grad_norm 3")
+    assert first.endswith("left)  loss 0.5  8 examples/s  grad_norm 3")
     assert second.endswith("loss 0.25")
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,10 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     assert {"compile_seconds", "save_seconds", "evaluate_seconds"} <= spent
 
     out = (complete / "out").read_text()
+    *table, sums = (complete / "parameters.txt").read_text().splitlines()
+    assert f"{sums}: {complete}/parameters.txt" in out
+    parts = [int(line.split()[-2].replace(",", "")) for line in table]
+    assert sums.startswith(f"{sum(parts) // 4:,} parameters, ")
     assert "train 50/96 (0:0" in out
     assert "After 96 steps" in out
     assert "exact_accuracy" in out

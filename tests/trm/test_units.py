@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ from configs import TRMConfig, UserError
 from data.puzzles.board import BOXES
 from train.muon import hidden_matrices
 from trm.build import build_trm
+from trm.symbols import SymbolEmbedding
 from trm.units import UnitMixer
 from trm.weights import to_official
 
@@ -36,6 +40,53 @@ def test_cells_see_their_units_cell_by_cell(size: int, prefix: int) -> None:
     expected[:prefix] += x[prefix:].mean(0) @ weight.sum(0)
     expected /= np.sqrt(np.square(expected).mean(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(mixer(jnp.asarray(x, jnp.float32)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_a_cell_of_several_positions_sees_itself_too(size: int) -> None:
+    box = BOXES[size]
+    mixer = UnitMixer(box, 3, size, eps=1e-5, key=jax.random.key(0))
+    x = np.random.default_rng(0).normal(size=(1 + size**3, 3))
+    digits = x[1:].reshape(size**2, size, 3)
+    plain = UnitMixer(box, 3, eps=1e-5, key=jax.random.key(0))
+    plain = eqx.tree_at(lambda m: m.weight, plain, mixer.weight[:3])
+    scale = lambda a: a / np.sqrt(np.square(a).mean(-1, keepdims=True) + 1e-5)
+    weight = np.asarray(mixer.weight, np.float64)
+    own = digits.mean(1, keepdims=True) @ weight[3]
+    row, column = np.divmod(np.arange(size**2), size)
+    units = (row, column, box.of_cell)
+    seen = sum(
+        ((u[:, None] == u) / size) @ digits.transpose(1, 0, 2) @ w
+        for u, w in zip(units, weight, strict=False)
+    )
+    expected = scale(digits + own + np.asarray(seen).transpose(1, 0, 2))
+    found = mixer(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found[1:], expected.reshape(-1, 3), atol=1e-5)
+
+
+def test_renamed_digits_change_nothing() -> None:
+    config = replace(CONFIG, symbols=True, L_cycles=2)
+    model = build_trm(config, vocab=6, seq=16, key=jax.random.key(0))
+    inputs = np.random.default_rng(0).integers(1, 6, (2, 16))
+    renamed = np.array([0, 1, 4, 2, 5, 3])
+    spread = lambda a: jnp.broadcast_to(a, (2, model.length(16), 8))
+    fresh = jax.tree.map(spread, model.recursion.init())
+
+    def logits(inputs: np.ndarray) -> jax.Array:
+        x = model.embed(jnp.asarray(inputs), jnp.ones((2, 8)))
+        return model.predict(model.refine(fresh, x)).logits
+
+    one, other = logits(inputs), logits(renamed[inputs])
+    np.testing.assert_allclose(other[..., renamed], one, atol=1e-5)
+    assert jnp.abs(other - one).max() > 0.1
+
+
+def test_what_a_cell_says_of_each_digit() -> None:
+    embedding = SymbolEmbedding(4, 2, key=jax.random.key(0))
+    given, excluded, still_open = embedding.weight
+    found = embedding(jnp.array([1, 3, 0]))  # empty, the digit 2, padding
+    expected = [still_open] * 4 + [excluded, given, excluded, excluded]
+    np.testing.assert_array_equal(found, jnp.stack(expected + [still_open] * 4))
 
 
 CONFIG = TRMConfig(mixer="units", dim=8, inner_multiple=8, puzzle_dim=8, prefix=1)
