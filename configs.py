@@ -11,8 +11,14 @@ Imports the standard library alone; every other package may import this file.
 
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Generic, Literal, TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 LARGEST = 2**31 - 1
 """Largest count and index: what 32 bits hold, on every device."""
@@ -80,6 +86,64 @@ def _require_within(name: str, value: int | float, least: int, largest: int) -> 
     """Raise `UserError` unless `value` is in `least` .. `largest`."""
     require(value >= least, f"`{name}` must be at least {least}: got {value}.")
     require(value <= largest, f"`{name}` must be at most {largest}: got {value}.")
+
+
+# -- schedules -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piecewise(Generic[T]):
+    """A value for every step: the one that began last."""
+
+    firsts: tuple[int, ...]
+    """Steps from which on the values hold, ascending from 0."""
+
+    values: tuple[T, ...]
+    """As many."""
+
+    def at(self, step: int) -> T:
+        """The value at a step."""
+        return self.values[bisect_right(self.firsts, step) - 1]
+
+    def map(self, function: Callable[[T], U]) -> "Piecewise[U]":
+        """What a function makes of each value."""
+        return Piecewise(self.firsts, tuple(map(function, self.values)))
+
+
+def piecewise(name: str, start: T, pairs: Iterable[tuple[int, T]]) -> Piecewise[T]:
+    """`start`, then from each first step on the value beside it.
+
+    Of values that begin at the same step the last one holds.
+
+    Raises:
+        UserError: if the first steps of the schedule `name` do not ascend.
+    """
+    pairs = list(pairs)
+    firsts = [first for first, _ in pairs]
+    require(
+        firsts == sorted(firsts),
+        f"The steps of `{name}` must ascend: got {', '.join(map(str, firsts))}. Sort "
+        "its parts.",
+    )
+    values = {0: start, **dict(pairs)}
+    return Piecewise(tuple(values), tuple(values.values()))
+
+
+def _parts(name: str, text: str, form: str, like: str) -> list[tuple[str, ...]]:
+    """The groups of the regular expression `form` in each part of a schedule.
+
+    Raises:
+        UserError: if a part has another form.
+    """
+    parts = text.split(",") if text else []
+    found = [re.fullmatch(form, part.strip()) for part in parts]
+    for part, match in zip(parts, found, strict=True):
+        require(
+            match is not None,
+            f"`{name}` must have parts with commas between them, like `{like}`: got "
+            f"`{part}`. Correct this one.",
+        )
+    return [match.groups() for match in found if match is not None]
 
 
 # -- data ------------------------------------------------------------------------------
@@ -281,12 +345,19 @@ class PuzzleDataConfig:
     """Epochs strung together before a partial batch is dropped and the groups are drawn
     anew. Officially the epochs between two evaluations (`epochs_per_iter`)."""
 
+    hints: float = 0.0
+    """Share of the training puzzles that are made easier: of the cells to fill in, a
+    random part, up to all of them, is given (in the manner of arXiv 2601.10679)."""
+
     prefetch: int = 2
     """Batches prepared ahead of the device, by one background thread."""
 
     def __post_init__(self) -> None:
         require(bool(self.paths), "`paths` must name at least one directory: got none.")
         require_positive(self, "block", "prefetch")
+        require(
+            0.0 <= self.hints <= 1.0, f"`hints` must lie in [0, 1]: got {self.hints}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +394,25 @@ class OpenWebText:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineWeb:
+    """How shards of GPT-2 tokens become `train.bin` and `val.bin` (200 MB each)."""
+
+    source: str = "kjj0/fineweb10B-gpt2"
+    """A Hugging Face dataset, or a local folder, of `*_train_*.bin` and `*_val_*.bin`
+    as `KellerJordan/modded-nanogpt` makes and reads them."""
+
+    shards: int = 18
+    """Shards to train on, the first ones: 1.8 billion tokens."""
+
+    bpe_dir: str = ""
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
+    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "shards")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextFiles:
     """How text files of one's own become `train.bin` and `val.bin`."""
 
@@ -355,7 +445,7 @@ class TextDataConfig:
     """Folder of `train.bin` and `val.bin` (uint16 tokens), nanoGPT's own included.
     `dataset`."""
 
-    build: Shakespeare | OpenWebText | TextFiles | None = field(
+    build: Shakespeare | OpenWebText | FineWeb | TextFiles | None = field(
         default_factory=OpenWebText
     )
     """How to make the folder if it is missing. None: stop if it is missing."""
@@ -942,6 +1032,11 @@ class TrainTRM:
     freeze: bool = False
     """Train the puzzle table alone; the network stays as it is. `freeze_weights`."""
 
+    depth_schedule: str = ""
+    """`H_cycles`x`L_cycles` of training from certain steps or shares of the run on, as
+    `0:1x2,30%:2x4,60%:3x6` (CGAR, arXiv 2511.08653). Before the first, throughout if
+    empty, and in every evaluation: those of `model`."""
+
     run_dir: str = ""
     """Folder of the run; the same command on it continues the run. Empty:
     `runs/<preset>-<time>`."""
@@ -978,6 +1073,34 @@ class TrainTRM:
             "`freeze` trains the puzzle table alone: got puzzle_dim=0, no table. Train "
             "with freeze=False.",
         )
+        for *_, depth in self._depth_parts:
+            self.model_at(depth)
+
+    def depths(self, total: int) -> Piecewise[tuple[int, int]]:
+        """`H_cycles` and `L_cycles` at each step of a run of `total` steps.
+
+        What begins within a dispatch begins with the next one.
+
+        Raises:
+            UserError: if the steps do not ascend.
+        """
+        call, pairs = self.steps_per_call, []
+        for place, percent, depth in self._depth_parts:
+            step = Fraction(place) * total / 100 if percent else Fraction(place)
+            pairs.append((math.ceil(step / call) * call, depth))
+        start = self.model.H_cycles, self.model.L_cycles
+        return piecewise("depth_schedule", start, pairs)
+
+    def model_at(self, depth: tuple[int, int]) -> TRMConfig:
+        """The model with other `H_cycles` and `L_cycles`."""
+        return replace(self.model, H_cycles=depth[0], L_cycles=depth[1])
+
+    @property
+    def _depth_parts(self) -> list[tuple[str, str, tuple[int, int]]]:
+        """Where each depth begins, whether that is `%` of the run, and the depth."""
+        form = r"(\d+(?=:)|\d+(?:\.\d+)?(?=%))(%?):(\d+)x(\d+)"
+        parts = _parts("depth_schedule", self.depth_schedule, form, "0:1x2,30%:2x4")
+        return [(at, unit, (int(high), int(low))) for at, unit, high, low in parts]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from configs import TrainGPT, UserError, require
+from configs import Piecewise, TrainGPT, UserError, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from data.text.tokenizer import Tokenizer
 from gpt.attention import Kernel, pick_kernel
@@ -40,6 +40,7 @@ from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
+from train.phases import Phase
 from train.presets import GPT_PRESETS
 from train.record import Sizes
 from train.speed import throughput
@@ -78,6 +79,17 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         head_dim=shape.head_dim,
     )
     fresh = partial(build, config, sizes, kernel)
+    objective = make_objective(shape.loss_chunk)
+    phase = Phase(
+        objective=objective,
+        optimizer=optimizer,
+        step_config=step_config,
+        rates=throughput(
+            mesh,
+            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+            tokens=shape.block_size,
+        ),
+    )
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
     return Job(
         kind="gpt",
@@ -86,9 +98,8 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         sizes=sizes,
         data_hash=train.content_hash,
         mesh=mesh,
-        objective=make_objective(shape.loss_chunk),
-        optimizer=optimizer,
-        step_config=step_config,
+        objective=objective,
+        phases=Piecewise((0,), (phase,)),
         intervals=Intervals(
             total=config.max_iters,
             per_call=config.steps_per_call,
@@ -109,11 +120,6 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             summary=summary,
         ),
         pretrained=None if source is None else lambda: (source.load(kernel), ()),
-        rates=throughput(
-            mesh,
-            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
-            tokens=shape.block_size,
-        ),
         hint=HINT if can_sample(config) else "",
     )
 

@@ -54,6 +54,9 @@ class Line:
     waited: float
     """Seconds for which the devices may have waited for data."""
 
+    rates: Rates
+    """What else to report, given the examples a second."""
+
 
 class Interval:
     """The steps since the last line; a line is read while the next dispatch runs.
@@ -62,17 +65,10 @@ class Interval:
         report: where lines go.
         checkpoints: for what is said if a number is not finite.
         done: steps made before.
-        rates: what else to report, given the examples a second.
     """
 
-    def __init__(
-        self,
-        report: Report,
-        checkpoints: Checkpoints,
-        done: int,
-        rates: Rates = lambda rate: {},
-    ):
-        self._report, self._checkpoints, self._rates = report, checkpoints, rates
+    def __init__(self, report: Report, checkpoints: Checkpoints, done: int):
+        self._report, self._checkpoints = report, checkpoints
         self._sums: Metrics | None = None
         self._step, self._examples, self._waited = done, 0, 0.0
         self._line: Line | None = None
@@ -98,11 +94,17 @@ class Interval:
         if len(self._running) > AHEAD:
             jax.block_until_ready(self._running.popleft())
 
-    def end_line(self) -> None:
-        """Let the next `flush` report the steps up to here."""
+    def end_line(self, rates: Rates) -> None:
+        """Let the next `flush` report the steps up to here.
+
+        Args:
+            rates: what else to report of them, given the examples a second.
+        """
         assert self._sums is not None
         done = self._watch.submit(done_at, self._sums)
-        self._line = Line(self._step, self._sums, self._examples, done, self._waited)
+        self._line = Line(
+            self._step, self._sums, self._examples, done, self._waited, rates
+        )
         self._sums, self._examples, self._waited = None, 0, 0.0
 
     def flush(self) -> None:
@@ -120,7 +122,7 @@ class Interval:
         seconds = max(line.done.result() - self._began, 1e-9)
         self._began = line.done.result()
         rate = line.examples / seconds
-        speed = {"examples_per_second": rate, **self._rates(rate), **memory()}
+        speed = {"examples_per_second": rate, **line.rates(rate), **memory()}
         speed["data_wait_seconds"] = line.waited
         self._report.record(line.step, "train", values, speed)
 

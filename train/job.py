@@ -20,24 +20,23 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from configs import TrainGPT, TrainTRM, require
+from configs import Piecewise, TrainGPT, TrainTRM, require
 from train.checkpoint import Checkpoints
 from train.compiling import Watched
 from train.feed import Split
-from train.gradients import StepConfig
 from train.loop import Evaluation, Intervals, Loop, evaluate
 from train.mesh import describe_layout
 from train.metrics_file import scores
 from train.objective import Objective
-from train.optim import Optimizer
+from train.phases import Phase
 from train.provenance import code
 from train.record import Sizes
-from train.report import Report, require_packages
+from train.report import Report, arranged, require_packages
 from train.run_dir import RunDir, require_same_model
 from train.screen import Screen
-from train.speed import Rates, Values
+from train.speed import Values
 from train.state import TrainState, abstract_state, init_state
-from train.step import EvalStep, make_eval_step, make_train_step
+from train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from train.table import make_table
 
 
@@ -78,9 +77,13 @@ class Job:
     """Content hash of the data."""
 
     mesh: Mesh
+
     objective: Objective
-    optimizer: Optimizer
-    step_config: StepConfig
+    """What is evaluated."""
+
+    phases: Piecewise[Phase]
+    """How each step is made."""
+
     intervals: Intervals
     evaluator: Evaluator
 
@@ -95,9 +98,6 @@ class Job:
 
     pretrained: Callable[[], tuple[Any, PyTree]] | None = None
     """Gives a model and the rows of a table to start with instead of fresh ones."""
-
-    rates: Rates = lambda rate: {}
-    """What else to report, given the examples a second of training."""
 
     hint: str = ""
     """What to do with a complete run, given its `folder`."""
@@ -116,7 +116,7 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
     require_packages(config.run)
     abstract = abstract_state(job.init, job.mesh)
     eval_config = replace(
-        job.step_config,
+        job.phases.at(0).step_config,
         batch_size=job.evaluator.batch_size,
         accumulation=1,
         supervision_steps=1,
@@ -149,14 +149,8 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                     "learning rate follows the schedule of the new one."
                 )
             loop = Loop(
-                step=make_train_step(
-                    job.objective,
-                    job.optimizer,
-                    job.mesh,
-                    job.step_config,
-                    abstract,
-                    episode=job.episode,
-                ),
+                phases=job.phases,
+                make_step=partial(step_of, job, abstract),
                 make_batch=job.make_batch,
                 evaluate=partial(
                     evaluation_of,
@@ -166,8 +160,6 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                 ),
                 score=job.evaluator.score,
                 intervals=job.intervals,
-                examples=job.step_config.batch_size * job.step_config.supervision_steps,
-                rates=job.rates,
                 prefetch=config.data.prefetch,
                 run=config.run,
                 report=report,
@@ -217,6 +209,18 @@ def open_report(
         name=run_dir.recorded["id"],
         total=job.intervals.total,
         done=done,
+    )
+
+
+def step_of(job: Job, abstract: TrainState, phase: Phase) -> TrainStep:
+    """The compiled step of a phase."""
+    return make_train_step(
+        phase.objective,
+        phase.optimizer,
+        job.mesh,
+        phase.step_config,
+        abstract,
+        episode=job.episode,
     )
 
 
@@ -276,7 +280,14 @@ def evaluate_run(
     print(job.evaluator.summary(evaluation))
     if folder is not None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
-        row = {"step": done, "time": now, **evaluation.values}
+        row = {
+            "step": done,
+            "split": "eval-only",
+            "time": now,
+            "weights": config.init_from if done == 0 else f"checkpoint of step {done}",
+            "examples": evaluation.examples,
+            **arranged(evaluation.values, {"examples_per_second": evaluation.rate}),
+        }
         with (folder / "evaluations.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
     return 0
@@ -318,11 +329,11 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
 
 def _opening(job: Job, folder: Path, state: TrainState, resumed: bool) -> str:
     """What is about to happen; where every parameter lies goes to a file."""
+    batch = job.phases.at(0).step_config.batch_size
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"
     lines = [
-        f"{folder}: {job.title}, {job.intervals.total:,} steps of "
-        f"{job.step_config.batch_size} {job.unit} on a {sizes} mesh "
-        f"({jax.devices()[0].device_kind})"
+        f"{folder}: {job.title}, {job.intervals.total:,} steps of {batch} {job.unit} "
+        f"on a {sizes} mesh ({jax.devices()[0].device_kind})"
     ]
     table, total = describe_layout(state.model, job.mesh)
     if jax.process_index() == 0:

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from configs import LARGEST, RunConfig, require
+from configs import LARGEST, Piecewise, RunConfig, require
 from train.checkpoint import Checkpoints
 from train.compiling import Watched, compiled
 from train.devices import Interrupt
 from train.feed import Prefetch, Split
 from train.interval import Interval, require_finite
 from train.objective import Metrics
+from train.phases import Phase
 from train.report import Report, averages
-from train.speed import Rates, Values
+from train.speed import Values
 from train.state import TrainState
 from train.tracing import Tracing
 
@@ -63,6 +64,7 @@ class Evaluation:
     """What came out of an evaluation."""
 
     values: Values
+    examples: int
     rate: float
     """Examples a second."""
 
@@ -129,7 +131,9 @@ def evaluate(
         values |= {f"{split.name}{name}": value for name, value in found.items()}
         rows += split.examples
     rate = rows / (time.perf_counter() - start - compiling)
-    return Evaluation(values=values, rate=rate, compiling=compiling, first=first)
+    return Evaluation(
+        values=values, examples=rows, rate=rate, compiling=compiling, first=first
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +144,12 @@ class Loop:
     its metrics have been seen to be finite, and before it is evaluated.
     """
 
-    step: Any
-    """The step of `eqx.filter_jit`. Its `lower(...).compile()` is called, as it would
-    itself wait for what it computes, for errors that nothing here raises."""
+    phases: Piecewise[Phase]
+    """The phase of each step."""
+
+    make_step: Callable[[Phase], Any]
+    """The step of a phase, by `eqx.filter_jit`. Its `lower(...).compile()` is called;
+    it would itself wait for what it computes, for errors that nothing here raises."""
 
     make_batch: Callable[[int], PyTree]
     """The input of the dispatch that begins at a step; called in a thread."""
@@ -154,11 +161,6 @@ class Loop:
     """Score; higher is better."""
 
     intervals: Intervals
-    examples: int
-    """Rows of one step, for the speed."""
-
-    rates: Rates
-    """What else to report, given the examples a second."""
 
     prefetch: int
     """Batches prepared ahead."""
@@ -181,7 +183,7 @@ class Loop:
             SaveError: if a state could not be saved.
         """
         done, total = int(state.step), self.intervals.total
-        interval = Interval(self.report, self.checkpoints, done, self.rates)
+        interval = Interval(self.report, self.checkpoints, done)
         evaluation, programs = None, {}
         if done > 0 and self.intervals.evaluates(done) and not self.report.knows(done):
             # It was killed between saving and evaluating.
@@ -193,32 +195,33 @@ class Loop:
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:
                 while done < total:
                     before, length = done, self.intervals.length(done)
+                    phase = self.phases.at(done)
                     batch = batches.get()
-                    if length not in programs:  # to call `step` would wait for it
+                    if (phase, length) not in programs:  # a call would wait for it
                         with (
                             interval.pause("compile"),
                             warnings.catch_warnings(action="ignore"),
                         ):
-                            lowered = self.step.lower(state, batch)
-                            programs[length] = compiled(
+                            lowered = self.make_step(phase).lower(state, batch)
+                            programs[phase, length] = compiled(
                                 lowered,
                                 "the train step",
                                 self.report.screen,
                                 interrupt.wanted,
                             )
-                    if programs[length] is None:
+                    if programs[phase, length] is None:
                         return self._stopped(state, interrupt, interval)
                     if tracing.starts(done + 1, done + length):
                         with interval.pause("profile"):
                             tracing.start()
                     with tracing.step(done + length):
-                        state, metrics = programs[length](state, batch)
+                        state, metrics = programs[phase, length](state, batch)
                     done += length
                     interrupt.listen()
                     interval.flush()
-                    interval.add(done, metrics, length * self.examples, batches.waited)
-                    if crossed(self.run.log_every, before, done):
-                        interval.end_line()
+                    interval.add(done, metrics, length * phase.examples, batches.waited)
+                    if self._line_is_due(before, done):
+                        interval.end_line(phase.rates)
                     self.report.progress(done)
                     if tracing.stops(done):
                         with interval.pause("profile"):
@@ -240,6 +243,11 @@ class Loop:
             tracing.stop()
             interrupt.close()
             interval.close()
+
+    def _line_is_due(self, before: int, done: int) -> bool:
+        """Whether a line of metrics ends: none is of two phases."""
+        changes = self.phases.at(before) is not self.phases.at(done)
+        return changes or crossed(self.run.log_every, before, done)
 
     def _save_is_due(self, before: int, done: int) -> bool:
         return self.run.save == "always" and crossed(self.run.save_every, before, done)

@@ -79,11 +79,15 @@ def _parsed(hint: Any, value: Any) -> Any:
 def differences(
     old: dict[str, Any], new: dict[str, Any], may: Sequence[str] = MAY_CHANGE
 ) -> list[str]:
-    """Settings that differ and are none that `may`, as `name: old -> new`."""
-    before, after = _flat(old), _flat(new)
+    """Settings that differ and are none that `may`, as `name: old -> new`.
+
+    One that the old settings lack is younger than their run, which had its default.
+    """
+    defaults = _flat(settings(TrainTRM() if new.get("act") else TrainGPT()))
+    before, after = defaults | _flat(old), _flat(new)
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted(_flat(old).keys() | after.keys())
         if before.get(name) != after.get(name)
         and not any(name == m or name.startswith(m + ".") for m in may)
     ]

@@ -28,7 +28,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from configs import ACTConfig, TrainTRM, require
+from configs import ACTConfig, Piecewise, TrainTRM, require
 from data.puzzles.dataset import IGNORE, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from gpt.attention import Kernel, pick_kernel
@@ -40,11 +40,12 @@ from train.job import Evaluator, Job, run_job
 from train.loading import LoadedRun, load_run, resumed_config
 from train.loop import Evaluation, Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
-from train.objective import Objective
+from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
+from train.phases import Phase
 from train.presets import TRM_PRESETS
 from train.record import Sizes
-from train.speed import throughput
+from train.speed import Values, throughput
 from train.state import TrainState, make_init
 from trm.act import init_carry, refill
 from trm.build import build_trm
@@ -83,17 +84,6 @@ def make_job(
     )
     total = steps_of(config.epochs, config, train)
     sizes = sizes_of(train)
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        supervision_steps=config.supervision_steps,
-    )
-    objective = make_objective(
-        config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
-    )
-    optimizer = make_trm_optimizer(config, total)
     kernel = pick_kernel(
         config.model.attention,
         precision=config.precision,
@@ -101,7 +91,8 @@ def make_job(
         head_dim=config.model.head_dim,
     )
     fresh = partial(build, config, sizes, kernel)
-    episode = config.loop == "episode"
+    phases = make_phases(config, total, sizes, kernel, mesh)
+    first, episode = phases.at(0), config.loop == "episode"
     return Job(
         kind="trm",
         title=preset,
@@ -109,32 +100,28 @@ def make_job(
         sizes=sizes,
         data_hash=train.content_hash,
         mesh=mesh,
-        objective=objective,
-        optimizer=optimizer,
-        step_config=step_config,
+        objective=make_objective(
+            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
+        ),
+        phases=phases,
         intervals=Intervals(
             total=total,
             per_call=config.steps_per_call,
             eval_every=steps_of(config.eval.epochs, config, train),
         ),
         episode=episode,
-        init=make_trm_init(config, sizes, optimizer, fresh),
+        init=make_trm_init(config, sizes, first.optimizer, fresh),
         make_batch=train_input(
-            train.batch, mesh, step_config, None if episode else config.steps_per_call
+            train.batch,
+            mesh,
+            first.step_config,
+            None if episode else config.steps_per_call,
         ),
         evaluator=Evaluator(
             batch_size=test.batch_size,
             splits=partial(test_splits, config, test, mesh),
             score=lambda values: values["exact_accuracy"] or 0.0,
             summary=partial(summary, test),
-        ),
-        rates=throughput(
-            mesh,
-            flops=None  # an episode has as many steps as its puzzles need
-            if episode
-            else step_flops(
-                config.model, config.act, vocab=sizes["vocab"], seq=sizes["seq"]
-            ),
         ),
         pretrained=None
         if source is None
@@ -259,6 +246,59 @@ def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Obj
     )
 
 
+def make_phases(
+    config: TrainTRM, total: int, sizes: Sizes, kernel: Kernel, mesh: Mesh
+) -> Piecewise[Phase]:
+    """The phases of a run of `total` steps, as deep as its schedule says."""
+    objective = make_objective(config.act, sizes["seq"])
+    optimizer = make_trm_optimizer(config, total)
+    step_config = StepConfig(
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=config.seed,
+        accumulation=config.accumulation,
+        supervision_steps=config.supervision_steps,
+    )
+
+    def phase(depth: tuple[int, int]) -> Phase:
+        model = config.model_at(depth)
+        flops = step_flops(model, config.act, vocab=sizes["vocab"], seq=sizes["seq"])
+        if config.loop == "episode":  # of as many steps as its puzzles need
+            flops = None
+        plain = Phase(
+            objective=objective,
+            optimizer=optimizer,
+            step_config=step_config,
+            rates=throughput(mesh, flops=flops),
+        )
+        if not config.depth_schedule:
+            return plain
+        other = dataclasses.replace(config, model=model)
+        like, _ = jax.eval_shape(partial(build, other, sizes, kernel))
+        said: Values = {"H_cycles": depth[0], "L_cycles": depth[1]}
+        return dataclasses.replace(
+            plain,
+            objective=at_depth(objective, like),
+            rates=lambda rate: plain.rates(rate) | said,
+        )
+
+    return config.depths(total).map(phase)
+
+
+def at_depth(objective: Objective, like: TRM) -> Objective:
+    """The objective with a loss that recurses as deep as another model.
+
+    No weight knows of depth: it is the structure that the same leaves stand in.
+    """
+    structure = jax.tree.structure(like)
+
+    def loss(model: TRM, *args: Any, **options: Any) -> Loss:
+        model = jax.tree.unflatten(structure, jax.tree.leaves(model))
+        return objective.loss(model, *args, **options)
+
+    return dataclasses.replace(objective, loss=loss)
+
+
 def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
     """The optimizer of a run of `total` steps: the network's and the puzzle table's."""
     optim, table = config.optim, config.table
@@ -302,6 +342,7 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
         seed=config.seed,
         epochs_per_block=config.data.block,
         rows=train_rows,
+        hints=config.data.hints,
     )
     require(
         bool((train.batch(0).labels != IGNORE).any()),

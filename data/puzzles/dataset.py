@@ -60,6 +60,7 @@ class PuzzleDataset:
         seed: int = 0,
         epochs_per_block: int = 1,
         rows: Integer[np.ndarray, " rows"] | None = None,
+        hints: float = 0.0,
     ):
         """Open and check the datasets.
 
@@ -70,6 +71,8 @@ class PuzzleDataset:
             seed: of the order of the training examples.
             epochs_per_block: epochs strung together before a partial batch is dropped.
             rows: the rows of each batch to load, in order; None loads all.
+            hints: share of the training examples that are made easier: a random part
+                of the cells is given as it is in the solution.
 
         Raises:
             UserError: if an argument is out of range or a dataset is not usable.
@@ -89,6 +92,7 @@ class PuzzleDataset:
                 f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got "
                 f"{rows}. Pass this process's row numbers in the global batch."
             )
+        self._seed, self._hints = seed, hints
         self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
         self.num_examples = len(self._store)
@@ -139,7 +143,16 @@ class PuzzleDataset:
         """
         _require_least("step", step, 0)
         examples, puzzles = self._sampler.examples(step)
-        return self._load(examples[self._rows], puzzles[self._rows])
+        puzzle = self._load(examples[self._rows], puzzles[self._rows])
+        if self._hints:
+            # The 3 parts this seed from those of the sampler.
+            rng = np.random.default_rng((self._seed, 3, step))
+            easier, part = rng.random((2, self.batch_size))
+            share = np.where(easier < self._hints, part, 0.0)[self._rows]
+            cells = rng.random((self.batch_size, puzzle.inputs.shape[1]))[self._rows]
+            given = (cells < share[:, None]) & (puzzle.labels != IGNORE)
+            puzzle.inputs[given] = puzzle.labels[given]
+        return puzzle
 
     def draw(
         self,

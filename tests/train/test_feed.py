@@ -63,9 +63,9 @@ def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
     """No prefix, no table: trained, saved and restored like any other."""
     model = replace(TRM_PRESETS["quickstart"][1].model, prefix=0, puzzle_dim=0)
     job = make_job("x", config(dataset, model=model))
-    state = init_state(job.init, job.mesh)
+    state, phase = init_state(job.init, job.mesh), job.phases.at(0)
     step = make_train_step(
-        job.objective, job.optimizer, job.mesh, job.step_config, state
+        phase.objective, phase.optimizer, job.mesh, phase.step_config, state
     )
     state, _ = step(state, job.make_batch(0))
     checkpoints = Checkpoints(tmp_path / "checkpoints", RunConfig())

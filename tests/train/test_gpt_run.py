@@ -99,6 +99,8 @@ def test_evaluation_only(complete: Path, text: Path) -> None:
     assert "After 40 steps" in out
     assert err == ""
     row = json.loads((complete / "evaluations.jsonl").read_text())
+    assert (row["split"], row["examples"]) == ("eval-only", 2 * 3 * 4)
+    assert row["weights"] == "checkpoint of step 40"
     (complete / "evaluations.jsonl").unlink()
     last = metrics(complete)[-1]
     assert {k: row[k] for k in ("step", "val_loss")} == {

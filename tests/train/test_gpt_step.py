@@ -218,7 +218,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
         make_objective(64), optimizer(), one_device, step_config, state
     )
     before = jax.tree.map(np.array, state)  # a copy: the state is donated
-    skipped = []
+    skipped, metrics = [], {}
     for t in range(40):
         state, metrics = step(state, batch(one_device, t))
         skipped.append(float(metrics["skipped"][0]))
@@ -231,6 +231,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
     assert set(skipped[good:]) == {0.0}
     assert int(state.step) == 40
     assert int(state.updates) == 40 - good
+    assert state.scale is not None
     assert float(state.scale.factor) == 2.0 ** (40 - good)
     assert np.isfinite(float(metrics["loss"][0]))
 
@@ -282,13 +283,14 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
         before = jax.tree.map(np.array, state)  # a copy: the state is donated
         state, metrics = step(state, one)
         interval.add(t, metrics, 1, 0.0)
-        interval.end_line()
+        interval.end_line(lambda rate: {})
         interval.flush()
         same = jax.tree.map(np.array_equal, state.model, before.model)
         assert all(jax.tree.leaves(same)) == (t == 2)
         assert float(metrics["skipped"][0]) == (t == 2)
         assert float(metrics["loss"][1] > 0) == (t != 2)
     assert (int(state.step), int(state.updates)) == (4, 3)
+    assert state.scale is not None
     assert float(state.scale.factor) == 2.0
     (said,) = report.say.call_args.args
     assert "step 2: 1 update was skipped, as a float16 number overflowed" in said

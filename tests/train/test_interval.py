@@ -14,6 +14,7 @@ from train.objective import Metrics
 from train.report import Report
 
 Pair = tuple[float, float]
+RATES = lambda rate: {"tokens": 10 * rate}
 
 
 def metrics(**pairs: Pair) -> Metrics:
@@ -28,7 +29,7 @@ def report() -> Mock:
 @pytest.fixture
 def interval(report: Mock) -> Iterator[Interval]:
     checkpoints = create_autospec(Checkpoints, instance=True, newest=None)
-    made = Interval(report, checkpoints, 0, lambda rate: {"tokens": 10 * rate})
+    made = Interval(report, checkpoints, 0)
     yield made
     made.close()
 
@@ -50,7 +51,7 @@ def test_a_line_is_of_all_steps_since_the_line_before(
         interval.flush()
         interval.add(step, one, 8, 0.25)
         if step % 3 == 0:
-            interval.end_line()
+            interval.end_line(RATES)
     interval.settle()
     (first, values, speed), (second, later, _) = lines(report, "train")
     assert (first, second) == (3, 6)
@@ -77,7 +78,7 @@ def test_metrics_are_read_once_a_line(
     assert (len(reads), len(waits)) == (0, 1)
     assert waits[0] is not latest
     assert len(interval._running) == AHEAD
-    interval.end_line()
+    interval.end_line(RATES)
     interval.flush()
     assert len(reads) == 1
 
@@ -93,7 +94,7 @@ def test_the_speed_is_that_of_the_steps_where_dispatch_waits(
         time.sleep(0.1)
         interval.flush()
         interval.add(step, metrics(loss=(1.0, 1.0)), 100, 0.0)
-        interval.end_line()
+        interval.end_line(RATES)
     interval.settle()
     rates = [speed["examples_per_second"] for _, _, speed in lines(report, "train")]
     assert len(rates) == 5
@@ -105,7 +106,7 @@ def test_other_work_does_not_count(interval: Interval, report: Mock) -> None:
     with interval.pause("save"):
         time.sleep(1.0)
     interval.add(2, metrics(loss=(1.0, 1.0)), 100, 0.0)
-    interval.end_line()
+    interval.end_line(RATES)
     interval.settle()
     ((step, values),) = lines(report, "time")
     assert step == 1
