@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from configs import require
+from data.storage import open_path
 from train.loading import has_checkpoint
 from train.record import read_settings, recorded_run
 
@@ -37,7 +37,7 @@ def starting_point(
             f"A command must start from a preset or a file: got `{named}` and "
             f"`{FILE} {file}`. Leave out one.",
         )
-        kind, config, record = read_settings(Path(file))
+        kind, config, record = read_settings(open_path(file))
         config = dataclasses.replace(config, run_dir="")
     elif named is None and run_dir and has_checkpoint(run_dir):
         kind, config, record = recorded_run(run_dir)

@@ -32,11 +32,12 @@ from gpt.model import GPT, build_gpt, cast, flops_per_token
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
 from train.devices import start
+from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.job import Evaluator, Job, run_job
 from train.loading import resumed_config
-from train.loop import Evaluation, Intervals
+from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine

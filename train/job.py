@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
@@ -21,10 +20,12 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from configs import Piecewise, TrainGPT, TrainTRM, require
+from data.storage import AnyPath, append_text, open_path
 from train.checkpoint import Checkpoints
 from train.compiling import Watched
+from train.evaluation import Evaluation, evaluate
 from train.feed import Split
-from train.loop import Evaluation, Intervals, Loop, evaluate
+from train.loop import Intervals, Loop
 from train.mesh import describe_layout
 from train.metrics_file import scores
 from train.objective import Objective
@@ -256,7 +257,7 @@ def evaluate_run(
     Raises:
         UserError: if there is nothing to evaluate, or it is of another configuration.
     """
-    folder = Path(config.run_dir) if config.run_dir else None
+    folder = open_path(config.run_dir) if config.run_dir else None
     found = None if folder is None else read_weights(folder, config, abstract)
     if found is None:
         require(
@@ -288,13 +289,12 @@ def evaluate_run(
             "examples": evaluation.examples,
             **arranged(evaluation.values, {"examples_per_second": evaluation.rate}),
         }
-        with (folder / "evaluations.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_text(folder / "evaluations.jsonl", json.dumps(row) + "\n")
     return 0
 
 
 def read_weights(
-    folder: Path, config: TrainTRM | TrainGPT, abstract: TrainState
+    folder: AnyPath, config: TrainTRM | TrainGPT, abstract: TrainState
 ) -> tuple[Any, PyTree, int] | None:
     """The weights to evaluate of the newest checkpoint, the table and the step.
 
@@ -327,7 +327,7 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
     return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))
 
 
-def _opening(job: Job, folder: Path, state: TrainState, resumed: bool) -> str:
+def _opening(job: Job, folder: AnyPath, state: TrainState, resumed: bool) -> str:
     """What is about to happen; where every parameter lies goes to a file."""
     batch = job.phases.at(0).step_config.batch_size
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"

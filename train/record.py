@@ -8,10 +8,10 @@ import json
 import types
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from configs import MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
+from data.storage import AnyPath, open_path, read_text
 
 Config = TypeVar("Config", TrainGPT, TrainTRM)
 Sizes = dict[str, int]
@@ -106,7 +106,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 # -- the file --------------------------------------------------------------------------
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
+def read_config(folder: AnyPath) -> dict[str, Any] | None:
     """What `config.json` says; None if it is missing.
 
     Raises:
@@ -115,12 +115,12 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return _read(folder / "config.json")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: AnyPath) -> dict[str, Any] | None:
     """What a `config.json` says; None if it is missing."""
     if not path.exists():
         return None
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(read_text(path))
         valid = isinstance(config, dict)
     except (ValueError, RecursionError):
         config, valid = {}, False
@@ -133,16 +133,16 @@ def _read(path: Path) -> dict[str, Any] | None:
     return config
 
 
-def recorded_run(run_dir: str | Path) -> tuple[str, Any, dict[str, Any]]:
+def recorded_run(run_dir: str | AnyPath) -> tuple[str, Any, dict[str, Any]]:
     """The kind, the configuration and the record of a run.
 
     Raises:
         UserError: if there is no such run.
     """
-    return read_settings(Path(run_dir) / "config.json")
+    return read_settings(open_path(run_dir) / "config.json")
 
 
-def read_settings(path: Path) -> tuple[str, Any, dict[str, Any]]:
+def read_settings(path: AnyPath) -> tuple[str, Any, dict[str, Any]]:
     """The kind, the configuration and the record that a `config.json` holds.
 
     Raises:

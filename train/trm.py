@@ -31,14 +31,16 @@ from jaxtyping import Array
 from configs import ACTConfig, Piecewise, TrainTRM, require
 from data.puzzles.dataset import IGNORE, PuzzleDataset
 from data.puzzles.metadata import Metadata
+from data.storage import open_path
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
+from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.integrity import kinds
 from train.job import Evaluator, Job, run_job
 from train.loading import LoadedRun, load_run, resumed_config
-from train.loop import Evaluation, Intervals
+from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
@@ -144,7 +146,7 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
         return dataclasses.replace(config, model=before.model), None
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(Path(config.data.paths[0]) / "train").seq_len
-    if (Path(config.init_from) / "config.json").is_file():
+    if (open_path(config.init_from) / "config.json").is_file():
         source = load_run(config.init_from)
         require(
             source.kind == "trm",
