@@ -35,7 +35,7 @@ from train.devices import start
 from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
-from train.job import Evaluator, Job, run_job
+from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import resumed_config
 from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
@@ -61,57 +61,26 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     Raises:
         ValueError: if mesh, batch, data and weights do not go together.
     """
-    mesh, shape = make_mesh(config.mesh), config.model
+    mesh = make_mesh(config.mesh)
     process_rows(mesh, config.batch_size)
     prepare_missing(config.data.path, config.data.build)
     train = open_split(config, "train", config.batch_size, config.seed, mesh)
     sizes: Sizes = {"tokens": train.vocab_size}
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
-    )
-    optimizer = make_gpt_optimizer(config)
-    kernel = pick_kernel(
-        shape.attention,
-        precision=config.precision,
-        length=shape.block_size,
-        head_dim=shape.head_dim,
-    )
-    fresh = partial(build, config, sizes, kernel)
-    objective = make_objective(shape.loss_chunk)
-    phase = Phase(
-        objective=objective,
-        optimizer=optimizer,
-        step_config=step_config,
-        rates=throughput(
-            mesh,
-            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
-            tokens=shape.block_size,
-        ),
-    )
+    recipe = make_recipe(config, sizes, mesh)
+    step_config = recipe.phases.at(0).step_config
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
     return Job(
+        **vars(recipe),
         kind="gpt",
         title=preset,
         unit="sequences",
         sizes=sizes,
         data_hash=train.content_hash,
         mesh=mesh,
-        objective=objective,
-        phases=Piecewise((0,), (phase,)),
         intervals=Intervals(
             total=config.max_iters,
             per_call=config.steps_per_call,
             eval_every=config.eval.interval,
-        ),
-        init=make_init(
-            fresh,
-            lambda model: (),
-            optimizer.tx,
-            ema=config.optim.ema > 0,
-            scaled=config.precision == "float16",
         ),
         make_batch=train_input(train.batch, mesh, step_config, config.steps_per_call),
         evaluator=Evaluator(
@@ -120,7 +89,9 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             score=lambda values: -(values["val_loss"] or 0.0),
             summary=summary,
         ),
-        pretrained=None if source is None else lambda: (source.load(kernel), ()),
+        pretrained=None
+        if source is None
+        else lambda: (source.load(kernel_of(config, mesh)), ()),
         hint=HINT if can_sample(config) else "",
     )
 
@@ -134,6 +105,52 @@ def can_sample(config: TrainGPT) -> bool:
         return Tokenizer.of(config.data).at_hand
     except UserError:
         return False
+
+
+def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
+    """What a run on text of these sizes trains."""
+    shape, optimizer = config.model, make_gpt_optimizer(config)
+    fresh = partial(build, config, sizes, kernel_of(config, mesh))
+    objective = make_objective(shape.loss_chunk)
+    phase = Phase(
+        objective=objective,
+        optimizer=optimizer,
+        step_config=StepConfig(
+            batch_size=config.batch_size,
+            precision=config.precision,
+            seed=config.seed,
+            accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
+        ),
+        rates=throughput(
+            mesh,
+            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
+            tokens=shape.block_size,
+        ),
+    )
+    numbers = jax.ShapeDtypeStruct((config.batch_size, shape.block_size), "int32")
+    return Recipe(
+        objective=objective,
+        phases=Piecewise((0,), (phase,)),
+        init=make_init(
+            fresh,
+            lambda model: (),
+            optimizer.tx,
+            ema=config.optim.ema > 0,
+            scaled=config.precision == "float16",
+        ),
+        batch=Tokens(numbers, numbers),
+    )
+
+
+def kernel_of(config: TrainGPT, mesh: Mesh) -> Kernel:
+    """The kernel of attention on the devices of a mesh."""
+    return pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.block_size,
+        head_dim=config.model.head_dim,
+        backend=mesh.devices.flat[0].platform,
+    )
 
 
 def build(

@@ -59,8 +59,28 @@ class Evaluator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a run trains, on what, and for how long."""
+class Recipe:
+    """What a run trains and how: all that its data decide by their sizes alone."""
+
+    objective: Objective
+    """What is evaluated."""
+
+    phases: Piecewise[Phase]
+    """How each step is made."""
+
+    init: Callable[[], TrainState]
+    """Makes the first state; traced."""
+
+    batch: PyTree
+    """Shapes of a batch."""
+
+    episode: bool = False
+    """Whether a batch is worked on until all of its rows are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Recipe):
+    """A run: what it trains, on what, and for how long."""
 
     kind: Literal["trm", "gpt"]
     """The recipe that builds the model again from `config.json`."""
@@ -78,24 +98,11 @@ class Job:
     """Content hash of the data."""
 
     mesh: Mesh
-
-    objective: Objective
-    """What is evaluated."""
-
-    phases: Piecewise[Phase]
-    """How each step is made."""
-
     intervals: Intervals
     evaluator: Evaluator
 
-    init: Callable[[], TrainState]
-    """Makes the first state; traced."""
-
     make_batch: Callable[[int], PyTree]
     """The global input of the dispatch that begins at a step."""
-
-    episode: bool = False
-    """Whether a batch is worked on until all of its rows are done."""
 
     pretrained: Callable[[], tuple[Any, PyTree]] | None = None
     """Gives a model and the rows of a table to start with instead of fresh ones."""

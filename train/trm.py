@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from configs import ACTConfig, Piecewise, TrainTRM, require
-from data.puzzles.dataset import IGNORE, PuzzleDataset
+from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from data.storage import open_path
 from gpt.attention import Kernel, pick_kernel
@@ -38,7 +38,7 @@ from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.integrity import kinds
-from train.job import Evaluator, Job, run_job
+from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import LoadedRun, load_run, resumed_config
 from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
@@ -86,38 +86,25 @@ def make_job(
     )
     total = steps_of(config.epochs, config, train)
     sizes = sizes_of(train)
-    kernel = pick_kernel(
-        config.model.attention,
-        precision=config.precision,
-        length=config.model.prefix + sizes["seq"],
-        head_dim=config.model.head_dim,
-    )
-    fresh = partial(build, config, sizes, kernel)
-    phases = make_phases(config, total, sizes, kernel, mesh)
-    first, episode = phases.at(0), config.loop == "episode"
+    recipe = make_recipe(config, sizes, mesh, total)
     return Job(
+        **vars(recipe),
         kind="trm",
         title=preset,
         unit="puzzles",
         sizes=sizes,
         data_hash=train.content_hash,
         mesh=mesh,
-        objective=make_objective(
-            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
-        ),
-        phases=phases,
         intervals=Intervals(
             total=total,
             per_call=config.steps_per_call,
             eval_every=steps_of(config.eval.epochs, config, train),
         ),
-        episode=episode,
-        init=make_trm_init(config, sizes, first.optimizer, fresh),
         make_batch=train_input(
             train.batch,
             mesh,
-            first.step_config,
-            None if episode else config.steps_per_call,
+            recipe.phases.at(0).step_config,
+            None if recipe.episode else config.steps_per_call,
         ),
         evaluator=Evaluator(
             batch_size=test.batch_size,
@@ -127,7 +114,36 @@ def make_job(
         ),
         pretrained=None
         if source is None
-        else lambda: first_weights(source, jax.eval_shape(fresh), config),
+        else lambda: first_weights(
+            source, jax.eval_shape(partial(build, config, sizes)), config
+        ),
+    )
+
+
+def make_recipe(config: TrainTRM, sizes: Sizes, mesh: Mesh, total: int = 1) -> Recipe:
+    """What a run of `total` steps on puzzles of these sizes trains."""
+    kernel = pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.prefix + sizes["seq"],
+        head_dim=config.model.head_dim,
+        backend=mesh.devices.flat[0].platform,
+    )
+    phases = make_phases(config, total, sizes, kernel, mesh)
+    numbers = lambda *shape: jax.ShapeDtypeStruct((config.batch_size, *shape), "int32")
+    return Recipe(
+        objective=make_objective(
+            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
+        ),
+        phases=phases,
+        init=make_trm_init(
+            config,
+            sizes,
+            phases.at(0).optimizer,
+            partial(build, config, sizes, kernel),
+        ),
+        batch=Puzzle(numbers(sizes["seq"]), numbers(sizes["seq"]), numbers()),
+        episode=config.loop == "episode",
     )
 
 
