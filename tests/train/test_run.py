@@ -81,7 +81,7 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     assert f"{sums}: {complete}/parameters.txt" in out
     parts = [int(line.split()[-2].replace(",", "")) for line in table]
     assert sums.startswith(f"{sum(parts) // 4:,} parameters, ")
-    assert "train 50/96 (0:0" in out
+    assert re.search(r"train 50/96 \(\d+:\d\d left\)  lm_loss", out)
     assert "After 96 steps" in out
     assert "exact_accuracy" in out
     assert "----+-----" in out, "a board"
