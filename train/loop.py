@@ -223,8 +223,5 @@ class Loop:
         """What `train` returns after a signal, when all is saved."""
         self._save(state, interval)
         self.checkpoints.wait()
-        self.report.say(
-            f"Stopped at step {int(state.step)}, which is saved. The same command on "
-            "the same run directory goes on from there."
-        )
+        self.report.say(f"Stopped at step {int(state.step)}, which is saved.")
         return None, interrupt.status
