@@ -39,7 +39,7 @@ from train.loop import Evaluation, Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
-from train.phases import Phase
+from train.phases import Phase, with_batch
 from train.presets import GPT_PRESETS
 from train.record import Sizes
 from train.speed import throughput
@@ -60,17 +60,11 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         ValueError: if mesh, batch, data and weights do not go together.
     """
     mesh, shape = make_mesh(config.mesh), config.model
-    process_rows(mesh, config.batch_size)
+    for size in config.batches.values:
+        process_rows(mesh, size)  # or it says why not
     prepare_missing(config.data.path, config.data.build)
-    train = open_split(config, "train", config.batch_size, config.seed, mesh)
+    train = open_split(config, "train", config.batches, config.seed, mesh)
     sizes: Sizes = {"tokens": train.vocab_size}
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
-    )
-    optimizer = make_gpt_optimizer(config)
     kernel = pick_kernel(
         shape.attention,
         precision=config.precision,
@@ -79,16 +73,23 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     )
     fresh = partial(build, config, sizes, kernel)
     objective = make_objective(shape.loss_chunk)
-    phase = Phase(
-        objective=objective,
-        optimizer=optimizer,
-        step_config=step_config,
-        rates=throughput(
-            mesh,
-            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
-            tokens=shape.block_size,
-        ),
-    )
+    flops = shape.block_size * flops_per_token(jax.eval_shape(fresh)[0])
+    rates = throughput(mesh, flops=flops, tokens=shape.block_size)
+
+    def phase(batch: int) -> Phase:
+        return Phase(
+            objective=objective,
+            optimizer=make_gpt_optimizer(config, config.lr_scale(batch)),
+            step_config=StepConfig(
+                batch_size=batch,
+                precision=config.precision,
+                seed=config.seed,
+                accumulation=-(-batch // mesh.size // config.microbatch_size),
+            ),
+            rates=with_batch(rates, config, batch),
+        )
+
+    phases = config.batches.map(phase)
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
     return Job(
         kind="gpt",
@@ -98,7 +99,7 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         data_hash=train.content_hash,
         mesh=mesh,
         objective=objective,
-        phases=Piecewise((0,), (phase,)),
+        phases=phases,
         intervals=Intervals(
             total=config.max_iters,
             per_call=config.steps_per_call,
@@ -107,11 +108,11 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         init=make_init(
             fresh,
             lambda model: (),
-            optimizer.tx,
+            phases.at(0).optimizer.tx,
             ema=config.optim.ema > 0,
             scaled=config.precision == "float16",
         ),
-        make_batch=train_input(train.batch, mesh, step_config, config.steps_per_call),
+        make_batch=train_input(train.batch, mesh, phases, config.steps_per_call),
         evaluator=Evaluator(
             batch_size=eval_batch,
             splits=partial(eval_splits, config, eval_batch, mesh),
@@ -145,11 +146,11 @@ def make_objective(loss_chunk: int) -> Objective:
     )
 
 
-def make_gpt_optimizer(config: TrainGPT) -> Optimizer:
-    """The optimizer of a run."""
+def make_gpt_optimizer(config: TrainGPT, scale: float = 1.0) -> Optimizer:
+    """The optimizer of a run, its rate multiplied by `scale`."""
     optim = config.optim
     updates = config.lr_decay_iters or config.max_iters
-    rate = make_schedule(optim, optim.lr, updates, nanogpt_cosine)
+    rate = make_schedule(optim, scale * optim.lr, updates, nanogpt_cosine)
     return make_optimizer(optim, rate)
 
 
@@ -187,7 +188,11 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
 
 
 def open_split(
-    config: TrainGPT, split: str, batch: int, seed: int, mesh: Mesh | None = None
+    config: TrainGPT,
+    split: str,
+    batch: int | Piecewise[int],
+    seed: int,
+    mesh: Mesh | None = None,
 ) -> TokenDataset:
     """A split of the text; of each batch this process's rows if there is a mesh."""
     return TokenDataset(
@@ -196,7 +201,7 @@ def open_split(
         block_size=config.model.block_size,
         batch_size=batch,
         seed=seed,
-        rows=None if mesh is None else process_rows(mesh, batch),
+        rows=None if mesh is None else partial(process_rows, mesh),
     )
 
 
