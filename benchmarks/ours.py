@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from benchmarks.cases import SEQ, VOCAB, Writing, boards, texts
 from configs import GPTConfig, MeshConfig, TrainGPT, TrainTRM
-from gpt.attention import Kernel, pick_kernel
 from gpt.decode import Decoder, generate, row_keys
 from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, flops_per_token
@@ -29,11 +27,10 @@ from gpt.sampling import Sampling
 from gpt.weights import from_named, to_named
 from train import gpt as train_gpt
 from train import trm as train_trm
-from train.gradients import StepConfig
-from train.mesh import AXES, global_batch, make_mesh
-from train.objective import Metrics, Objective
-from train.optim import Optimizer
-from train.state import TrainState, abstract_state, init_state, make_init
+from train.job import Recipe
+from train.mesh import global_batch, make_mesh
+from train.objective import Metrics
+from train.state import TrainState, init_state
 from train.step import make_train_step
 from trm.layers import swiglu_width
 from trm.weights import load_official, to_official
@@ -46,94 +43,36 @@ Outcome = Callable[[TrainState, Metrics], dict[str, np.ndarray]]
 # -- what a run trains, and how --------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The parts of a run's `Job` that need no dataset, and random batches."""
-
-    objective: Objective
-    optimizer: Optimizer
-    step_config: StepConfig
-    init: Callable[[], TrainState]
-    batches: list[PyTree[np.ndarray]]
-
-
 def make_recipe(
     config: TrainTRM | TrainGPT,
     tokens: int,
-    *,
-    devices: int = 1,
-    kernel: Kernel | None = None,
     load: Callable[[Any], Any] = lambda model: model,
-) -> Recipe:
-    """What a run trains: a TRM on 9x9 Sudoku with one puzzle identifier, or a GPT.
+) -> tuple[Recipe, list[PyTree[np.ndarray]]]:
+    """What a run trains on one device, and random batches.
+
+    A TRM on 9x9 Sudoku with one puzzle identifier, or a GPT.
 
     Args:
         config: of the run.
         tokens: different ones.
-        devices: of the mesh.
-        kernel: of attention; None for the configured one.
         load: the first model, from a fresh one.
     """
-    optim, size = config.optim, config.batch_size
-    if isinstance(config, TrainTRM):
-        length, slices = config.model.prefix + SEQ, config.accumulation
-        objective = train_trm.make_objective(config.act, SEQ)
-        optimizer = train_trm.make_trm_optimizer(config, total=10**6)
-        batches = boards(size)
-    else:
-        length = config.model.block_size
-        slices = -(-size // devices // config.microbatch_size)
-        objective = train_gpt.make_objective(config.model.loss_chunk)
-        optimizer = train_gpt.make_gpt_optimizer(config)
-        batches = texts(config, tokens)
-    kernel = kernel or pick_kernel(
-        config.model.attention,
-        precision=config.precision,
-        length=length,
-        head_dim=config.model.head_dim,
-    )
-    step_config = StepConfig(
-        batch_size=size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=slices,
-    )
-
-    def first() -> tuple[Any, PyTree]:
-        model, table = build(config, tokens, kernel)
-        return load(model), table
-
-    carry = lambda model: objective.init_carry(
-        objective.cast(model, step_config.dtype), size
-    )
-    return Recipe(
-        objective=objective,
-        optimizer=optimizer,
-        step_config=step_config,
-        init=make_init(first, carry, optimizer.tx, ema=optim.ema > 0),
-        batches=batches,
-    )
-
-
-def build(config: TrainTRM | TrainGPT, tokens: int, kernel: Kernel = "xla") -> Any:
-    """A fresh model and its table."""
+    mesh = make_mesh(MeshConfig(data=1))
     if isinstance(config, TrainTRM):
         sizes = {"vocab": tokens, "seq": SEQ, "puzzles": 1}
-        return train_trm.build(config, sizes, kernel)
-    return train_gpt.build(config, {"tokens": tokens}, kernel)
+        recipe = train_trm.make_recipe(config, sizes, mesh, total=10**6)
+        batches: list[Any] = boards(config.batch_size)
+    else:
+        recipe = train_gpt.make_recipe(config, {"tokens": tokens}, mesh)
+        batches = texts(config, tokens)
 
+    def init() -> TrainState:
+        state = recipe.init()
+        model = load(state.model)
+        ema = None if state.ema is None else jax.tree.map(jnp.copy, model)
+        return TrainState(**{**vars(state), "model": model, "ema": ema})
 
-def lower(recipe: Recipe, mesh: Mesh) -> tuple[jax.stages.Lowered, TrainState]:
-    """The train step lowered for devices that need not be here; its state's shapes.
-
-    The state is donated, as in a run. (So is a batch there, to no use.)
-    """
-    state = abstract_state(recipe.init, mesh)
-    sharding = NamedSharding(mesh, PartitionSpec(None, None, AXES))
-    shape = lambda a: jax.ShapeDtypeStruct((1, 1, *a.shape), a.dtype, sharding=sharding)
-    parts = recipe.objective, recipe.optimizer, mesh, recipe.step_config, state
-    step = jax.jit(make_train_step(*parts, compiled=False), donate_argnums=0)
-    return step.lower(state, jax.tree.map(shape, recipe.batches[0])), state
+    return replace(recipe, init=init), batches
 
 
 # -- the step --------------------------------------------------------------------------
@@ -144,15 +83,18 @@ class OurStep:
 
     name = "ours"
 
-    def __init__(self, recipe: Recipe, outcome: Outcome):
+    def __init__(
+        self, recipe: Recipe, batches: list[PyTree[np.ndarray]], outcome: Outcome
+    ):
         """Compile nothing yet."""
-        mesh, size = make_mesh(MeshConfig(data=1)), recipe.step_config.batch_size
+        mesh, phase = make_mesh(MeshConfig(data=1)), recipe.phases.at(0)
+        size = phase.step_config.batch_size
         self.state = init_state(recipe.init, mesh)
         self._run: Any = make_train_step(
-            recipe.objective, recipe.optimizer, mesh, recipe.step_config, self.state
+            phase.objective, phase.optimizer, mesh, phase.step_config, self.state
         )
         stack = lambda batch: jax.tree.map(lambda a: a[None, None], batch)
-        self._batches = cycle([stack(batch) for batch in recipe.batches])
+        self._batches = cycle([stack(batch) for batch in batches])
         self._place = global_batch(mesh, size, 2)
         self._ready: deque[PyTree] = deque()
         self._outcome = outcome
@@ -223,7 +165,7 @@ def trm_step(config: TrainTRM, weights: Weights | None) -> OurStep:
             **_learned(state, config.optim.beta1, named),
         }
 
-    return OurStep(make_recipe(config, VOCAB, load=load), outcome)
+    return OurStep(*make_recipe(config, VOCAB, load), outcome)
 
 
 def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
@@ -243,7 +185,7 @@ def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
             **_learned(state, config.optim.beta1, named),
         }
 
-    return OurStep(make_recipe(config, tokens, load=load), outcome)
+    return OurStep(*make_recipe(config, tokens, load), outcome)
 
 
 def trm_flops(config: TrainTRM) -> int:
@@ -273,16 +215,21 @@ def gpt_flops(config: TrainGPT, tokens: int) -> int:
 # -- generation ------------------------------------------------------------------------
 
 
+def build(config: GPTConfig, tokens: int) -> GPT:
+    """A fresh GPT."""
+    return train_gpt.build(TrainGPT(model=config), {"tokens": tokens})[0]
+
+
 def abstract_gpt(config: GPTConfig, tokens: int) -> GPT:
     """The shapes of a GPT."""
-    return jax.eval_shape(lambda: build(TrainGPT(model=config), tokens)[0])
+    return jax.eval_shape(lambda: build(config, tokens))
 
 
 def random_gpt(case: Writing, scale: float = 0.08) -> GPT:
     """A GPT with weights so large that no two tokens are near equal."""
     rng = np.random.default_rng(1)
     draw = lambda shape: scale * rng.standard_normal(shape, np.float32)
-    model, _ = build(TrainGPT(model=case.model), case.vocab)
+    model = build(case.model, case.vocab)
     return jax.tree.map(lambda leaf: leaf + draw(leaf.shape), model)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from configs import (
     ARC,
+    FineWeb,
     GeneratedMaze,
     GeneratedSudoku,
     MazeHard,
@@ -20,7 +21,7 @@ from data.folder import only_maker, say
 from data.puzzles import arc, generate, maze, maze_generate, sudoku
 from data.puzzles.metadata import Metadata
 from data.text import build as text
-from data.text import openwebtext
+from data.text import openwebtext, shards
 from data.text.reading import read_about
 
 Build = (
@@ -31,6 +32,7 @@ Build = (
     | ARC
     | Shakespeare
     | OpenWebText
+    | FineWeb
     | TextFiles
 )
 
@@ -80,6 +82,8 @@ def _build(build: Build, out: Path) -> None:
             text.build_shakespeare(build, out)
         case OpenWebText():
             openwebtext.build_openwebtext(build, out)
+        case FineWeb():
+            shards.build_fineweb(build, out)
         case TextFiles():
             text.build_text(build, out)
         case _:

@@ -16,6 +16,7 @@ Text, as nanoGPT's files:
     python -m data.prepare shakespeare-char
     python -m data.prepare shakespeare --input input.txt --bpe-dir gpt2-bpe
     python -m data.prepare openwebtext --processes 16
+    python -m data.prepare fineweb --source folder-of-shards
     python -m data.prepare text --input a.txt b.txt.gz --out datasets/mine
 """
 
@@ -36,6 +37,7 @@ import tyro
 
 from configs import (
     ARC,
+    FineWeb,
     GeneratedMaze,
     GeneratedSudoku,
     MazeHard,
@@ -103,6 +105,7 @@ COMMANDS = {
     "shakespeare-char": _shakespeare_char,
     "shakespeare": _shakespeare,
     "openwebtext": _command(OpenWebText, "datasets/openwebtext"),
+    "fineweb": _command(FineWeb, "datasets/fineweb"),
     "text": _command(TextFiles),
 }
 

@@ -27,8 +27,9 @@ def pick_kernel(
     precision: str,
     length: int,
     head_dim: int,
+    backend: str | None = None,
 ) -> Kernel:
-    """The kernel to use on the devices at hand.
+    """The kernel to use.
 
     Args:
         wanted: by the configuration; `auto` takes the fastest that can run, and whose
@@ -36,11 +37,12 @@ def pick_kernel(
         precision: the compute type.
         length: positions of a sequence.
         head_dim: width of a head.
+        backend: `cpu`, `gpu` or `tpu`; None: that of the devices at hand.
 
     Raises:
         UserError: if a kernel is asked for where it cannot run.
     """
-    backend = jax.default_backend()
+    backend = backend or jax.default_backend()
     can = {
         "splash": backend == "tpu" and length % SPLASH_BLOCK == 0,
         "cudnn": backend == "gpu"

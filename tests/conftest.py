@@ -5,6 +5,7 @@ would take a third of the time. XLA's own passes are the same.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,6 +19,7 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import MeshConfig
+from tests.cloud import emulator
 from train.mesh import make_mesh
 
 # Tests build the same small programs again and again.
@@ -31,3 +33,10 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 def one_device() -> Mesh:
     """A mesh of one device."""
     return make_mesh(MeshConfig(data=1, model=1))
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket of an emulated object store, `gs://...`."""
+    with emulator() as address:
+        yield address

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from data.storage import AnyPath
+
 ROOT = Path(__file__).parent.parent
 RATES = ("examples_per_second", "tokens_per_second", "data_wait_seconds")
 Settings = dict[str, object]
@@ -73,7 +75,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
         time.sleep(0.002)
 
 
-def metrics(folder: Path) -> list[dict]:
+def metrics(folder: AnyPath) -> list[dict]:
     """All lines of metrics, without speed and time, which no two runs share."""
     text = (folder / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]

@@ -5,32 +5,28 @@ killed while saving leaves the checkpoints before it as they were.
 """
 
 import math
-import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from configs import RunConfig, RunError, UserError, require
-from train.devices import all_agree
+from data.storage import AnyPath, absolute
+from train.damage import first_good, first_line
 from train.integrity import fingerprint, quiet_reads
 from train.retention import preservation
 from train.state import TrainState
 from train.stored import (
-    OtherModelError,
     arrays_of,
     describe,
     metadata,
     parts_of,
     read_state,
     read_weights,
+    saved_steps,
 )
 
 Result = TypeVar("Result")
@@ -72,7 +68,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         config: RunConfig,
         *,
         settings: Mapping[str, Any] | None = None,
@@ -109,14 +105,14 @@ class Checkpoints:
         except Exception as error:
             raise UserError(
                 f"The checkpoints in `{folder}` must be readable: one is so damaged "
-                f"that Orbax gives up ({_first_line(error)}). Move the newest one away."
+                f"that Orbax gives up ({first_line(error)}). Move the newest one away."
             ) from error
         self._unreadable: set[int] = set()
         self._read_scores(scores or {})
 
     def _open(self, config: RunConfig) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
-            self._folder.absolute(),
+            absolute(self._folder),
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 preservation_policy=preservation(config, self._scores),
@@ -197,21 +193,14 @@ class Checkpoints:
             yield
         except Exception as error:
             self._failed = True
-            kept = [step for step in self._on_disk() if step != self._saving]
+            kept = set(saved_steps(self._folder)) - {self._saving}
             newest = f"that of step {max(kept)}" if kept else "none"
             raise SaveError(
                 f"A checkpoint must have room and rights in `{self._folder}`: the "
                 f"state of step {self._saving} could not be saved "
-                f"({_first_line(error)}). The newest one kept is {newest}. Make room, "
+                f"({first_line(error)}). The newest one kept is {newest}. Make room, "
                 "and the same command goes on from there."
             ) from error
-
-    def _on_disk(self) -> list[int]:
-        """Steps that are complete in the folder, whatever Orbax remembers."""
-        try:
-            return [int(p.name) for p in self._folder.iterdir() if p.name.isdigit()]
-        except OSError:
-            return []
 
     def close(self) -> None:
         """Complete all saves and let go of the folder; not after one has failed."""
@@ -309,53 +298,8 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def _first_good(
-        self, steps: Sequence[int], read: Callable[[int], Result]
+        self, steps: list[int], read: Callable[[int], Result]
     ) -> Result | None:
-        """The first of these checkpoints that all processes can read; None if none."""
-        damaged: list[tuple[int, str]] = []
-        for step in steps:
-            result, fault = None, "another process cannot read it"
-            try:
-                with quiet_reads():
-                    result = read(step)
-            except OtherModelError:
-                raise
-            except Exception as error:
-                fault = _first_line(error)
-            if not all_agree(result is not None) or result is None:
-                damaged.append((step, fault))
-                continue
-            self._set_aside(damaged, f"Going on from step {step}.")
-            return result
-        if damaged:
-            listed = ", ".join(str(step) for step, _ in damaged)
-            raise UserError(
-                f"A checkpoint in `{self._folder}` must be readable: steps {listed} "
-                f"are all damaged (newest: {damaged[0][1]}). Restore the folder from a "
-                "copy, or start again with a new `--config.run-dir`."
-            )
-        return None
-
-    def _set_aside(self, damaged: list[tuple[int, str]], outcome: str) -> None:
-        """Move damaged checkpoints out of the way of the next save, with a warning."""
-        for step, fault in damaged:
-            target = self._folder.parent / "damaged" / str(step)
-            what = "passed over" if self._read_only else f"moved to `{target}`"
-            if jax.process_index() == 0:
-                warnings.warn(
-                    f"The checkpoint at step {step} is damaged ({fault}) and was "
-                    f"{what}. {outcome}",
-                    stacklevel=4,
-                )
-            if jax.process_index() == 0 and not self._read_only:
-                shutil.rmtree(target, ignore_errors=True)
-                target.parent.mkdir(exist_ok=True)
-                shutil.move(str(self._folder / str(step)), str(target))
-        if damaged and not self._read_only:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints set aside")
-            self._manager.reload()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        return first_good(
+            self._manager, self._folder, steps, read, read_only=self._read_only
+        )

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from configs import MeshConfig, RunConfig, UserError
+from data.storage import open_path
 
 DAY = 24 * 3600 * 1000
 """A day in milliseconds, the unit of JAX's coordination service."""
@@ -69,7 +69,7 @@ def _keep_programs(folder: str | None, backend: str) -> None:
     """Keep compiled programs between runs, in a folder or where JAX is told to."""
     if folder is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    path = Path(folder).expanduser()
+    path = open_path(os.path.expanduser(folder))
     if backend == "cpu":
         path = path / f"cpu-{socket.gethostname()}"  # programs are for this processor
     jax.config.update("jax_compilation_cache_dir", str(path))

@@ -31,11 +31,12 @@ from gpt.model import GPT, build_gpt, cast, flops_per_token
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
 from train.devices import start
+from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
-from train.job import Evaluator, Job, run_job
+from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import resumed_config
-from train.loop import Evaluation, Intervals
+from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
@@ -59,19 +60,45 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     Raises:
         ValueError: if mesh, batch, data and weights do not go together.
     """
-    mesh, shape = make_mesh(config.mesh), config.model
+    mesh = make_mesh(config.mesh)
     for size in config.batches.values:
         process_rows(mesh, size)  # or it says why not
     prepare_missing(config.data.path, config.data.build)
     train = open_split(config, "train", config.batches, config.seed, mesh)
     sizes: Sizes = {"tokens": train.vocab_size}
-    kernel = pick_kernel(
-        shape.attention,
-        precision=config.precision,
-        length=shape.block_size,
-        head_dim=shape.head_dim,
+    recipe = make_recipe(config, sizes, mesh)
+    eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
+    return Job(
+        **vars(recipe),
+        kind="gpt",
+        title=preset,
+        unit="sequences",
+        sizes=sizes,
+        data_hash=train.content_hash,
+        mesh=mesh,
+        intervals=Intervals(
+            total=config.max_iters,
+            per_call=config.steps_per_call,
+            eval_every=config.eval.interval,
+        ),
+        make_batch=train_input(train.batch, mesh, recipe.phases, config.steps_per_call),
+        evaluator=Evaluator(
+            batch_size=eval_batch,
+            splits=partial(eval_splits, config, eval_batch, mesh),
+            score=lambda values: -(values["val_loss"] or 0.0),
+            summary=summary,
+        ),
+        pretrained=None
+        if source is None
+        else lambda: (source.load(kernel_of(config, mesh)), ()),
+        hint="Sample from it: python -m gpt.sample --run-dir {folder}",
     )
-    fresh = partial(build, config, sizes, kernel)
+
+
+def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
+    """What a run on text of these sizes trains."""
+    shape = config.model
+    fresh = partial(build, config, sizes, kernel_of(config, mesh))
     objective = make_objective(shape.loss_chunk)
     flops = shape.block_size * flops_per_token(jax.eval_shape(fresh)[0])
     rates = throughput(mesh, flops=flops, tokens=shape.block_size)
@@ -90,21 +117,10 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         )
 
     phases = config.batches.map(phase)
-    eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
-    return Job(
-        kind="gpt",
-        title=preset,
-        unit="sequences",
-        sizes=sizes,
-        data_hash=train.content_hash,
-        mesh=mesh,
+    numbers = jax.ShapeDtypeStruct((config.batches.at(0), shape.block_size), "int32")
+    return Recipe(
         objective=objective,
         phases=phases,
-        intervals=Intervals(
-            total=config.max_iters,
-            per_call=config.steps_per_call,
-            eval_every=config.eval.interval,
-        ),
         init=make_init(
             fresh,
             lambda model: (),
@@ -112,15 +128,18 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             ema=config.optim.ema > 0,
             scaled=config.precision == "float16",
         ),
-        make_batch=train_input(train.batch, mesh, phases, config.steps_per_call),
-        evaluator=Evaluator(
-            batch_size=eval_batch,
-            splits=partial(eval_splits, config, eval_batch, mesh),
-            score=lambda values: -(values["val_loss"] or 0.0),
-            summary=summary,
-        ),
-        pretrained=None if source is None else lambda: (source.load(kernel), ()),
-        hint="Sample from it: python -m gpt.sample --run-dir {folder}",
+        batch=Tokens(numbers, numbers),
+    )
+
+
+def kernel_of(config: TrainGPT, mesh: Mesh) -> Kernel:
+    """The kernel of attention on the devices of a mesh."""
+    return pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.block_size,
+        head_dim=config.model.head_dim,
+        backend=mesh.devices.flat[0].platform,
     )
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import equinox as eqx
@@ -20,10 +19,12 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from configs import Piecewise, TrainGPT, TrainTRM, require
+from data.storage import AnyPath, append_text, open_path
 from train.checkpoint import Checkpoints
 from train.compiling import Watched
+from train.evaluation import Evaluation, evaluate
 from train.feed import Split
-from train.loop import Evaluation, Intervals, Loop, evaluate
+from train.loop import Intervals, Loop
 from train.mesh import BATCH, describe_layout
 from train.metrics_file import scores
 from train.objective import Objective
@@ -56,8 +57,28 @@ class Evaluator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What a run trains, on what, and for how long."""
+class Recipe:
+    """What a run trains and how: all that its data decide by their sizes alone."""
+
+    objective: Objective
+    """What is evaluated."""
+
+    phases: Piecewise[Phase]
+    """How each step is made."""
+
+    init: Callable[[], TrainState]
+    """Makes the first state; traced."""
+
+    batch: PyTree
+    """Shapes of a batch."""
+
+    episode: bool = False
+    """Whether a batch is worked on until all of its rows are done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Recipe):
+    """A run: what it trains, on what, and for how long."""
 
     kind: Literal["trm", "gpt"]
     """The recipe that builds the model again from `config.json`."""
@@ -75,24 +96,11 @@ class Job:
     """Content hash of the data."""
 
     mesh: Mesh
-
-    objective: Objective
-    """What is evaluated."""
-
-    phases: Piecewise[Phase]
-    """How each step is made."""
-
     intervals: Intervals
     evaluator: Evaluator
 
-    init: Callable[[], TrainState]
-    """Makes the first state; traced."""
-
     make_batch: Callable[[int], PyTree]
     """The global input of the dispatch that begins at a step."""
-
-    episode: bool = False
-    """Whether a batch is worked on until all of its rows are done."""
 
     pretrained: Callable[[], tuple[Any, PyTree]] | None = None
     """Gives a model and the rows of a table to start with instead of fresh ones."""
@@ -279,7 +287,7 @@ def evaluate_run(
     Raises:
         UserError: if there is nothing to evaluate, or it is of another configuration.
     """
-    folder = Path(config.run_dir) if config.run_dir else None
+    folder = open_path(config.run_dir) if config.run_dir else None
     found = None if folder is None else read_weights(folder, config, abstract)
     if found is None:
         require(
@@ -311,13 +319,12 @@ def evaluate_run(
             "examples": evaluation.examples,
             **arranged(evaluation.values, {"examples_per_second": evaluation.rate}),
         }
-        with (folder / "evaluations.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_text(folder / "evaluations.jsonl", json.dumps(row) + "\n")
     return 0
 
 
 def read_weights(
-    folder: Path, config: TrainTRM | TrainGPT, abstract: TrainState
+    folder: AnyPath, config: TrainTRM | TrainGPT, abstract: TrainState
 ) -> tuple[Any, PyTree, int] | None:
     """The weights to evaluate of the newest checkpoint, the table and the step.
 
@@ -350,7 +357,7 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
     return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))
 
 
-def _opening(job: Job, folder: Path, state: TrainState, resumed: bool) -> str:
+def _opening(job: Job, folder: AnyPath, state: TrainState, resumed: bool) -> str:
     """What is about to happen; where every parameter lies goes to a file."""
     batches = dict.fromkeys(p.step_config.batch_size for p in job.phases.values)
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"

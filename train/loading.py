@@ -3,7 +3,6 @@
 import importlib
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -11,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from configs import RunConfig, UserError
+from data.storage import AnyPath, open_path
 from train.checkpoint import Checkpoints
 from train.mesh import layout
 from train.metrics_file import scores
@@ -22,6 +22,7 @@ from train.record import (
     recorded_run,
     without_record,
 )
+from train.stored import saved_steps
 from train.table import TABLE, make_table
 
 CheckpointName = Literal["best", "newest"] | int
@@ -52,7 +53,7 @@ class LoadedRun:
 
 
 def load_run(
-    run_dir: str | Path,
+    run_dir: str | AnyPath,
     checkpoint: CheckpointName = "best",
     mesh: Mesh | None = None,
 ) -> LoadedRun:
@@ -86,7 +87,7 @@ def load_run(
     specs = jax.tree.map(lambda _: PartitionSpec(), model)
     model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
     table = jax.tree.map(lambda leaf: placed(leaf, TABLE), table)
-    with closing(_opened(Path(run_dir))) as checkpoints:
+    with closing(_opened(open_path(run_dir))) as checkpoints:
         restored = checkpoints.restore_weights(
             model,
             table,
@@ -101,13 +102,13 @@ def load_run(
     return LoadedRun(kind, config, *restored, sizes=sizes)
 
 
-def kept_steps(run_dir: str | Path) -> list[int]:
+def kept_steps(run_dir: str | AnyPath) -> list[int]:
     """Steps of the checkpoints that a run has now, ascending."""
-    with closing(_opened(Path(run_dir))) as checkpoints:
+    with closing(_opened(open_path(run_dir))) as checkpoints:
         return checkpoints.steps
 
 
-def _opened(folder: Path) -> Checkpoints:
+def _opened(folder: AnyPath) -> Checkpoints:
     """The checkpoints of a run, for reading alone."""
     return Checkpoints(
         folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
@@ -116,8 +117,7 @@ def _opened(folder: Path) -> Checkpoints:
 
 def resumed_config(kind: type[Config], run_dir: str) -> Config | None:
     """The configuration of a run that has a checkpoint to go on with; None if none."""
-    path = Path(run_dir) / "checkpoints"
-    if not run_dir or not path.is_dir() or not any(path.iterdir()):
+    if not run_dir or not saved_steps(open_path(run_dir) / "checkpoints"):
         return None
-    tree = read_config(Path(run_dir))
+    tree = read_config(open_path(run_dir))
     return None if tree is None else from_settings(kind, without_record(tree))

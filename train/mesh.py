@@ -5,7 +5,7 @@ are split over `model` along their largest divisible axis, gathered once at the 
 device's work, and their gradients reduced once at its end. No model knows of this.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,18 @@ BATCH = PartitionSpec(AXES)
 REPLICATED = PartitionSpec()
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A (data, model) mesh over this run's devices, of all processes.
+
+    Args:
+        config: sizes of its axes.
+        devices: others than this run's.
 
     Raises:
         ValueError: if the sizes do not fit the number of devices.
     """
-    available = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    available = len(devices)
     data = config.data or max(available // config.model, 1)
     needed = data * config.model
     advice = "Change `--config.mesh.data` or `--config.mesh.model`."
@@ -45,7 +50,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
         (data, config.model),
         AXES,
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=None if needed == available else jax.devices()[:needed],
+        devices=devices[:needed],
     )
 
 
@@ -102,18 +107,23 @@ def everywhere(tree: PyTree[Array]) -> PyTree[np.ndarray]:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
-    """Row numbers of a global batch that this process's devices hold, ascending.
-
-    Raises:
-        ValueError: if the batch does not divide by the number of devices.
-    """
+def require_divides(mesh: Mesh, batch: int) -> None:
+    """Raise `UserError` unless a batch divides by the number of devices."""
     require(
         batch % mesh.size == 0,
         f"The batch must divide by the {mesh.size} devices of the mesh: got {batch}. "
         f"Use {batch // mesh.size * mesh.size or mesh.size} or "
         f"{-(-batch // mesh.size) * mesh.size}.",
     )
+
+
+def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
+    """Row numbers of a global batch that this process's devices hold, ascending.
+
+    Raises:
+        ValueError: if the batch does not divide by the number of devices.
+    """
+    require_divides(mesh, batch)
     slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch,))
     numbers = np.arange(batch)
     return np.unique(np.concatenate([numbers[index] for index in slices.values()]))

@@ -2,10 +2,19 @@
 
 import json
 import os
+import threading
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+from configs import RunError
+from data.storage import AnyPath, append_text, read_text, write_whole
+from train.periodic import Periodic
+
+WAIT = 10.0
+"""Seconds until a line is written to an object store, at the latest."""
 
 
 def parse_lines(lines: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -22,7 +31,7 @@ def parse_lines(lines: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
     return good, bad
 
 
-def scores(folder: Path, done: int | None = None) -> dict[int, float | None]:
+def scores(folder: AnyPath, done: int | None = None) -> dict[int, float | None]:
     """The score of each step that the metrics of a run have an evaluation of.
 
     None is that of an evaluation by the first version, which wrote none.
@@ -34,7 +43,7 @@ def scores(folder: Path, done: int | None = None) -> dict[int, float | None]:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return {}
-    rows, _ = parse_lines(path.read_text(errors="replace").splitlines())
+    rows, _ = parse_lines(read_text(path).splitlines())
     return {
         row["step"]: row.get("score")
         for row in rows
@@ -42,7 +51,7 @@ def scores(folder: Path, done: int | None = None) -> dict[int, float | None]:
     }
 
 
-def truncate(path: Path, step: int) -> None:
+def truncate(path: AnyPath, step: int) -> None:
     """Drop what a file of metrics says of steps after `step`: they come again.
 
     Lines that cannot be read are moved to a file beside it, with a warning; but the end
@@ -50,23 +59,39 @@ def truncate(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    lines = read_text(path).splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     rows, bad = parse_lines(lines)
     if bad:
         aside = path.with_name("metrics.unreadable")
-        with aside.open("a") as file:
-            file.writelines(bad)
+        append_text(aside, "".join(bad))
         warnings.warn(
             f"Every line of `{path}` must be a JSON object with a step: {len(bad)} are "
             f"not, and were moved to `{aside}`. The others were kept.",
             stacklevel=2,
         )
-    temporary = path.with_suffix(".tmp")
     kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    write_whole(path, "".join(kept))
+
+
+@runtime_checkable
+class MetricsWriter(Protocol):
+    """What lines of metrics are added to."""
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a line."""
+
+    def flush(self) -> None:
+        """Return when every line is where it stays, however the run ends."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def open_metrics(path: AnyPath) -> MetricsWriter:
+    """The metrics of a run, to add lines to."""
+    return MetricsFile(path) if isinstance(path, Path) else MetricsObject(path)
 
 
 class MetricsFile:
@@ -98,6 +123,55 @@ class MetricsFile:
         except FileNotFoundError:
             return False
 
+    def flush(self) -> None:
+        """Do nothing: a line is written at once."""
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class MetricsObject:
+    """The same in an object store, where nothing can be added to what is there.
+
+    All lines are written again at every flush, which comes before each checkpoint, and
+    `WAIT` seconds after a line at the latest. So a run that is killed has lost none of
+    what comes before the checkpoint that it goes on from.
+    """
+
+    def __init__(self, path: AnyPath):
+        self._path = path
+        self._text = read_text(path) if path.exists() else ""
+        self._written, self._writing = self._text, threading.Lock()
+        self._thread = Periodic(self._try_to_flush, WAIT)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a line, which is written soon."""
+        self._text += json.dumps(row) + "\n"
+
+    def flush(self) -> None:
+        """Write all lines.
+
+        Raises:
+            RunError: if they cannot be written.
+        """
+        try:
+            with self._writing:
+                text = self._text
+                if text != self._written:
+                    write_whole(self._path, text)
+                self._written = text
+        except OSError as error:
+            raise RunError(
+                f"`{self._path}` must be writable: it is not any more ({error}). The "
+                "checkpoints before are kept. Once it is, the same command goes on."
+            ) from error
+
+    def _try_to_flush(self) -> None:
+        with suppress(RunError):  # the next flush will tell
+            self.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._thread.close()
+        self.flush()

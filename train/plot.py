@@ -28,6 +28,7 @@ from jaxtyping import Float
 from tyro.conf import Positional
 
 from configs import require
+from data.storage import absolute, open_path, read_text
 from train.metrics_file import parse_lines
 from train.record import recorded_run
 
@@ -86,8 +87,9 @@ class Curves:
             UserError: if there is none, or it has no metrics yet.
         """
         kind, config, _ = recorded_run(run_dir)
-        path = Path(run_dir) / "metrics.jsonl"
-        text = path.read_text(errors="replace") if path.exists() else ""
+        folder = absolute(open_path(run_dir))
+        path = folder / "metrics.jsonl"
+        text = read_text(path) if path.exists() else ""
         found, _ = parse_lines(text.splitlines())
         require(
             bool(found),
@@ -99,8 +101,7 @@ class Curves:
             split: [row for row in found if row.get("split") == split]
             for split in ("train", "eval")
         }
-        name = Path(run_dir).resolve().name
-        return cls(name, kind, rows, config.batch_size)
+        return cls(folder.name, kind, rows, config.batch_size)
 
     def points(self, metric: str, split: str, x: Axis) -> Points:
         """Where a metric stands after steps or minutes, as far as it was counted.

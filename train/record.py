@@ -7,10 +7,10 @@ import dataclasses
 import json
 import types
 import typing
-from pathlib import Path
 from typing import Any, TypeVar
 
 from configs import MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
+from data.storage import AnyPath, open_path, read_text
 
 Config = TypeVar("Config", TrainGPT, TrainTRM)
 Sizes = dict[str, int]
@@ -76,11 +76,15 @@ def _parsed(hint: Any, value: Any) -> Any:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that differ and may not, as `name: old -> new`."""
-    before, after = _flat(old), _flat(new)
+    """Settings that differ and may not, as `name: old -> new`.
+
+    One that the old settings lack is younger than their run, which had its default.
+    """
+    defaults = _flat(settings(TrainTRM() if new.get("act") else TrainGPT()))
+    before, after = defaults | _flat(old), _flat(new)
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in sorted(before.keys() | after.keys())
+        for name in sorted(_flat(old).keys() | after.keys())
         if before.get(name) != after.get(name)
         and not any(name == m or name.startswith(m + ".") for m in MAY_CHANGE)
     ]
@@ -99,7 +103,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 # -- the file --------------------------------------------------------------------------
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
+def read_config(folder: AnyPath) -> dict[str, Any] | None:
     """What `config.json` says; None if it is missing.
 
     Raises:
@@ -109,7 +113,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(read_text(path))
         valid = isinstance(config, dict)
     except (ValueError, RecursionError):
         config, valid = {}, False
@@ -122,14 +126,14 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return config
 
 
-def recorded_run(run_dir: str | Path) -> tuple[str, Any, dict[str, Any]]:
+def recorded_run(run_dir: str | AnyPath) -> tuple[str, Any, dict[str, Any]]:
     """The kind, the configuration and the record of a run.
 
     Raises:
         UserError: if there is no such run.
     """
-    path = Path(run_dir) / "config.json"
-    tree = read_config(Path(run_dir)) if str(run_dir) else None
+    path = open_path(run_dir) / "config.json"
+    tree = read_config(path.parent) if str(run_dir) else None
     require(
         tree is not None,
         f"A run must have a `config.json`: there is no `{path}`. Check the path.",

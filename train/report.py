@@ -3,14 +3,14 @@
 import importlib.util
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from configs import RunConfig, require
-from train.metrics_file import MetricsFile, scores, truncate
+from data.storage import AnyPath, is_remote
+from train.metrics_file import MetricsWriter, open_metrics, scores, truncate
 from train.objective import Metrics
 from train.screen import Screen, clock
 from train.speed import Values
@@ -99,7 +99,7 @@ class Report:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         config: RunConfig,
         settings: dict[str, Any],
         *,
@@ -108,7 +108,7 @@ class Report:
         done: int,
     ):
         self.folder = folder
-        self._file: MetricsFile | None = None
+        self._file: MetricsWriter | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
         self._total, self._latest = total, list[str]()
@@ -123,7 +123,7 @@ class Report:
         if config.tensorboard:
             self._tensorboard = _tensorboard(folder)
         truncate(folder / "metrics.jsonl", done)
-        self._file = MetricsFile(folder / "metrics.jsonl")
+        self._file = open_metrics(folder / "metrics.jsonl")
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -183,6 +183,15 @@ class Report:
             told = {name: values[name] for name in firsts if name}
             self._latest = readable(told)
 
+    def flush(self) -> None:
+        """Return when every line of metrics is where it stays, however the run ends.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        if self._file is not None:
+            self._file.flush()
+
     def _left(self, step: int) -> str:
         """The time left, as far as it can be told."""
         if self._first is None or not self._first[0] < step < self._total:
@@ -200,12 +209,12 @@ class Report:
             self._wandb.finish()
 
 
-def _wandb(project: str, folder: Path, name: str, settings: dict[str, Any]) -> Any:
+def _wandb(project: str, folder: AnyPath, name: str, settings: dict[str, Any]) -> Any:
     import wandb  # pyright: ignore[reportMissingImports]
 
     return wandb.init(
         project=project,
-        dir=folder,
+        dir=None if is_remote(folder) else folder,
         id=name,
         name=folder.name,
         resume="allow",
@@ -213,7 +222,7 @@ def _wandb(project: str, folder: Path, name: str, settings: dict[str, Any]) -> A
     )
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: AnyPath) -> Any:
     from tensorboardX import SummaryWriter  # pyright: ignore
 
     return SummaryWriter(str(folder / "tensorboard"))

@@ -6,19 +6,18 @@ checkpoints/   of the whole state
 lock           held by the process that trains
 """
 
-import fcntl
 import json
-import os
-import socket
 import time
 import uuid
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
 from configs import UserError, require
+from data.storage import AnyPath, open_path, store_errors, write_whole
+from train.lock import Lock, hold
 from train.record import differences, read_config, settings, without_record
+from train.stored import saved_steps
 
 
 class RunDir:
@@ -47,19 +46,15 @@ class RunDir:
             "Several processes must share a run directory: got no `--config.run-dir`. "
             "Name one that all of them can reach.",
         )
-        require(
-            "://" not in config.run_dir,
-            "A run directory must be a local path, or one that is mounted: got "
-            f"`{config.run_dir}`. Object stores are not supported yet.",
-        )
         started = time.strftime("%Y%m%d-%H%M%S")
-        self.folder = Path(config.run_dir or f"runs/{preset}-{started}")
-        self._lock: TextIO | None = None
+        self.folder = open_path(config.run_dir or f"runs/{preset}-{started}")
+        self._lock: Lock | None = None
         self.new_length = ""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with store_errors():
+                self.folder.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                self._lock = _lock(self.folder / "lock")
+                self._lock = hold(self.folder / "lock")
         except OSError as error:
             raise _unusable(self.folder, error) from error
         self._new = settings(config)
@@ -77,18 +72,15 @@ class RunDir:
     @property
     def started(self) -> bool:
         """Whether there is a checkpoint: else nothing binds the configuration."""
-        folder = self.folder / "checkpoints"
-        return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+        return bool(saved_steps(self.folder / "checkpoints"))
 
     def write_config(self) -> None:
         """Write `config.json`, when all else is known to be right."""
         if jax.process_index() != 0:
             return
-        path = self.folder / "config.json"
+        text = json.dumps(self.settings, indent=2) + "\n"
         try:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.settings, indent=2) + "\n")
-            temporary.replace(path)
+            write_whole(self.folder / "config.json", text)
         except OSError as error:
             raise _unusable(self.folder, error) from error
 
@@ -127,7 +119,7 @@ class RunDir:
             self._lock.close()
 
 
-def require_same_model(folder: Path, config: Any) -> None:
+def require_same_model(folder: AnyPath, config: Any) -> None:
     """Raise `UserError` unless the run in this folder is of the configured model."""
     old = read_config(folder) or {}
     same = lambda tree: {name: tree.get(name) for name in ("model", "act")}
@@ -139,32 +131,8 @@ def require_same_model(folder: Path, config: Any) -> None:
     )
 
 
-def _unusable(folder: Path, error: OSError) -> UserError:
+def _unusable(folder: AnyPath, error: OSError) -> UserError:
     return UserError(
         f"The run directory must be readable and writable: got `{folder}` ({error}). "
         "Choose another with `--config.run-dir`."
     )
-
-
-def _lock(path: Path) -> TextIO:
-    """The open file whose lock this process holds; it goes with the process.
-
-    Raises:
-        UserError: if another process holds it.
-    """
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise UserError(
-            f"One process at a time may train in a run directory: `{path.parent}` is "
-            f"in use by {holder}. Wait for it, stop it, or choose another "
-            "`--config.run-dir`."
-        ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from configs import UserError, require
+from data.storage import AnyPath, absolute
 from train.integrity import Fingerprint, fingerprint, kinds
 from train.state import TrainState
 from train.table import Table, is_table
@@ -68,6 +69,11 @@ def describe(arrays: Fingerprint, settings: Mapping[str, Any]) -> dict[str, Any]
 def metadata(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     """What was saved with a checkpoint besides its arrays."""
     return manager.metadata(step).custom_metadata or {}
+
+
+def saved_steps(folder: AnyPath) -> list[int]:
+    """Steps of the checkpoints in a folder that are complete."""
+    return ocp.utils.checkpoint_steps(absolute(folder)) if folder.is_dir() else []
 
 
 def _crc(arrays: Mapping[str, Sequence[object]]) -> int:

@@ -1,11 +1,15 @@
 """A trace of some steps, by JAX's profiler: `--config.run.profile FIRST:COUNT`."""
 
+import shutil
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import jax
+
+from data.storage import AnyPath, upload
 
 
 class Tracing:
@@ -16,7 +20,7 @@ class Tracing:
         folder: where the trace goes.
     """
 
-    def __init__(self, steps: range, folder: Path):
+    def __init__(self, steps: range, folder: AnyPath):
         here = jax.process_index() == 0
         self._steps = steps if here and can_trace() else range(0)
         self._folder = folder
@@ -35,7 +39,9 @@ class Tracing:
     def start(self) -> None:
         """Begin; to be called when no step is under way."""
         self._running = True
-        jax.profiler.start_trace(self._folder, profiler_options=options())
+        folder = self._folder
+        self._local = folder if isinstance(folder, Path) else Path(mkdtemp())
+        jax.profiler.start_trace(self._local, profiler_options=options())
 
     def step(self, number: int) -> AbstractContextManager:
         """To be entered while a step is dispatched, which gives it its number."""
@@ -48,6 +54,9 @@ class Tracing:
         if self._running:
             self._running, self._ended = False, True
             jax.profiler.stop_trace()
+            if not isinstance(self._folder, Path):
+                upload(self._local, self._folder)
+                shutil.rmtree(self._local)
 
 
 def several_gpu_hosts() -> bool:

@@ -29,16 +29,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from configs import ACTConfig, Piecewise, TrainTRM, require
-from data.puzzles.dataset import IGNORE, PuzzleDataset
+from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
+from data.storage import open_path
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
+from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.integrity import kinds
-from train.job import Evaluator, Job, run_job
+from train.job import Evaluator, Job, Recipe, run_job
 from train.loading import LoadedRun, load_run, resumed_config
-from train.loop import Evaluation, Intervals
+from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
@@ -84,38 +86,25 @@ def make_job(
     )
     total = steps_of(config.epochs, config, train)
     sizes = sizes_of(train)
-    kernel = pick_kernel(
-        config.model.attention,
-        precision=config.precision,
-        length=config.model.prefix + sizes["seq"],
-        head_dim=config.model.head_dim,
-    )
-    fresh = partial(build, config, sizes, kernel)
-    phases = make_phases(config, total, sizes, kernel, mesh)
-    first, episode = phases.at(0), config.loop == "episode"
+    recipe = make_recipe(config, sizes, mesh, total)
     return Job(
+        **vars(recipe),
         kind="trm",
         title=preset,
         unit="puzzles",
         sizes=sizes,
         data_hash=train.content_hash,
         mesh=mesh,
-        objective=make_objective(
-            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
-        ),
-        phases=phases,
         intervals=Intervals(
             total=total,
             per_call=config.steps_per_call,
             eval_every=steps_of(config.eval.epochs, config, train),
         ),
-        episode=episode,
-        init=make_trm_init(config, sizes, first.optimizer, fresh),
         make_batch=train_input(
             train.batch,
             mesh,
-            phases,
-            None if episode else config.steps_per_call,
+            recipe.phases,
+            None if recipe.episode else config.steps_per_call,
         ),
         evaluator=Evaluator(
             batch_size=test.batch_size,
@@ -125,7 +114,38 @@ def make_job(
         ),
         pretrained=None
         if source is None
-        else lambda: first_weights(source, jax.eval_shape(fresh), config),
+        else lambda: first_weights(
+            source, jax.eval_shape(partial(build, config, sizes)), config
+        ),
+    )
+
+
+def make_recipe(config: TrainTRM, sizes: Sizes, mesh: Mesh, total: int = 1) -> Recipe:
+    """What a run of `total` steps on puzzles of these sizes trains."""
+    kernel = pick_kernel(
+        config.model.attention,
+        precision=config.precision,
+        length=config.model.prefix + sizes["seq"],
+        head_dim=config.model.head_dim,
+        backend=mesh.devices.flat[0].platform,
+    )
+    phases = make_phases(config, total, sizes, kernel, mesh)
+    numbers = lambda *shape: jax.ShapeDtypeStruct(
+        (config.batches.at(0), *shape), "int32"
+    )
+    return Recipe(
+        objective=make_objective(
+            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
+        ),
+        phases=phases,
+        init=make_trm_init(
+            config,
+            sizes,
+            phases.at(0).optimizer,
+            partial(build, config, sizes, kernel),
+        ),
+        batch=Puzzle(numbers(sizes["seq"]), numbers(sizes["seq"]), numbers()),
+        episode=config.loop == "episode",
     )
 
 
@@ -144,7 +164,7 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
         return dataclasses.replace(config, model=before.model), None
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(Path(config.data.paths[0]) / "train").seq_len
-    if (Path(config.init_from) / "config.json").is_file():
+    if (open_path(config.init_from) / "config.json").is_file():
         source = load_run(config.init_from)
         require(
             source.kind == "trm",
@@ -347,6 +367,7 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
         seed=config.seed,
         epochs_per_block=config.data.block,
         rows=partial(process_rows, mesh),
+        hints=config.data.hints,
     )
     require(
         bool((train.batch(0).labels != IGNORE).any()),

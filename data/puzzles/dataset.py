@@ -62,6 +62,7 @@ class PuzzleDataset:
         seed: int = 0,
         epochs_per_block: int = 1,
         rows: Integer[np.ndarray, " rows"] | Callable[[int], np.ndarray] | None = None,
+        hints: float = 0.0,
     ):
         """Open and check the datasets.
 
@@ -73,6 +74,8 @@ class PuzzleDataset:
             epochs_per_block: epochs strung together before a partial batch is dropped.
             rows: the rows of each batch to load, in order, or a function from its size
                 to them; None loads all.
+            hints: share of the training examples that are made easier: a random part
+                of the cells is given as it is in the solution.
 
         Raises:
             UserError: if an argument is out of range or a dataset is not usable.
@@ -88,6 +91,7 @@ class PuzzleDataset:
         _require_least("seed", seed, 0)
         self.batch_size = self._sizes.at(0)
         self._rows = self._sizes.map(lambda size: rows_of(size, rows))
+        self._seed, self._hints = seed, hints
         self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
         self.num_examples = len(self._store)
@@ -139,7 +143,16 @@ class PuzzleDataset:
         _require_least("step", step, 0)
         examples, puzzles = self._sampler.examples(step)
         rows = self._rows.at(step)
-        return self._load(examples[rows], puzzles[rows])
+        puzzle = self._load(examples[rows], puzzles[rows])
+        if self._hints:
+            # The 3 parts this seed from those of the sampler.
+            rng = np.random.default_rng((self._seed, 3, step))
+            easier, part = rng.random((2, len(examples)))
+            share = np.where(easier < self._hints, part, 0.0)[rows]
+            cells = rng.random((len(examples), puzzle.inputs.shape[1]))[rows]
+            given = (cells < share[:, None]) & (puzzle.labels != IGNORE)
+            puzzle.inputs[given] = puzzle.labels[given]
+        return puzzle
 
     def draw(
         self,

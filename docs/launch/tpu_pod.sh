@@ -21,6 +21,7 @@ POLL=${POLL:-60}                        # seconds between two looks
 RESTARTS=${RESTARTS:-10}                # most restarts that no preemption has caused
 UNSEEN=${UNSEEN:-10}                    # looks in vain after which a slice is replaced
 EXTRAS=${EXTRAS:-tpu}                   # of the package, as in pip install '.[tpu]'
+PREPARE=${PREPARE:-}                    # a command on every worker, after the installation
 
 CODE=tiny-recursive-jax # folder on the workers
 
@@ -62,7 +63,8 @@ install() {
       mkdir -p $CODE && tar xzf $CODE.tar.gz -C $CODE && cd $CODE
       python3 -m pip install -q --user uv && PATH=\$HOME/.local/bin:\$PATH
       [ -d .venv ] || uv venv -q --python 3.12
-      uv pip install -q -c constraints.txt -e '.[$EXTRAS]'"
+      uv pip install -q -c constraints.txt -e '.[$EXTRAS]'
+      $PREPARE"
   local status=$?
   rm -f "$code"
   return "$status"

@@ -224,13 +224,15 @@ def test_a_run_from_the_request_to_the_deletion(cloud: Cloud) -> None:
 def test_what_is_installed(cloud: Cloud) -> None:
     """The commit, in Python 3.12, with the constraints; a second time in the same."""
     (cloud.project / "not-committed").touch()
+    given = {"SPOT": "0", "EXTRAS": "tpu,wandb", "PREPARE": 'echo "$WORKER" >"of mine"'}
     for words in (["create"], ["install"], ["install"]):
-        assert cloud.ends(*words, SPOT="0", EXTRAS="tpu,wandb")[0] == 0
+        assert cloud.ends(*words, **given)[0] == 0
     assert "--spot" not in next(call for call in cloud.calls if "create" in call)
     for worker in "01":
         home = cloud.folder / worker
         assert (home / "tiny-recursive-jax" / "docs" / "launch" / "worker.sh").exists()
         assert not (home / "tiny-recursive-jax" / "not-committed").exists()
+        assert (home / "tiny-recursive-jax" / "of mine").read_text() == f"{worker}\n"
         packages = "pip install -q -c constraints.txt -e .[tpu,wandb]"
         assert (home / "uv").read_text().splitlines() == [
             *("venv -q --python 3.12", packages, packages),

@@ -39,6 +39,15 @@ def test_a_run_of_the_first_version_says_its_kind(tmp_path: Path) -> None:
         assert loaded.data.build is None
 
 
+def test_a_setting_younger_than_the_run_had_its_default() -> None:
+    new = settings(GPT_PRESETS["gpt2"][1])
+    old = settings(GPT_PRESETS["gpt2"][1])
+    del old["optim"]["muon"], old["model"]["norm"]
+    assert differences(old, new) == []
+    new["model"]["norm"] = "rms"
+    assert differences(old, new) == ["model.norm: layer -> rms"]
+
+
 def test_unlike_settings_are_listed() -> None:
     old = settings(TRM_PRESETS["sudoku"][1])
     new = settings(TRM_PRESETS["sudoku-attention"][1])

@@ -120,9 +120,3 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
         holder.kill()
         holder.communicate()
     RunDir(config(tmp_path), "quickstart", RECORD).close()
-
-
-def test_object_stores_are_refused() -> None:
-    away = replace(TRM_PRESETS["quickstart"][1], run_dir="gs://bucket/run")
-    with pytest.raises(UserError, match="not supported yet"):
-        RunDir(away, "quickstart", RECORD)

@@ -8,15 +8,15 @@ from typing import Any
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh
 
-from benchmarks.tpu_compile import (
-    HBM,
-    collectives,
-    compile_facts,
-    loops,
-    slice_mesh,
-)
+from configs import MeshConfig, TrainGPT, TrainTRM
+from train.chips import slice_devices
+from train.compile import recipe_of
+from train.hlo import Program
+from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.study import study
 
 pytestmark = [
     pytest.mark.tpu_aot,
@@ -38,12 +38,22 @@ def no_persistent_cache() -> Iterator[None]:
     compilation_cache.reset_cache()
 
 
+def slice_mesh(data: int, model: int, topology: str = "v4-64") -> Mesh:
+    return make_mesh(MeshConfig(data=data, model=model), slice_devices(topology))
+
+
+def studied(config: TrainTRM | TrainGPT, mesh: Mesh) -> dict[str, Any]:
+    found, _ = study(recipe_of(config, mesh), mesh)
+    assert found["fits"]
+    return found
+
+
 def facts(data: int, model: int, batch_size: int, **sizes: Any) -> dict[str, Any]:
     """What the compiler says of the default preset with some sizes changed."""
     config = TRM_PRESETS["sudoku"][1]
     changed = replace(config.model, **sizes)
     config = replace(config, model=changed, batch_size=batch_size)
-    return compile_facts(config, slice_mesh(data, model))
+    return studied(config, slice_mesh(data, model))
 
 
 def gpt_facts(data: int, model: int, slices: int, **sizes: Any) -> dict[str, Any]:
@@ -51,29 +61,51 @@ def gpt_facts(data: int, model: int, slices: int, **sizes: Any) -> dict[str, Any
     config = GPT_PRESETS["gpt2"][1]
     changed = replace(config.model, **sizes)
     config = replace(config, model=changed, batch_size=128, microbatch_size=4 // slices)
-    return compile_facts(config, slice_mesh(data, model), "splash")
+    return studied(config, slice_mesh(data, model))
+
+
+def in_place(found: dict[str, Any]) -> None:
+    """All of the state is donated. Buffers are padded to the chip's tiles."""
+    assert found["aliased_arrays"] == found["arrays"]
+    state = sum(found["state"].values()) - found["state"]["batch"]
+    assert 1.0 <= found["aliased"] / state < 1.05
+
+
+@pytest.mark.parametrize(
+    ("name", "devices"),
+    [
+        ("v4-64", 32),
+        ("v4-8", 4),
+        ("v4:4x4x2", 32),
+        ("v5e-16", 16),
+        ("v5litepod-8", 8),
+        ("v5p-128", 64),
+        ("v6e-8", 8),
+        ("v6e-1", 1),
+    ],
+)
+def test_slices_by_name(name: str, devices: int) -> None:
+    assert len(slice_devices(name)) == devices
 
 
 def test_the_papers_step_fits_a_v4_64() -> None:
     """Batch 6144 of the default preset: in memory, in place, reduced once."""
     found = facts(32, 1, 6144)
-    assert 2**30 < found["peak_memory_bytes"] < HBM
-    assert found["aliased_arrays"] == found["state_arrays"], "all of it is donated"
-    # Buffers are padded to the chip's tiles: 0.4 % here.
-    assert 1.0 <= found["alias_size_bytes"] / found["state_bytes"] < 1.05
-    assert found["loops"] == 1, "the cycles without gradient"
-    assert found["collectives_in_loops"] == {}
-    assert set(found["collectives"]) == {"all-reduce"}
-    assert found["collectives"]["all-reduce"] <= 4
+    assert 2**30 < found["peak"] < 30 * 2**30
+    in_place(found)
+    assert found["loops"] == [2], "the cycles without gradient"
+    assert found["collectives_in_loops"] == 0
+    assert found["bound"] == "memory"
+    assert found["rates"]["mfu"] < 0.6
 
 
 @pytest.mark.parametrize("sizes", [(32, 1), (16, 2)])
 def test_more_recursion_needs_no_more_collectives(sizes: tuple[int, int]) -> None:
     short = facts(*sizes, 64, **SMALL, L_cycles=1)
     long = facts(*sizes, 64, **SMALL, L_cycles=4)
-    assert short["aliased_arrays"] == short["state_arrays"]
+    in_place(short)
     assert short["collectives"] == long["collectives"] != {}
-    assert long["collectives_in_loops"] == {}
+    assert long["collectives_in_loops"] == 0
 
 
 @pytest.mark.parametrize(
@@ -91,13 +123,12 @@ def test_a_gpt_with_the_splash_kernel(sizes: tuple[int, int], kinds: set[str]) -
     short = gpt_facts(*sizes, 1, **SMALL_GPT, n_layer=2)
     long = gpt_facts(*sizes, 2, **SMALL_GPT, n_layer=4)
     for found in (short, long):
-        assert found["aliased_arrays"] == found["state_arrays"], "all of it is donated"
-        assert 1.0 <= found["alias_size_bytes"] / found["state_bytes"] < 1.05
+        in_place(found)
         assert set(found["collectives"]) - {"collective-permute"} == kinds
-        assert found["collectives_in_loops"] == {}
-        assert found["pallas_calls"] == 3, "forward, and two for the gradients"
+        assert found["collectives_in_loops"] == 0
+        assert found["kernels"] == 3, "forward, and two for the gradients"
     # The layers, forward and back; the slices.
-    assert long["loops"] == short["loops"] + 1
+    assert len(long["loops"]) == len(short["loops"]) + 1
     assert short["collectives"] == long["collectives"]
 
 
@@ -114,5 +145,6 @@ def test_a_collective_in_a_loop_is_found() -> None:
         (256, 128), "float32", sharding=jax.sharding.NamedSharding(mesh, spec)
     )
     split = jax.shard_map(device, mesh=mesh, in_specs=spec, out_specs=spec)
-    hlo = jax.jit(split).lower(shape).compile().as_text() or ""
-    assert sum(collectives("\n".join(loops(hlo))).values()) == 1
+    found = Program(jax.jit(split).lower(shape).compile().as_text() or "")
+    assert found.collectives_in_loops() == 1
+    assert sum(number for number, _ in found.collectives().values()) == 5

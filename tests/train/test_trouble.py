@@ -115,6 +115,48 @@ def test_an_evaluation_is_left_and_made_up_for(
     assert metrics(folder) == metrics(complete)
 
 
+SLOW_COMPILING = """
+from train import cli
+cli.begin()
+import time
+from train.presets import TRM_PRESETS
+from train import compiling, trm
+compiled = compiling.compiled
+class Slow:
+    def compile(self):
+        print("begun", flush=True)
+        time.sleep(100)
+def slowly(lowered, what, *rest):
+    return compiled(Slow() if "evaluation" in what else lowered, what, *rest)
+compiling.compiled = slowly
+with cli.clean_exit():
+    raise SystemExit(trm.main(*cli.parse(TRM_PRESETS, "")))
+"""
+
+
+def test_compiling_an_evaluation_is_left(dataset: Path, tmp_path: Path) -> None:
+    """What compiles goes on in a thread: nothing waits for it."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_COMPILING, *words(dataset, folder)],
+        cwd=ROOT,
+        env=runs.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while process.stdout.readline() != "begun\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    since = time.monotonic()
+    out, err = finish(process, 130)
+    assert time.monotonic() - since < 50
+    assert "Stopped at step 24, which is saved" in out
+    assert err == ""
+    assert (folder / "checkpoints" / "24").is_dir()
+
+
 # -- disks -----------------------------------------------------------------------------
 
 LITTLE_ROOM = """

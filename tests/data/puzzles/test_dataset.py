@@ -109,6 +109,24 @@ def test_arrays_are_int32_and_ignored_labels_marked(write_dataset):
     assert (puzzle.labels == IGNORE).any()
 
 
+@pytest.mark.parametrize("hints", [0.5, 1.0])
+def test_hints_give_cells_of_the_solution(write_dataset, hints):
+    """To a share of the puzzles a random part each, the same on any mesh."""
+    path = write_dataset(FLAT)  # of three cells, the middle one is to be filled in
+    plain, hinted = load(path), load(path, hints=hints)
+    rows = load(path, hints=hints, rows=np.array([3, 1]))
+    given = []
+    for step in range(600):
+        asked, easier = plain.batch(step), hinted.batch(step)
+        assert same(rows.batch(step), [field[[3, 1]] for field in easier])
+        np.testing.assert_array_equal(easier.labels, asked.labels)
+        given.append(easier.inputs[:, 1] == asked.labels[:, 1])
+        open_cells = np.where(given[-1], asked.labels[:, 1], asked.inputs[:, 1])
+        np.testing.assert_array_equal(easier.inputs[:, 1], open_cells)
+        np.testing.assert_array_equal(easier.inputs[:, ::2], asked.inputs[:, ::2])
+    assert np.mean(given) == pytest.approx(hints / 2, abs=0.05)  # 5 deviations
+
+
 def test_labels_stay_without_an_ignored_one(write_dataset):
     path = write_dataset([[1], [1]], ignore_label_id=None)
     assert load(path, batch_size=2).batch(0).labels.min() == 0

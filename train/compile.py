@@ -1,0 +1,269 @@
+"""Before renting: will a run fit, and how fast can it be at best?
+
+    python -m train.compile sudoku --topology v4-64 --config.batch-size 6144
+    python -m train.compile gpt2 --topology v5e-16 --fit
+    python -m train.compile sudoku-attention --topology here
+
+Compiles the train step of any preset of `train.trm` and `train.gpt`, with all of
+their fields, for a slice of TPUs that need not be here (`pip install -e '.[tpu]'`), or
+for the devices that are (`here`). Besides the fields:
+
+    --topology   v4-64, v5e-16, v5p-128, v6e-8, ...; by its chips, v4:4x4x2; or here
+    --fit        if it does not fit, try more slices of the batch until it does
+    --top N      show the N places of the code that move the most
+    --json FILE  add what comes out to a file
+
+`docs/compile.md` says how to read what is printed.
+"""
+
+if not __package__:
+    raise SystemExit(
+        "Run it as a module, from the project's root: python -m train.compile"
+    )
+from train import cli
+
+if __name__ == "__main__":
+    cli.begin()  # before JAX is there
+
+import argparse
+import dataclasses
+import importlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from configs import (
+    ARC,
+    GeneratedMaze,
+    GeneratedSudoku,
+    MazeHard,
+    OpenWebText,
+    Shakespeare,
+    SudokuExtreme,
+    TrainGPT,
+    TrainTRM,
+    require,
+)
+from train.chips import chip_of, slice_devices
+from train.hlo import Program
+from train.job import Recipe
+from train.mesh import make_mesh
+from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.record import Sizes
+from train.study import Facts, study
+
+Config = TrainTRM | TrainGPT
+
+PRESETS: dict[str, tuple[str, Any]] = {**TRM_PRESETS, **GPT_PRESETS}
+
+MEGA, GIGA, GIB = 10**6, 10**9, 2**30
+
+
+# -- what is compiled ------------------------------------------------------------------
+
+
+def recipe_of(config: Config, mesh: Mesh) -> Recipe:
+    """What a step of this run learns, on a mesh."""
+    module = importlib.import_module(f"train.{kind_of(config)}")
+    return module.make_recipe(config, sizes_of(config), mesh)
+
+
+def kind_of(config: Config) -> str:
+    """`trm` or `gpt`."""
+    return "trm" if isinstance(config, TrainTRM) else "gpt"
+
+
+def sizes_of(config: Config) -> Sizes:
+    """The sizes of the data: of those on disk, else of those that would be made.
+
+    Raises:
+        UserError: if there are none, and it is not known what would be made.
+    """
+    trm = isinstance(config, TrainTRM)
+    path = Path(config.data.paths[0] if trm else config.data.path)
+    if path.is_dir():
+        return importlib.import_module(f"train.{kind_of(config)}").sizes_of_data(config)
+    match config.data.build:
+        case SudokuExtreme():
+            return {"vocab": 11, "seq": 81, "puzzles": 1}
+        case GeneratedSudoku(size=size):
+            return {"vocab": size + 2, "seq": size * size, "puzzles": 1}
+        case MazeHard():
+            return {"vocab": 6, "seq": 900, "puzzles": 1}
+        case GeneratedMaze(size=size):
+            return {"vocab": 6, "seq": size * size, "puzzles": 1}
+        case ARC(test=test):
+            # Identifiers with 1000 augmentations, as `docs/arc.md` counts them.
+            puzzles = 1_191_733 if "evaluation2" in test else 876_410
+            return {"vocab": 12, "seq": 900, "puzzles": puzzles}
+        case OpenWebText():
+            return {"tokens": 50257}
+        case Shakespeare(tokens=tokens):
+            return {"tokens": 65 if tokens == "char" else 50257}
+        case _:
+            require(False, f"The sizes of the data must be known: make `{path}` first.")
+            raise AssertionError
+
+
+def with_more_slices(config: Config) -> Config | None:
+    """The same run with the next larger number of slices; None if there is none."""
+    if isinstance(config, TrainTRM):
+        rows, now = config.batch_size, config.accumulation
+        larger = (n for n in range(now + 1, rows + 1) if rows % n == 0 and n >= 2 * now)
+        slices = next(larger, None)
+        if slices is None:
+            return None
+        return dataclasses.replace(config, accumulation=slices)
+    if config.microbatch_size == 1:
+        return None
+    return dataclasses.replace(config, microbatch_size=config.microbatch_size // 2)
+
+
+def slices_flag(config: Config) -> str:
+    """The flag that asks for the slices of a run."""
+    if isinstance(config, TrainTRM):
+        return f"--config.accumulation {config.accumulation}"
+    return f"--config.microbatch-size {config.microbatch_size}"
+
+
+# -- what is printed -------------------------------------------------------------------
+
+
+def describe(facts: Facts, config: Config, fit: bool) -> Iterator[str]:
+    """What came out, line by line."""
+    mesh = " x ".join(map(str, facts["mesh"].values()))
+    devices = prod(facts["mesh"].values())
+    slices = facts["slices"]
+    yield (
+        f"{devices} x {facts['device']}, mesh {mesh}: {facts['batch']} examples a "
+        f"step, {facts['batch'] // devices} on a device in {slices} "
+        f"slice{'s' if slices > 1 else ''}"
+    )
+    gib = lambda size: "?" if size is None else f"{size / GIB:.2f} GiB"
+    room = f" of {gib(facts['room'])}" if facts["room"] else ""
+    if not facts["fits"]:
+        more = with_more_slices(config)
+        advice = ""
+        if more is not None and not fit:
+            advice = f" Try `{slices_flag(more)}`, or `--fit`."
+        yield f"fits      no: {gib(facts['peak'])}{room} a device.{advice}"
+        return
+    chip = chip_of(facts["device"])
+    if chip is not None and chip.capacity and not room:
+        room = f" of {chip.capacity} GiB"
+    yield f"fits      yes: {gib(facts['peak'])}{room} a device at the peak"
+    state = {name: size for name, size in facts["state"].items() if size > MEGA / 10}
+    parts = [f"{name} {size / MEGA:,.1f}" for name, size in state.items()]
+    rest = facts["peak"] - sum(facts["state"].values())
+    yield f"memory    MB a device: {', '.join(parts)}, the rest {rest / MEGA:,.1f}"
+    yield (
+        f"          in place: {facts['aliased_arrays']} of {facts['arrays']} arrays of "
+        f"the state; program {facts['code'] / MEGA:,.1f}"
+    )
+    found = [
+        f"{kind} {number} ({size / MEGA:,.1f} MB)"
+        for kind, (number, size) in facts["collectives"].items()
+    ]
+    inside = facts["collectives_in_loops"]
+    yield f"network   {', '.join(found) or 'no collective'}; {inside} of them in loops"
+    unknown = facts["loops"].count(None)
+    if unknown:
+        yield f"          {unknown} loops of unknown length count as one round"
+    if "seconds" not in facts:
+        work = f"{facts['flops'] / GIGA:,.1f} GFLOP, {facts['bytes'] / GIGA:,.2f} GB"
+        yield f"at best   not known: {facts['device']} is not in the tables; {work}"
+        return
+    seconds, rounds = facts["seconds"], facts["examples"] // facts["batch"]
+    amounts = {
+        "compute": f"{facts['flops'] / 1e12:,.2f} TFLOP",
+        "memory": f"{facts['bytes'] / GIGA:,.1f} GB",
+        "network": f"{_collected(facts) / MEGA:,.1f} MB in collectives",
+    }
+    for name, amount in amounts.items():
+        mark = "  <- the bound" if name == facts["bound"] else ""
+        time_ms = 1000 * seconds[name] / rounds
+        yield f"at best   {time_ms:8.2f} ms a step by {name}: {amount}{mark}"
+    mfu = facts["rates"].get("mfu")
+    mfu = "" if mfu is None else f", an MFU of {mfu:.0%}"
+    yield f"          so at most {facts['best_rate']:,.0f} examples a second{mfu}"
+    yield f"compiled  in {facts['compile_s']:.0f} s"
+
+
+def _collected(facts: Facts) -> int:
+    """Bytes of all collectives."""
+    return sum(size for _, size in facts["collectives"].values())
+
+
+def movers(program: Program, number: int) -> Iterator[str]:
+    """The kinds and places of operations that move the most, line by line."""
+    total: Counter[tuple[str, str, str]] = Counter()
+    times: Counter[tuple[str, str, str]] = Counter()
+    for size, run in program.traffic():
+        operation = run.operation
+        key = (
+            operation.kind,
+            re.sub(r"\{[^{}]*\}", "", operation.shape),
+            operation.place,
+        )
+        total[key] += size
+        times[key] += run.times
+    for (kind, shape, place), size in total.most_common(number):
+        count = times[kind, shape, place]
+        yield f"  {size / GIGA:7.2f} GB {count:5d} x {kind} {shape[:60]} {place[-60:]}"
+
+
+# -- the command -----------------------------------------------------------------------
+
+
+def options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The flags of this script, and the rest of the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--topology", default="here")
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--top", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_known_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile and report; the exit status is 0 if it fits, else 1.
+
+    Raises:
+        UserError: if the command line or the slice is wrong.
+    """
+    flags, rest = options(argv)
+    preset, config = cli.parse(PRESETS, __doc__ or "", rest)
+    if flags.topology != "here":
+        # For what is compiled ahead no device is touched, nor can it be read back.
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_enable_compilation_cache", False)
+    mesh = make_mesh(config.mesh, slice_devices(flags.topology))
+    print(f"{preset} on {flags.topology}", flush=True)
+    while True:
+        facts, program = study(recipe_of(config, mesh), mesh, config.steps_per_call)
+        for line in describe(facts, config, flags.fit):
+            print(line, flush=True)
+        more = with_more_slices(config) if flags.fit else None
+        if facts["fits"] or more is None:
+            break
+        config = more
+    if program is not None and flags.top:
+        print("moved most, a device and dispatch:")
+        print("\n".join(movers(program, flags.top)))
+    if flags.json is not None:
+        case = {"preset": preset, "topology": flags.topology, **facts}
+        with flags.json.open("a") as file:
+            file.write(json.dumps(case) + "\n")
+    return 0 if facts["fits"] else 1
+
+
+if __name__ == "__main__":
+    with cli.clean_exit():
+        raise SystemExit(main())
