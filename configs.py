@@ -1275,3 +1275,6 @@ MAY_CHANGE = (
 )
 """Settings in which a continued run may differ from its beginning. The data must be the
 same wherever they lie; a longer run follows the schedule of its new length."""
+
+EVALUATION_MAY_CHANGE = ("act.max_steps",)
+"""Settings of model and halting in which an evaluation alone may differ, besides."""
