@@ -125,18 +125,16 @@ class GPT(eqx.Module):
         dim, small = config.n_embd, normal(0.02)
         self.embedding = Embedding(vocab, dim, init=small, key=token_key)
         learned = config.positions == "learned"
-        shape = (config.block_size, dim)
-        self.positions = small(position_key, shape) if learned else None
+        drawn = small(position_key, (config.block_size, dim))
+        self.positions = drawn if learned else None
         self.blocks = Stacked(
             lambda key: Block(config, key=key),
             jax.random.split(block_key, config.n_layer),
         )
         self.norm = build_norm(config)
-        self.head = None
-        if not config.tied_head:
-            head_key = jax.random.fold_in(token_key, 1)
-            init = zeros if config.zero_init else small
-            self.head = Embedding(vocab, dim, init=init, key=head_key)
+        init = zeros if config.zero_init else small
+        head = Embedding(vocab, dim, init=init, key=jax.random.fold_in(token_key, 1))
+        self.head = None if config.tied_head else head
         self.rope_theta = config.rope_theta
         self.rope_length = 0 if learned else config.block_size
         self.logit_cap = config.logit_cap
