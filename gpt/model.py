@@ -140,7 +140,8 @@ class GPT(eqx.Module):
         self.logit_cap = config.logit_cap
         self.dropout = config.dropout
         self.kernel = kernel
-        self.unroll = config.unroll
+        in_a_row = config.n_layer if jax.default_backend() == "gpu" else 1
+        self.unroll = config.unroll or in_a_row
         self.remat = config.remat
 
     @property

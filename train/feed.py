@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from configs import require
 from data.build import prepare
 from train.devices import first_process_does
 from train.gradients import StepConfig
@@ -36,6 +37,12 @@ def prepare_missing(folder: str, build: Any) -> None:
             print(f"No dataset at `{path}`: making it.", flush=True)
             prepare(build, path, exist_ok=True)
 
+    require(
+        build is not None or path.exists(),
+        f"A dataset must be there: there is no `{path}`. Check the path, or make it "
+        "with `python -m data.prepare`: by itself only that of the preset is made, or "
+        "one whose `--config.data.build` is given too.",
+    )
     if build is not None:
         first_process_does(f"dataset {folder}", make)
 

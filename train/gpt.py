@@ -24,8 +24,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from configs import Piecewise, TrainGPT, require
+from configs import Piecewise, TrainGPT, UserError, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
+from data.text.tokenizer import Tokenizer
 from gpt.attention import Kernel, pick_kernel
 from gpt.model import GPT, build_gpt, cast
 from gpt.objective import evaluate, next_token_loss
@@ -92,8 +93,19 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         pretrained=None
         if source is None
         else lambda: (source.load(kernel_of(config, mesh)), ()),
-        hint="Sample from it: python -m gpt.sample --run-dir {folder}",
+        hint=HINT if can_sample(config) else "",
     )
+
+
+HINT = "Sample from it: python -m gpt.sample --run-dir {folder}"
+
+
+def can_sample(config: TrainGPT) -> bool:
+    """Whether `gpt.sample` needs to be told nothing but the run."""
+    try:
+        return Tokenizer.of(config.data).at_hand
+    except UserError:
+        return False
 
 
 def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:

@@ -5,6 +5,7 @@ is here and below.
 """
 
 import json
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -29,6 +30,7 @@ from train.mesh import describe_layout
 from train.metrics_file import scores
 from train.objective import Objective
 from train.phases import Phase
+from train.provenance import code
 from train.record import Sizes
 from train.report import Report, arranged, require_packages
 from train.run_dir import RunDir, require_same_model
@@ -130,7 +132,10 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
     eval_step = make_eval_step(job.objective, job.mesh, eval_config, abstract.model)
     if config.run.eval_only:
         return evaluate_run(job, config, abstract, eval_step)
-    record = {"kind": job.kind, "sizes": job.sizes, "data_hash": job.data_hash}
+    record = {
+        **{"kind": job.kind, "preset": job.title, "code": code()},
+        **{"sizes": job.sizes, "data_hash": job.data_hash},
+    }
     with (
         closing(RunDir(config, job.title, record)) as run_dir,
         closing(open_checkpoints(run_dir, config)) as checkpoints,
@@ -169,6 +174,11 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                 checkpoints=checkpoints,
             )
             evaluation, status = loop.train(state)
+            if status != 0:
+                where = shlex.quote(str(run_dir.folder))
+                report.say(
+                    f"Go on with: python -m train.{job.kind} --config.run-dir {where}"
+                )
             if status == 0 and evaluation is None:
                 report.say("The run is complete: it is evaluated again.")
                 evaluation = loop.evaluate(state, True, lambda: False)

@@ -165,9 +165,10 @@ class Loop:
             interval.close()
 
     def _line_is_due(self, before: int, done: int) -> bool:
-        """Whether a line of metrics ends: none is of two phases."""
+        """Whether a line of metrics ends: none is of two phases, and none is lost."""
         changes = self.phases.at(before) is not self.phases.at(done)
-        return changes or crossed(self.run.log_every, before, done)
+        ends = changes or done == self.intervals.total
+        return ends or crossed(self.run.log_every, before, done)
 
     def _save_is_due(self, before: int, done: int) -> bool:
         return self.run.save == "always" and crossed(self.run.save_every, before, done)
@@ -222,8 +223,5 @@ class Loop:
         """What `train` returns after a signal, when all is saved."""
         self._save(state, interval)
         self.checkpoints.wait()
-        self.report.say(
-            f"Stopped at step {int(state.step)}, which is saved. The same command on "
-            "the same run directory goes on from there."
-        )
+        self.report.say(f"Stopped at step {int(state.step)}, which is saved.")
         return None, interrupt.status

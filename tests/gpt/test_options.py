@@ -225,3 +225,18 @@ def test_gpt2s_names_are_for_gpt2(name: str, tmp_path: Any) -> None:
 def test_bad_settings(bad: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         replace(PLAIN, **bad)
+
+
+@pytest.mark.parametrize(
+    ("backend", "given", "expected"),
+    [("gpu", None, 2), ("gpu", 1, 1), ("tpu", None, 1)],
+)
+def test_blocks_in_a_row(
+    backend: str, given: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = replace(PLAIN, unroll=given)
+    model = jax.eval_shape(
+        lambda: build_gpt(config, tokens=TOKENS, key=jax.random.key(0))
+    )
+    assert model.unroll == expected

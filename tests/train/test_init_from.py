@@ -128,7 +128,7 @@ def test_first_weights_of_a_run() -> None:
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(table, np.ones((3, 32)))
     other = jax.eval_shape(lambda: build(setting, sizes | {"seq": 36}))
-    with pytest.raises(UserError, match=r"mixer\.mlp\.gate_up` is float32\[17,512\]"):
+    with pytest.raises(UserError, match=r"mixer\.mlp\.gate_up` is float32\[17,128\]"):
         first_weights(run, other, setting)
 
 

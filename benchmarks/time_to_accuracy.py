@@ -1,0 +1,191 @@
+"""How fast whole commands come to an answer: `python -m benchmarks.time_to_accuracy`.
+
+`run` starts a training in an empty folder, without compiled programs of before, and
+notes when each evaluation is there: seconds since the command was given. `draw` makes
+the figure of all that was noted, a panel a task, a line a run.
+
+Examples:
+    python -m benchmarks.time_to_accuracy run --task "6x6 Sudoku" --recipe reference \
+        --command "train.trm quickstart --config.seed 1"
+    python -m benchmarks.time_to_accuracy draw
+"""
+
+if not __package__:
+    raise SystemExit(
+        "Run it from the project's root: python -m benchmarks.time_to_accuracy"
+    )
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from benchmarks import machine
+from configs import require
+
+FOLDER = machine.RESULTS / "time_to_accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A command, and what its run is called in the figure."""
+
+    command: str
+    """Module and options, without `--config.run-dir`."""
+
+    task: str
+    """Title of the panel."""
+
+    recipe: str
+    """Name in the legend, which runs of several seeds share."""
+
+    metric: str = "exact_accuracy"
+    """What is noted of each evaluation."""
+
+    cores: tuple[int, ...] = ()
+    """Cores to use. None: all."""
+
+    out: Path = FOLDER
+    """Folder of the JSON files, one a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Where the runs lie, and where the figure goes."""
+
+    results: Path = FOLDER
+    """Folder of the JSON files."""
+
+    out: Path = Path("docs/time-to-accuracy.svg")
+    """File of the figure."""
+
+
+def follow(
+    metrics: Path, metric: str, running: Callable[[], bool]
+) -> list[tuple[float, int, float]]:
+    """Seconds, step and value of each evaluation, as the lines of a file appear."""
+    start, found, seen = time.perf_counter(), [], 0
+    more = True
+    while more:
+        more = running()  # asked first, so that the last lines are read
+        lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
+        seconds = time.perf_counter() - start
+        for row in map(json.loads, lines[seen:]):
+            if row["split"] == "eval":
+                found.append((round(seconds, 2), row["step"], row[metric]))
+        seen = len(lines)
+        time.sleep(0.02 * more)
+    return found
+
+
+def run(settings: Run) -> Path:
+    """Run the command; the file with what came when."""
+    if settings.cores:
+        os.sched_setaffinity(0, settings.cores)
+    root = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        words = [sys.executable, "-m", *shlex.split(settings.command)]
+        environment = os.environ | {"PYTHONPATH": str(root), "HOME": folder}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*words, f"--config.run-dir={scratch / 'run'}"],
+            cwd=scratch,
+            env=environment,
+        )
+        running = lambda: process.poll() is None
+        curve = follow(scratch / "run" / "metrics.jsonl", settings.metric, running)
+        seconds = time.perf_counter() - start
+    require(
+        process.returncode == 0 and bool(curve),
+        f"`{settings.command}` must end well and evaluate: got status "
+        f"{process.returncode} and {len(curve)} evaluations. See above.",
+    )
+    record = {
+        "task": settings.task,
+        "recipe": settings.recipe,
+        "command": settings.command,
+        "metric": settings.metric,
+        "seconds": round(seconds, 2),
+        "curve": curve,
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": machine.cpu_model(),
+        "cores": len(settings.cores) or os.cpu_count(),
+        "versions": machine.versions(),
+        "commit": machine.commit(root),
+    }
+    settings.out.mkdir(parents=True, exist_ok=True)
+    name = f"{settings.task} {settings.recipe} {time.strftime('%H%M%S')}"
+    path = settings.out / f"{name.lower().replace(' ', '-')}.json"
+    path.write_text(json.dumps(record) + "\n")
+    print(f"{path}: {curve[-1][2]:.4f} after {seconds:.1f} s")
+    return path
+
+
+def draw(records: Sequence[dict[str, Any]]) -> Any:
+    """A panel for each task, a colour for each recipe, a line for each run."""
+    from matplotlib.figure import Figure
+
+    from train.plot import COLOURS, MARKERS
+
+    tasks = list(dict.fromkeys(record["task"] for record in records))
+    require(bool(tasks), "There must be runs to draw: got none. Make some by `run`.")
+    figure = Figure(figsize=(5 * len(tasks), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for task, panel in zip(tasks, panels, strict=True):
+        runs = [record for record in records if record["task"] == task]
+        recipes = list(dict.fromkeys(record["recipe"] for record in runs))
+        for record in runs:
+            number = recipes.index(record["recipe"])
+            first = record is next(r for r in runs if r["recipe"] == record["recipe"])
+            times, _, values = zip(*record["curve"], strict=True)
+            panel.plot(
+                times,
+                values,
+                color=COLOURS[number],
+                marker=MARKERS[number],
+                ms=4,
+                lw=1.5,
+                label=record["recipe"] if first else None,
+            )
+        panel.set_title(task, loc="left", fontsize=11)
+        panel.set_xlabel("seconds since the command")
+        panel.set_ylabel(runs[0]["metric"].replace("_", " "))
+        panel.set_xlim(left=0)
+        panel.grid(color="#dddddd", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line `args` (None: the process's own)."""
+    settings = tyro.cli(
+        Annotated[Run, subcommand("run")] | Annotated[Draw, subcommand("draw")],  # pyright: ignore[reportArgumentType]
+        prog="python -m benchmarks.time_to_accuracy",
+        description=__doc__,
+        args=args,
+    )
+    if isinstance(settings, Run):
+        run(settings)
+        return
+    from train.plot import save
+
+    files = sorted(settings.results.glob("*.json"))
+    records = [json.loads(file.read_text()) for file in files]
+    print(save(draw(records), settings.out))
+
+
+if __name__ == "__main__":
+    main()
