@@ -35,6 +35,9 @@ from train.trm import main, make_job
 from trm.act import init_carry, refill
 from trm.objective import supervision_loss
 
+# Compiling beside a save: filters of warnings are those of all threads.
+pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers")
+
 CGAR = "0:1x2,30%:2x4,60%:3x6"
 
 
