@@ -28,9 +28,10 @@ from configs import Piecewise, TrainGPT, UserError, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from data.text.tokenizer import Tokenizer
 from gpt.attention import Kernel, pick_kernel
-from gpt.model import GPT, build_gpt, cast, flops_per_token
+from gpt.model import GPT, build_gpt, cast
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
+from gpt.size import flops_per_token
 from train.devices import start
 from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
