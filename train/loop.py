@@ -71,6 +71,9 @@ class Loop:
     """The step of a phase, by `eqx.filter_jit`. Its `lower(...).compile()` is called;
     it would itself wait for what it computes, for errors that nothing here raises."""
 
+    enter: Callable[[Phase, TrainState], TrainState]
+    """The state with as many rows as a phase has."""
+
     make_batch: Callable[[int], PyTree]
     """The input of the dispatch that begins at a step; called in a thread."""
 
@@ -137,6 +140,8 @@ class Loop:
                     with tracing.step(done + length):
                         state, metrics = programs[phase, length](state, batch)
                     done += length
+                    if self.phases.at(done) is not phase:
+                        state = self.enter(self.phases.at(done), state)
                     interrupt.listen()
                     interval.flush()
                     interval.add(done, metrics, length * phase.examples, batches.waited)
