@@ -105,6 +105,26 @@ class Piecewise(Generic[T]):
         """The value at a step."""
         return self.values[bisect_right(self.firsts, step) - 1]
 
+    def together(self, other: "Piecewise[U]") -> "Piecewise[tuple[T, U]]":
+        """The values of both."""
+        firsts = tuple(sorted({*self.firsts, *other.firsts}))
+        values = tuple((self.at(first), other.at(first)) for first in firsts)
+        return Piecewise(firsts, values)
+
+    def stretched(self, factor: int) -> "Piecewise[T]":
+        """The same where each step counts as several."""
+        return Piecewise(tuple(factor * first for first in self.firsts), self.values)
+
+    def reached(self: "Piecewise[int]", total: float) -> int:
+        """The steps of which the values add up to `total`, rounded down."""
+        for first, end, value in zip(
+            self.firsts, (*self.firsts[1:], math.inf), self.values, strict=True
+        ):
+            if first + int(total / value) < end:
+                return first + int(total / value)
+            total -= (end - first) * value
+        raise AssertionError("the last has no end")
+
     def map(self, function: Callable[[T], U]) -> "Piecewise[U]":
         """What a function makes of each value."""
         return Piecewise(self.firsts, tuple(map(function, self.values)))
@@ -144,6 +164,26 @@ def _parts(name: str, text: str, form: str, like: str) -> list[tuple[str, ...]]:
             f"`{part}`. Correct this one.",
         )
     return [match.groups() for match in found if match is not None]
+
+
+def _batches(config: "TrainTRM | TrainGPT") -> Piecewise[int]:
+    """The batch size of each step; what begins within a dispatch begins with the next.
+
+    Raises:
+        UserError: if a part has another form, or a size or a step is out of range.
+    """
+    name, call = "batch_schedule", config.steps_per_call
+    parts = _parts(name, config.batch_schedule, r"(\d+):(\d+)", "0:768,20000:3072")
+    pairs = [(-(-int(step) // call) * call, int(size)) for step, size in parts]
+    for _, size in pairs:
+        _require_within(name, size, 1, MOST_ROWS)
+    return piecewise(name, config.batch_size, pairs)
+
+
+def _lr_scale(config: "TrainTRM | TrainGPT", batch: int) -> float:
+    """The factor of the learning rate of steps with such a batch."""
+    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.batch_lr]
+    return (batch / config.batch_size) ** power
 
 
 # -- data ------------------------------------------------------------------------------
@@ -997,6 +1037,15 @@ class TrainTRM:
     batch_size: int = 768
     """Puzzles in flight, over all devices. `global_batch_size`."""
 
+    batch_schedule: str = ""
+    """Batch sizes from certain steps on, as `0:768,20000:3072`; before the first, and
+    throughout if empty, `batch_size`."""
+
+    batch_lr: Literal["none", "sqrt", "linear"] = "none"
+    """Factor of the learning rate while the batch is another than `batch_size`: none,
+    their quotient, or its root. (Not of the puzzle table's: a row is updated as often.)
+    """
+
     epochs: float = 50000.0
     """Passes over the groups of puzzles; an epoch shows one image of each. `epochs`."""
 
@@ -1059,11 +1108,12 @@ class TrainTRM:
         )
         require_finite_positive(self, "epochs")
         require_seed(self.seed)
-        require(
-            self.batch_size % self.accumulation == 0,
-            f"`accumulation` must divide `batch_size`: got batch_size="
-            f"{self.batch_size}, accumulation={self.accumulation}.",
-        )
+        for size in self.batches.values:
+            require(
+                size % self.accumulation == 0,
+                f"`accumulation` must divide `batch_size`: got batch_size={size}, "
+                f"accumulation={self.accumulation}.",
+            )
         require(
             self.loop == "stream"
             or (self.supervision_steps == 1 and self.steps_per_call == 1),
@@ -1077,6 +1127,15 @@ class TrainTRM:
         )
         for *_, depth in self._depth_parts:
             self.model_at(depth)
+
+    @property
+    def batches(self) -> Piecewise[int]:
+        """The batch size of each step."""
+        return _batches(self)
+
+    def lr_scale(self, batch: int) -> float:
+        """The factor of the learning rate of steps with such a batch."""
+        return _lr_scale(self, batch)
 
     def depths(self, total: int) -> Piecewise[tuple[int, int]]:
         """`H_cycles` and `L_cycles` at each step of a run of `total` steps.
@@ -1139,6 +1198,14 @@ class TrainGPT:
     """Sequences of an update, over all devices. `batch_size` times
     `gradient_accumulation_steps`."""
 
+    batch_schedule: str = ""
+    """Batch sizes from certain steps on, as `0:768,20000:3072`; before the first, and
+    throughout if empty, `batch_size`."""
+
+    batch_lr: Literal["none", "sqrt", "linear"] = "none"
+    """Factor of the learning rate while the batch is another than `batch_size`: none,
+    their quotient, or its root."""
+
     microbatch_size: int = 12
     """Most sequences that a device takes through the model at once; their gradients are
     added up. `batch_size`."""
@@ -1188,6 +1255,16 @@ class TrainGPT:
             f"{self.max_iters}, steps_per_call={self.steps_per_call}.",
         )
         require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
+        assert self.batches  # or it says why not
+
+    @property
+    def batches(self) -> Piecewise[int]:
+        """The batch size of each step."""
+        return _batches(self)
+
+    def lr_scale(self, batch: int) -> float:
+        """The factor of the learning rate of steps with such a batch."""
+        return _lr_scale(self, batch)
 
 
 MAY_CHANGE = (
@@ -1198,3 +1275,6 @@ MAY_CHANGE = (
 )
 """Settings in which a continued run may differ from its beginning. The data must be the
 same wherever they lie; a longer run follows the schedule of its new length."""
+
+EVALUATION_MAY_CHANGE = ("act.max_steps",)
+"""Settings of model and halting in which an evaluation alone may differ, besides."""

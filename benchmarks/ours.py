@@ -21,9 +21,10 @@ from benchmarks.cases import SEQ, VOCAB, Writing, boards, texts
 from configs import GPTConfig, MeshConfig, TrainGPT, TrainTRM
 from gpt.decode import Decoder, generate, row_keys
 from gpt.hugging_face import save_hugging_face
-from gpt.model import GPT, flops_per_token
+from gpt.model import GPT
 from gpt.model import cast as cast_gpt
 from gpt.sampling import Sampling
+from gpt.size import flops_per_token
 from gpt.weights import from_named, to_named
 from train import gpt as train_gpt
 from train import trm as train_trm

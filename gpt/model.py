@@ -1,5 +1,7 @@
 """GPT-2 as nanoGPT writes it: pre-norm blocks, learned positions, a tied head.
 
+Options of `GPTConfig` take in what the field has learnt since.
+
 Source: Radford et al. 2019; `karpathy/nanoGPT`, `model.py`.
 """
 
@@ -25,14 +27,7 @@ from gpt.layers import (
     rotate,
     zeros,
 )
-from gpt.primitives import gelu, gelu_tanh, relu_squared, soft_cap, swiglu
-
-ACTIVATIONS = {
-    "gelu": gelu,
-    "gelu_tanh": gelu_tanh,
-    "relu2": relu_squared,
-    "swiglu": swiglu,
-}
+from gpt.primitives import ACTIVATIONS, soft_cap
 
 Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
 """How positions exchange information: `query, key, value -> mixed, kept`."""
@@ -130,18 +125,16 @@ class GPT(eqx.Module):
         dim, small = config.n_embd, normal(0.02)
         self.embedding = Embedding(vocab, dim, init=small, key=token_key)
         learned = config.positions == "learned"
-        shape = (config.block_size, dim)
-        self.positions = small(position_key, shape) if learned else None
+        drawn = small(position_key, (config.block_size, dim))
+        self.positions = drawn if learned else None
         self.blocks = Stacked(
             lambda key: Block(config, key=key),
             jax.random.split(block_key, config.n_layer),
         )
         self.norm = build_norm(config)
-        self.head = None
-        if not config.tied_head:
-            head_key = jax.random.fold_in(token_key, 1)
-            init = zeros if config.zero_init else small
-            self.head = Embedding(vocab, dim, init=init, key=head_key)
+        init = zeros if config.zero_init else small
+        head = Embedding(vocab, dim, init=init, key=jax.random.fold_in(token_key, 1))
+        self.head = None if config.tied_head else head
         self.rope_theta = config.rope_theta
         self.rope_length = 0 if learned else config.block_size
         self.logit_cap = config.logit_cap
@@ -277,27 +270,6 @@ def crop(model: GPT, block_size: int) -> GPT:
         f"{block_size}, they have {have}. Use at most {have}.",
     )
     return eqx.tree_at(lambda m: m.positions, model, model.positions[:block_size])
-
-
-def count_parameters(model: GPT) -> int:
-    """Parameters without the positions; of shapes too. nanoGPT, `get_num_params`."""
-    counted = eqx.tree_at(
-        lambda m: m.positions, model, None, is_leaf=lambda x: x is None
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(counted))
-
-
-def flops_per_token(model: GPT) -> int:
-    """Operations of forward and backward at full length, as nanoGPT counts them.
-
-    Looking up a token is none, so that an embedding counts only if it is the head too.
-
-    Source: nanoGPT, `estimate_mfu`; Chowdhery et al. 2022, arXiv 2204.02311,
-    appendix B. Attention counts in full although half of it is masked.
-    """
-    vocab, dim = model.embedding.weight.shape
-    weights = count_parameters(model) - (0 if model.head is None else vocab * dim)
-    return 6 * weights + 12 * model.blocks.length * dim * model.block_size
 
 
 _GPT2_TOKENS, _PADDED = 50257, 50304

@@ -174,6 +174,15 @@ def swiglu(x: Float[Array, "*axes both"]) -> Float[Array, "*axes hidden"]:
     return (jax.nn.silu(gate) * up).astype(x.dtype)
 
 
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu2": relu_squared,
+    "swiglu": swiglu,
+}
+"""What a feed-forward layer does between its products, by the name of the setting."""
+
+
 def soft_cap(x: Float[Array, "*axes"], cap: float) -> Float[Array, "*axes"]:
     """`x` bent so that it stays within `cap`; as it is if `cap` is 0.
 

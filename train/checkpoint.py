@@ -235,13 +235,14 @@ class Checkpoints:
 
     # -- restoring
 
-    def restore(self, abstract: TrainState) -> TrainState | None:
+    def restore(self, abstract: Callable[[int], TrainState]) -> TrainState | None:
         """The newest state that can be read, or None if there is no checkpoint.
 
         A damaged checkpoint is set aside with a warning, and the one before is tried.
 
         Args:
-            abstract: shapes, types and the shardings wanted now, on any mesh.
+            abstract: from a step to shapes, types and the shardings wanted now, on any
+                mesh.
 
         Raises:
             UserError: if a checkpoint is that of another model, or if there are
@@ -250,7 +251,7 @@ class Checkpoints:
         self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True)
         return self._first_good(
-            steps, lambda step: read_state(self._manager, step, abstract)
+            steps, lambda step: read_state(self._manager, step, abstract(step))
         )
 
     def restore_weights(

@@ -113,13 +113,16 @@ def parse(
     from train import help
 
     argv, about = sys.argv[1:] if argv is None else argv, about or ""
+    from train.base import checked, starting_point
+
     names = tuple(presets)
     chosen = argv[0] if argv and argv[0] in names else names[0]
     if {"-h", "--help", "--help-all"} & set(argv):
         say = help.full if "--help-all" in argv else help.short
         print("\n".join(say(about, presets, chosen)))
         raise SystemExit(0)
-    default, argv = _without_build(presets[chosen][1], argv)
+    title, base, argv = starting_point(presets, argv)
+    default, argv = _without_build(base, argv)
     kind = type(default)
     name_type = tyro.conf.Positional[Literal[names]]  # pyright: ignore[reportInvalidTypeForm]
 
@@ -142,7 +145,7 @@ def parse(
         f"The preset must be the first argument: got `{given.preset}` after a flag. "
         f"Write `{given.preset} {' '.join(a for a in argv if a != given.preset)}`.",
     )
-    return given.preset, given.config
+    return title, checked(given.config, base)
 
 
 def _without_build(config: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:

@@ -13,10 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from configs import Piecewise, require
 from data.build import prepare
 from train.devices import first_process_does
-from train.gradients import StepConfig
 from train.mesh import global_batch
+from train.phases import Phase
 
 T = TypeVar("T")
 
@@ -36,6 +37,12 @@ def prepare_missing(folder: str, build: Any) -> None:
             print(f"No dataset at `{path}`: making it.", flush=True)
             prepare(build, path, exist_ok=True)
 
+    require(
+        build is not None or path.exists(),
+        f"A dataset must be there: there is no `{path}`. Check the path, or make it "
+        "with `python -m data.prepare`: by itself only that of the preset is made, or "
+        "one whose `--config.data.build` is given too.",
+    )
     if build is not None:
         first_process_does(f"dataset {folder}", make)
 
@@ -43,7 +50,7 @@ def prepare_missing(folder: str, build: Any) -> None:
 def train_input(
     batch: Callable[[int], PyTree[np.ndarray]],
     mesh: Mesh,
-    config: StepConfig,
+    phases: Piecewise[Phase],
     calls: int | None,
 ) -> Callable[[int], PyTree]:
     """A function from the step that a dispatch begins at to its global input.
@@ -51,19 +58,23 @@ def train_input(
     Args:
         batch: from a number to this process's rows of one batch.
         mesh: the devices.
-        config: of the step.
+        phases: of the steps.
         calls: updates of a dispatch; its input has axes `calls, supervision steps` in
             front. None: the input is one batch (an episode).
     """
-    steps = config.supervision_steps
-    place = global_batch(mesh, config.batch_size, 0 if calls is None else 2)
+    steps, leading = phases.at(0).step_config.supervision_steps, 2 if calls else 0
+    places = phases.map(
+        lambda phase: global_batch(mesh, phase.step_config.batch_size, leading)
+    )
 
     def stacked(first: int, calls: int) -> PyTree:
         parts = [batch(first * steps + i) for i in range(calls * steps)]
         stack = lambda *a: np.stack(a).reshape(calls, steps, *a[0].shape)
         return jax.tree.map(stack, *parts)
 
-    return lambda first: place(batch(first) if calls is None else stacked(first, calls))
+    return lambda first: places.at(first)(
+        stacked(first, calls) if calls else batch(first)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

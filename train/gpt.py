@@ -24,12 +24,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from configs import Piecewise, TrainGPT, require
+from configs import Piecewise, TrainGPT, UserError, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
+from data.text.tokenizer import Tokenizer
 from gpt.attention import Kernel, pick_kernel
-from gpt.model import GPT, build_gpt, cast, flops_per_token
+from gpt.model import GPT, build_gpt, cast
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, read_pretrained
+from gpt.size import flops_per_token
 from train.devices import start
 from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
@@ -40,7 +42,7 @@ from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
-from train.phases import Phase
+from train.phases import Phase, with_batch
 from train.presets import GPT_PRESETS
 from train.record import Sizes
 from train.speed import throughput
@@ -61,12 +63,12 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         ValueError: if mesh, batch, data and weights do not go together.
     """
     mesh = make_mesh(config.mesh)
-    process_rows(mesh, config.batch_size)
+    for size in config.batches.values:
+        process_rows(mesh, size)  # or it says why not
     prepare_missing(config.data.path, config.data.build)
-    train = open_split(config, "train", config.batch_size, config.seed, mesh)
+    train = open_split(config, "train", config.batches, config.seed, mesh)
     sizes: Sizes = {"tokens": train.vocab_size}
     recipe = make_recipe(config, sizes, mesh)
-    step_config = recipe.phases.at(0).step_config
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
     return Job(
         **vars(recipe),
@@ -81,7 +83,7 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             per_call=config.steps_per_call,
             eval_every=config.eval.interval,
         ),
-        make_batch=train_input(train.batch, mesh, step_config, config.steps_per_call),
+        make_batch=train_input(train.batch, mesh, recipe.phases, config.steps_per_call),
         evaluator=Evaluator(
             batch_size=eval_batch,
             splits=partial(eval_splits, config, eval_batch, mesh),
@@ -91,38 +93,51 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         pretrained=None
         if source is None
         else lambda: (source.load(kernel_of(config, mesh)), ()),
-        hint="Sample from it: python -m gpt.sample --run-dir {folder}",
+        hint=HINT if can_sample(config) else "",
     )
+
+
+HINT = "Sample from it: python -m gpt.sample --run-dir {folder}"
+
+
+def can_sample(config: TrainGPT) -> bool:
+    """Whether `gpt.sample` needs to be told nothing but the run."""
+    try:
+        return Tokenizer.of(config.data).at_hand
+    except UserError:
+        return False
 
 
 def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
     """What a run on text of these sizes trains."""
-    shape, optimizer = config.model, make_gpt_optimizer(config)
+    shape = config.model
     fresh = partial(build, config, sizes, kernel_of(config, mesh))
     objective = make_objective(shape.loss_chunk)
-    phase = Phase(
-        objective=objective,
-        optimizer=optimizer,
-        step_config=StepConfig(
-            batch_size=config.batch_size,
-            precision=config.precision,
-            seed=config.seed,
-            accumulation=-(-config.batch_size // mesh.size // config.microbatch_size),
-        ),
-        rates=throughput(
-            mesh,
-            flops=shape.block_size * flops_per_token(jax.eval_shape(fresh)[0]),
-            tokens=shape.block_size,
-        ),
-    )
-    numbers = jax.ShapeDtypeStruct((config.batch_size, shape.block_size), "int32")
+    flops = shape.block_size * flops_per_token(jax.eval_shape(fresh)[0])
+    rates = throughput(mesh, flops=flops, tokens=shape.block_size)
+
+    def phase(batch: int) -> Phase:
+        return Phase(
+            objective=objective,
+            optimizer=make_gpt_optimizer(config, config.lr_scale(batch)),
+            step_config=StepConfig(
+                batch_size=batch,
+                precision=config.precision,
+                seed=config.seed,
+                accumulation=-(-batch // mesh.size // config.microbatch_size),
+            ),
+            rates=with_batch(rates, config, batch),
+        )
+
+    phases = config.batches.map(phase)
+    numbers = jax.ShapeDtypeStruct((config.batches.at(0), shape.block_size), "int32")
     return Recipe(
         objective=objective,
-        phases=Piecewise((0,), (phase,)),
+        phases=phases,
         init=make_init(
             fresh,
             lambda model: (),
-            optimizer.tx,
+            phases.at(0).optimizer.tx,
             ema=config.optim.ema > 0,
             scaled=config.precision == "float16",
         ),
@@ -163,11 +178,11 @@ def make_objective(loss_chunk: int) -> Objective:
     )
 
 
-def make_gpt_optimizer(config: TrainGPT) -> Optimizer:
-    """The optimizer of a run."""
+def make_gpt_optimizer(config: TrainGPT, scale: float = 1.0) -> Optimizer:
+    """The optimizer of a run, its rate multiplied by `scale`."""
     optim = config.optim
     updates = config.lr_decay_iters or config.max_iters
-    rate = make_schedule(optim, optim.lr, updates, nanogpt_cosine)
+    rate = make_schedule(optim, scale * optim.lr, updates, nanogpt_cosine)
     return make_optimizer(optim, rate)
 
 
@@ -205,7 +220,11 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
 
 
 def open_split(
-    config: TrainGPT, split: str, batch: int, seed: int, mesh: Mesh | None = None
+    config: TrainGPT,
+    split: str,
+    batch: int | Piecewise[int],
+    seed: int,
+    mesh: Mesh | None = None,
 ) -> TokenDataset:
     """A split of the text; of each batch this process's rows if there is a mesh."""
     return TokenDataset(
@@ -214,7 +233,7 @@ def open_split(
         block_size=config.model.block_size,
         batch_size=batch,
         seed=seed,
-        rows=None if mesh is None else process_rows(mesh, batch),
+        rows=None if mesh is None else partial(process_rows, mesh),
     )
 
 

@@ -125,6 +125,9 @@ def short(about: str, presets: Mapping[str, tuple[str, Any]], preset: str) -> li
     lines += ["", f"What is changed most (in brackets: as it is in `{preset}`):"]
     for name in OFTEN:
         lines += known[name].lines() if name in known else []
+    lines += ["", "Other starting points than a preset:"]
+    lines += ["  --config.run-dir RUN  A run that goes on, with all its settings."]
+    lines += ["  --config-file FILE  The `config.json` of any run, for a new one."]
     return [*lines, "", f"All {len(known)} settings: --help-all"]
 
 

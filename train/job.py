@@ -5,6 +5,7 @@ is here and below.
 """
 
 import json
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from configs import Piecewise, TrainGPT, TrainTRM, require
@@ -25,10 +26,11 @@ from train.compiling import Watched
 from train.evaluation import Evaluation, evaluate
 from train.feed import Split
 from train.loop import Intervals, Loop
-from train.mesh import describe_layout
+from train.mesh import BATCH, describe_layout
 from train.metrics_file import scores
 from train.objective import Objective
-from train.phases import Phase
+from train.phases import Phase, carried_into
+from train.provenance import code
 from train.record import Sizes
 from train.report import Report, arranged, require_packages
 from train.run_dir import RunDir, require_same_model
@@ -120,7 +122,8 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
         RunError: if the run cannot go on.
     """
     require_packages(config.run)
-    abstract = abstract_state(job.init, job.mesh)
+    abstracts = abstract_states(job)
+    abstract = abstracts.at(0)
     eval_config = replace(
         job.phases.at(0).step_config,
         batch_size=job.evaluator.batch_size,
@@ -130,12 +133,15 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
     eval_step = make_eval_step(job.objective, job.mesh, eval_config, abstract.model)
     if config.run.eval_only:
         return evaluate_run(job, config, abstract, eval_step)
-    record = {"kind": job.kind, "sizes": job.sizes, "data_hash": job.data_hash}
+    record = {
+        **{"kind": job.kind, "preset": job.title, "code": code()},
+        **{"sizes": job.sizes, "data_hash": job.data_hash},
+    }
     with (
         closing(RunDir(config, job.title, record)) as run_dir,
         closing(open_checkpoints(run_dir, config)) as checkpoints,
     ):
-        restored = checkpoints.restore(abstract)
+        restored = checkpoints.restore(abstracts.at)
         state = first_state(job, abstract) if restored is None else restored
         done, total = int(state.step), job.intervals.total
         require(
@@ -154,6 +160,7 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
             loop = Loop(
                 phases=job.phases,
                 make_step=partial(step_of, job, abstract),
+                enter=partial(enter, job),
                 make_batch=job.make_batch,
                 evaluate=partial(
                     evaluation_of,
@@ -169,6 +176,11 @@ def run_job(job: Job, config: TrainTRM | TrainGPT) -> int:
                 checkpoints=checkpoints,
             )
             evaluation, status = loop.train(state)
+            if status != 0:
+                where = shlex.quote(str(run_dir.folder))
+                report.say(
+                    f"Go on with: python -m train.{job.kind} --config.run-dir {where}"
+                )
             if status == 0 and evaluation is None:
                 report.say("The run is complete: it is evaluated again.")
                 evaluation = loop.evaluate(state, True, lambda: False)
@@ -208,6 +220,37 @@ def open_report(
         total=job.intervals.total,
         done=done,
     )
+
+
+def abstract_states(job: Job) -> Piecewise[TrainState]:
+    """Shapes, types and shardings of the state before each step.
+
+    Where the batch changes, the state after the last step is already of the next.
+    """
+    first = abstract_state(job.init, job.mesh)
+
+    def abstract(phase: Phase) -> TrainState:
+        if not jax.tree.leaves(first.carry):
+            return first
+        carry = jax.eval_shape(partial(carried_into, phase), first.model, first.carry)
+        place = lambda new, old: jax.ShapeDtypeStruct(
+            new.shape, new.dtype, sharding=old.sharding
+        )
+        carry = jax.tree.map(place, carry, first.carry)
+        return eqx.tree_at(lambda state: state.carry, first, carry)
+
+    return job.phases.map(abstract)
+
+
+def enter(job: Job, phase: Phase, state: TrainState) -> TrainState:
+    """The state as the first step of a phase takes it."""
+    size = phase.step_config.batch_size
+    if all(len(leaf) == size for leaf in jax.tree.leaves(state.carry)):
+        return state
+    rows = NamedSharding(job.mesh, BATCH)
+    resize = jax.jit(partial(carried_into, phase), out_shardings=rows)
+    carry = resize(state.model, state.carry)
+    return eqx.tree_at(lambda state: state.carry, state, carry)
 
 
 def step_of(job: Job, abstract: TrainState, phase: Phase) -> TrainStep:
@@ -326,10 +369,11 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
 
 def _opening(job: Job, folder: AnyPath, state: TrainState, resumed: bool) -> str:
     """What is about to happen; where every parameter lies goes to a file."""
-    batch = job.phases.at(0).step_config.batch_size
+    batches = dict.fromkeys(p.step_config.batch_size for p in job.phases.values)
     sizes = f"{job.mesh.shape['data']} x {job.mesh.shape['model']}"
     lines = [
-        f"{folder}: {job.title}, {job.intervals.total:,} steps of {batch} {job.unit} "
+        f"{folder}: {job.title}, {job.intervals.total:,} steps of "
+        f"{', then '.join(map(str, batches))} {job.unit} "
         f"on a {sizes} mesh ({jax.devices()[0].device_kind})"
     ]
     table, total = describe_layout(state.model, job.mesh)

@@ -115,9 +115,14 @@ def _opened(folder: AnyPath) -> Checkpoints:
     )
 
 
+def has_checkpoint(run_dir: str) -> bool:
+    """Whether there is a run to go on with."""
+    return bool(run_dir and saved_steps(open_path(run_dir) / "checkpoints"))
+
+
 def resumed_config(kind: type[Config], run_dir: str) -> Config | None:
     """The configuration of a run that has a checkpoint to go on with; None if none."""
-    if not run_dir or not saved_steps(open_path(run_dir) / "checkpoints"):
+    if not has_checkpoint(run_dir):
         return None
     tree = read_config(open_path(run_dir))
     return None if tree is None else from_settings(kind, without_record(tree))

@@ -71,6 +71,9 @@ class Loop:
     """The step of a phase, by `eqx.filter_jit`. Its `lower(...).compile()` is called;
     it would itself wait for what it computes, for errors that nothing here raises."""
 
+    enter: Callable[[Phase, TrainState], TrainState]
+    """The state with as many rows as a phase has."""
+
     make_batch: Callable[[int], PyTree]
     """The input of the dispatch that begins at a step; called in a thread."""
 
@@ -137,6 +140,8 @@ class Loop:
                     with tracing.step(done + length):
                         state, metrics = programs[phase, length](state, batch)
                     done += length
+                    if self.phases.at(done) is not phase:
+                        state = self.enter(self.phases.at(done), state)
                     interrupt.listen()
                     interval.flush()
                     interval.add(done, metrics, length * phase.examples, batches.waited)
@@ -165,9 +170,10 @@ class Loop:
             interval.close()
 
     def _line_is_due(self, before: int, done: int) -> bool:
-        """Whether a line of metrics ends: none is of two phases."""
+        """Whether a line of metrics ends: none is of two phases, and none is lost."""
         changes = self.phases.at(before) is not self.phases.at(done)
-        return changes or crossed(self.run.log_every, before, done)
+        ends = changes or done == self.intervals.total
+        return ends or crossed(self.run.log_every, before, done)
 
     def _save_is_due(self, before: int, done: int) -> bool:
         return self.run.save == "always" and crossed(self.run.save_every, before, done)
@@ -222,8 +228,5 @@ class Loop:
         """What `train` returns after a signal, when all is saved."""
         self._save(state, interval)
         self.checkpoints.wait()
-        self.report.say(
-            f"Stopped at step {int(state.step)}, which is saved. The same command on "
-            "the same run directory goes on from there."
-        )
+        self.report.say(f"Stopped at step {int(state.step)}, which is saved.")
         return None, interrupt.status

@@ -5,7 +5,13 @@ a step is in is a function of the step alone, so that a run resumes exactly at a
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from configs import TrainGPT, TrainTRM
 from train.gradients import StepConfig
 from train.objective import Objective
 from train.optim import Optimizer
@@ -27,3 +33,27 @@ class Phase:
     def examples(self) -> int:
         """Rows of one step."""
         return self.step_config.batch_size * self.step_config.supervision_steps
+
+
+def with_batch(rates: Rates, config: TrainTRM | TrainGPT, batch: int) -> Rates:
+    """Rates that say the batch size too, if it changes during the run."""
+    if not config.batch_schedule:
+        return rates
+    return lambda rate: rates(rate) | {"batch_size": batch}
+
+
+def carried_into(phase: Phase, model: Any, carry: PyTree) -> PyTree:
+    """The carry with as many rows as a phase has.
+
+    More rows: the new ones have halted, and take a puzzle at once. Fewer: the last ones
+    are dropped, and what they were working on is not gone on with.
+    """
+    config = phase.step_config
+    model = phase.objective.cast(model, config.dtype)
+    fresh = phase.objective.init_carry(model, config.batch_size)
+
+    def resized(old: Array, new: Array) -> Array:
+        kept = min(len(old), len(new))
+        return jnp.concatenate([old[:kept], new[kept:]])
+
+    return jax.tree.map(resized, carry, fresh)

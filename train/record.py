@@ -7,6 +7,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from configs import MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
@@ -75,8 +76,10 @@ def _parsed(hint: Any, value: Any) -> Any:
     return hint(**{name: _parsed(hints[name], part) for name, part in value.items()})
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that differ and may not, as `name: old -> new`.
+def differences(
+    old: dict[str, Any], new: dict[str, Any], may: Sequence[str] = MAY_CHANGE
+) -> list[str]:
+    """Settings that differ and are none that `may`, as `name: old -> new`.
 
     One that the old settings lack is younger than their run, which had its default.
     """
@@ -86,7 +89,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in sorted(_flat(old).keys() | after.keys())
         if before.get(name) != after.get(name)
-        and not any(name == m or name.startswith(m + ".") for m in MAY_CHANGE)
+        and not any(name == m or name.startswith(m + ".") for m in may)
     ]
 
 
@@ -109,7 +112,11 @@ def read_config(folder: AnyPath) -> dict[str, Any] | None:
     Raises:
         UserError: if it is damaged.
     """
-    path = folder / "config.json"
+    return _read(folder / "config.json")
+
+
+def _read(path: AnyPath) -> dict[str, Any] | None:
+    """What a `config.json` says; None if it is missing."""
     if not path.exists():
         return None
     try:
@@ -132,8 +139,16 @@ def recorded_run(run_dir: str | AnyPath) -> tuple[str, Any, dict[str, Any]]:
     Raises:
         UserError: if there is no such run.
     """
-    path = open_path(run_dir) / "config.json"
-    tree = read_config(path.parent) if str(run_dir) else None
+    return read_settings(open_path(run_dir) / "config.json")
+
+
+def read_settings(path: AnyPath) -> tuple[str, Any, dict[str, Any]]:
+    """The kind, the configuration and the record that a `config.json` holds.
+
+    Raises:
+        UserError: if there is no such file, or it is of no run.
+    """
+    tree = _read(path)
     require(
         tree is not None,
         f"A run must have a `config.json`: there is no `{path}`. Check the path.",

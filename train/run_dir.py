@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from configs import UserError, require
+from configs import EVALUATION_MAY_CHANGE, MAY_CHANGE, UserError, require
 from data.storage import AnyPath, open_path, store_errors, write_whole
 from train.lock import Lock, hold
 from train.record import differences, read_config, settings, without_record
@@ -123,7 +123,8 @@ def require_same_model(folder: AnyPath, config: Any) -> None:
     """Raise `UserError` unless the run in this folder is of the configured model."""
     old = read_config(folder) or {}
     same = lambda tree: {name: tree.get(name) for name in ("model", "act")}
-    changed = differences(same(old), same(settings(config))) if old else []
+    new, may = same(settings(config)), (*MAY_CHANGE, *EVALUATION_MAY_CHANGE)
+    changed = differences(same(old), new, may) if old else []
     require(
         not changed,
         f"`{folder}` holds a run of another model: {'; '.join(changed)}. Evaluate it "

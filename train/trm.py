@@ -44,7 +44,7 @@ from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
-from train.phases import Phase
+from train.phases import Phase, with_batch
 from train.presets import TRM_PRESETS
 from train.record import Sizes
 from train.speed import Values, throughput
@@ -103,7 +103,7 @@ def make_job(
         make_batch=train_input(
             train.batch,
             mesh,
-            recipe.phases.at(0).step_config,
+            recipe.phases,
             None if recipe.episode else config.steps_per_call,
         ),
         evaluator=Evaluator(
@@ -130,7 +130,9 @@ def make_recipe(config: TrainTRM, sizes: Sizes, mesh: Mesh, total: int = 1) -> R
         backend=mesh.devices.flat[0].platform,
     )
     phases = make_phases(config, total, sizes, kernel, mesh)
-    numbers = lambda *shape: jax.ShapeDtypeStruct((config.batch_size, *shape), "int32")
+    numbers = lambda *shape: jax.ShapeDtypeStruct(
+        (config.batches.at(0), *shape), "int32"
+    )
     return Recipe(
         objective=make_objective(
             config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
@@ -222,7 +224,9 @@ def make_trm_init(
     dtype = jnp.dtype(config.precision)
     return make_init(
         make,
-        lambda model: init_carry(cast(model, dtype), config.batch_size, sizes["seq"]),
+        lambda model: init_carry(
+            cast(model, dtype), config.batches.at(0), sizes["seq"]
+        ),
         optimizer.tx,
         ema=config.optim.ema > 0 and not config.freeze,
     )
@@ -267,27 +271,26 @@ def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Obj
 def make_phases(
     config: TrainTRM, total: int, sizes: Sizes, kernel: Kernel, mesh: Mesh
 ) -> Piecewise[Phase]:
-    """The phases of a run of `total` steps, as deep as its schedule says."""
+    """The phases of a run of `total` steps: its batch and how deep it recurses."""
     objective = make_objective(config.act, sizes["seq"])
-    optimizer = make_trm_optimizer(config, total)
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=config.accumulation,
-        supervision_steps=config.supervision_steps,
-    )
 
-    def phase(depth: tuple[int, int]) -> Phase:
+    def phase(batch_and_depth: tuple[int, tuple[int, int]]) -> Phase:
+        batch, depth = batch_and_depth
         model = config.model_at(depth)
         flops = step_flops(model, config.act, vocab=sizes["vocab"], seq=sizes["seq"])
         if config.loop == "episode":  # of as many steps as its puzzles need
             flops = None
         plain = Phase(
             objective=objective,
-            optimizer=optimizer,
-            step_config=step_config,
-            rates=throughput(mesh, flops=flops),
+            optimizer=make_trm_optimizer(config, total, config.lr_scale(batch)),
+            step_config=StepConfig(
+                batch_size=batch,
+                precision=config.precision,
+                seed=config.seed,
+                accumulation=config.accumulation,
+                supervision_steps=config.supervision_steps,
+            ),
+            rates=with_batch(throughput(mesh, flops=flops), config, batch),
         )
         if not config.depth_schedule:
             return plain
@@ -300,7 +303,7 @@ def make_phases(
             rates=lambda rate: plain.rates(rate) | said,
         )
 
-    return config.depths(total).map(phase)
+    return config.batches.together(config.depths(total)).map(phase)
 
 
 def at_depth(objective: Objective, like: TRM) -> Objective:
@@ -317,8 +320,11 @@ def at_depth(objective: Objective, like: TRM) -> Objective:
     return dataclasses.replace(objective, loss=loss)
 
 
-def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
-    """The optimizer of a run of `total` steps: the network's and the puzzle table's."""
+def make_trm_optimizer(config: TrainTRM, total: int, scale: float = 1.0) -> Optimizer:
+    """The optimizer of a run of `total` steps: the network's and the puzzle table's.
+
+    The rate of the network is multiplied by `scale`.
+    """
     optim, table = config.optim, config.table
     updates = total * (config.act.max_steps if config.loop == "episode" else 1)
     follow = lambda peak: make_schedule(optim, peak, updates, warmup_cosine)
@@ -331,7 +337,7 @@ def make_trm_optimizer(config: TrainTRM, total: int) -> Optimizer:
             rows, *table_grads, lr=rate(count), weight_decay=table.weight_decay
         )
 
-    optimizer = make_optimizer(optim, follow(optim.lr), table_update)
+    optimizer = make_optimizer(optim, follow(scale * optim.lr), table_update)
     if config.freeze:
         return dataclasses.replace(optimizer, tx=optax.set_to_zero())
     return optimizer
@@ -344,22 +350,23 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
         ValueError: if they do not fit each other, the batch or the mesh.
     """
     paths, eval_batch = config.data.paths, config.eval.batch_size or config.batch_size
-    train_rows = process_rows(mesh, config.batch_size)
     test_rows = process_rows(mesh, eval_batch)
-    local = config.batch_size // mesh.size
-    require(
-        local % config.accumulation == 0,
-        f"`accumulation` must divide the {local} puzzles of a device: got "
-        f"{config.accumulation}. Use fewer slices or a larger batch.",
-    )
+    for size in config.batches.values:
+        process_rows(mesh, size)  # or it says why not
+        local = size // mesh.size
+        require(
+            local % config.accumulation == 0,
+            f"`accumulation` must divide the {local} puzzles of a device: got "
+            f"{config.accumulation}. Use fewer slices or a larger batch.",
+        )
     prepare_missing(paths[0], config.data.build)
     train = PuzzleDataset(
         paths,
         "train",
-        batch_size=config.batch_size,
+        batch_size=config.batches.stretched(config.supervision_steps),
         seed=config.seed,
         epochs_per_block=config.data.block,
-        rows=train_rows,
+        rows=partial(process_rows, mesh),
         hints=config.data.hints,
     )
     require(

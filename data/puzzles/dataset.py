@@ -6,7 +6,7 @@ training examples (`sampler.py`).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
-from configs import UserError
+from configs import Piecewise, UserError
+from data.batches import rows_of, sizes_of
 from data.folder import fingerprint
 from data.puzzles.metadata import Metadata, recorded_hash
 from data.puzzles.render import CHECKS, guess_kind, render_solution
@@ -48,7 +49,8 @@ class PuzzleDataset:
     Attributes:
         metadata: of all datasets together.
         num_examples: examples in all datasets.
-        batch_size: examples of a batch over all processes.
+        batch_size: examples of the first batch, and of each test batch, over all
+            processes.
     """
 
     def __init__(
@@ -56,10 +58,10 @@ class PuzzleDataset:
         paths: Sequence[str | Path],
         split: str,
         *,
-        batch_size: int,
+        batch_size: int | Piecewise[int],
         seed: int = 0,
         epochs_per_block: int = 1,
-        rows: Integer[np.ndarray, " rows"] | None = None,
+        rows: Integer[np.ndarray, " rows"] | Callable[[int], np.ndarray] | None = None,
         hints: float = 0.0,
     ):
         """Open and check the datasets.
@@ -67,10 +69,11 @@ class PuzzleDataset:
         Args:
             paths: dataset directories.
             split: `train` or `test`.
-            batch_size: examples of a batch over all processes.
+            batch_size: examples of a batch, or of each, over all processes.
             seed: of the order of the training examples.
             epochs_per_block: epochs strung together before a partial batch is dropped.
-            rows: the rows of each batch to load, in order; None loads all.
+            rows: the rows of each batch to load, in order, or a function from its size
+                to them; None loads all.
             hints: share of the training examples that are made easier: a random part
                 of the cells is given as it is in the solution.
 
@@ -82,22 +85,18 @@ class PuzzleDataset:
                 f"`paths` must be a list of dataset directories: got {paths!r}. "
                 "Name at least one, in a list."
             )
-        _require_least("batch_size", batch_size, 1)
+        self._sizes = sizes_of(batch_size)
+        _require_least("batch_size", min(self._sizes.values), 1)
         _require_least("epochs_per_block", epochs_per_block, 1)
         _require_least("seed", seed, 0)
-        self.batch_size = batch_size
-        self._rows = np.arange(batch_size) if rows is None else rows.astype(int)
-        if ((self._rows < 0) | (self._rows >= batch_size)).any():
-            raise UserError(
-                f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got "
-                f"{rows}. Pass this process's row numbers in the global batch."
-            )
+        self.batch_size = self._sizes.at(0)
+        self._rows = self._sizes.map(lambda size: rows_of(size, rows))
         self._seed, self._hints = seed, hints
         self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
         self.num_examples = len(self._store)
         self._sampler = EpochSampler(
-            self._store.index, batch_size, epochs_per_block, seed=seed
+            self._store.index, self._sizes, epochs_per_block, seed=seed
         )
 
     @cached_property
@@ -129,7 +128,7 @@ class PuzzleDataset:
         Source: `total_steps` of the official `pretrain.py`.
         """
         total = epochs * self.metadata.total_groups * self.metadata.mean_puzzle_examples
-        return int(total / self.batch_size)
+        return self._sizes.reached(total)
 
     def batch(self, step: int) -> Puzzle:
         """This process's rows of training batch `step`, counted from 0.
@@ -143,13 +142,14 @@ class PuzzleDataset:
         """
         _require_least("step", step, 0)
         examples, puzzles = self._sampler.examples(step)
-        puzzle = self._load(examples[self._rows], puzzles[self._rows])
+        rows = self._rows.at(step)
+        puzzle = self._load(examples[rows], puzzles[rows])
         if self._hints:
             # The 3 parts this seed from those of the sampler.
             rng = np.random.default_rng((self._seed, 3, step))
-            easier, part = rng.random((2, self.batch_size))
-            share = np.where(easier < self._hints, part, 0.0)[self._rows]
-            cells = rng.random((self.batch_size, puzzle.inputs.shape[1]))[self._rows]
+            easier, part = rng.random((2, len(examples)))
+            share = np.where(easier < self._hints, part, 0.0)[rows]
+            cells = rng.random((len(examples), puzzle.inputs.shape[1]))[rows]
             given = (cells < share[:, None]) & (puzzle.labels != IGNORE)
             puzzle.inputs[given] = puzzle.labels[given]
         return puzzle
@@ -200,7 +200,7 @@ class PuzzleDataset:
                 f"`index` must lie in 0 .. {total - 1}: got {index}. "
                 "Ask for no more than `num_test_batches(limit)` batches."
             )
-        examples = index * self.batch_size + self._rows
+        examples = index * self.batch_size + self._rows.at(0)
         padding = examples >= self._count(limit)
         examples[padding] = 0
         starts = self._store.index.puzzles

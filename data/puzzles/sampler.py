@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64
 
-from configs import UserError
+from configs import Piecewise, UserError
 
 SPAN = 1 << 16
 """Visits planned at once, but never less than an epoch: 1 MB at most, or one epoch."""
@@ -72,10 +72,10 @@ class EpochPlan(NamedTuple):
 class EpochSampler:
     """The examples of any step; threads may share it."""
 
-    def __init__(self, index: Index, batch_size: int, epochs: int, *, seed: int):
-        """Prepare for batches of `batch_size` from blocks of `epochs` epochs."""
+    def __init__(self, index: Index, sizes: Piecewise[int], epochs: int, *, seed: int):
+        """Prepare for batches of these sizes from blocks of `epochs` epochs."""
         self._index, self._seed = index, seed
-        self._batch_size, self._epochs = batch_size, epochs
+        self._batches, self._epochs = sizes, epochs
         self._per_span = min(epochs, max(1, SPAN // index.num_groups))
         self._spans = -(-epochs // self._per_span)  # of a block
         puzzles = index.puzzles
@@ -95,26 +95,51 @@ class EpochSampler:
             UserError: if a block of epochs does not fill a batch.
         """
         with self._lock:
-            visits = self._visits(*self._locate(step))
+            visits = self._visits(*self._locate(step), self._batches.at(step))
         if self._index.puzzles is None:
             return visits, visits
         # The 1 and 2 part the seeds: (s, b) and (s, b, 0) would be the same seed.
         rng = np.random.default_rng((self._seed, 2, step))
-        return _expand(visits, self._index.puzzles, self._batch_size, rng)
+        size = self._batches.at(step)
+        return _expand(visits, self._index.puzzles, size, rng)
 
     def _locate(self, step: int) -> tuple[int, int]:
         """The span in which batch `step` begins, and its first visit there."""
         if self._index.puzzles is None:
-            visits = self._index.num_groups * self._epochs
-            batches = self._at_least_one(visits // self._batch_size)
-            block, batch = divmod(step, batches)
+            block, begin = self._begin(step)
             per_span = self._index.num_groups * self._per_span
-            span, visit = divmod(batch * self._batch_size, per_span)
+            span, visit = divmod(begin, per_span)
             return block * self._spans + span, visit
         while self._firsts[-1] - (self._fills[-1] > 0) <= step:
             self._count()
         span = bisect.bisect_right(self._firsts, step) - 1
         return span, int(self._plan(span).starts[step - self._firsts[span]])
+
+    def _begin(self, step: int) -> tuple[int, int]:
+        """The block of batch `step`, and the visits before it there: arithmetic.
+
+        Through the sizes up to the step's; what is left of a block when a batch does
+        not fit into it is dropped.
+        """
+        visits = self._index.num_groups * self._epochs
+        block, begin = 0, 0
+        ends = (*self._batches.firsts[1:], step)
+        for first, end, size in zip(
+            self._batches.firsts, ends, self._batches.values, strict=True
+        ):
+            if first > step:
+                break
+            count = min(end, step) - first
+            more = count - (visits - begin) // size  # than fit into this block
+            if more <= 0:
+                begin += count * size
+                continue
+            whole = self._at_least_one(visits // size, size)
+            blocks = -(-more // whole)
+            block, begin = block + blocks, (more - (blocks - 1) * whole) * size
+        size = self._batches.at(step)
+        self._at_least_one(visits // size, size)
+        return (block, begin) if begin + size <= visits else (block + 1, 0)
 
     def _count(self) -> None:
         """Count the batches of the next span."""
@@ -123,7 +148,8 @@ class EpochSampler:
         first, fill = self._firsts[-1] + len(plan.starts), plan.fill
         if (span + 1) % self._spans == 0:
             first, fill = first - (fill > 0), 0
-            self._at_least_one(first - self._firsts[span + 1 - self._spans])
+            batches = first - self._firsts[span + 1 - self._spans]
+            self._at_least_one(batches, self._batches.at(first))
             # The batch that is dropped may have begun some spans ago.
             for i in range(span, -1, -1):
                 if self._firsts[i] <= first:
@@ -132,13 +158,15 @@ class EpochSampler:
         self._firsts.append(first)
         self._fills.append(fill)
 
-    def _visits(self, span: int, visit: int) -> Int[np.ndarray, " visits"]:
+    def _visits(
+        self, span: int, visit: int, examples: int
+    ) -> Int[np.ndarray, " visits"]:
         """The visits that fill a batch, from this one on."""
-        parts, missing = [], self._batch_size
+        parts, missing = [], examples
         while missing > 0:
-            part, examples = self._plan(span).take(visit, missing)
+            part, taken = self._plan(span).take(visit, missing)
             parts.append(part)
-            span, visit, missing = span + 1, 0, missing - examples
+            span, visit, missing = span + 1, 0, missing - taken
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _plan(self, span: int) -> EpochPlan:
@@ -152,20 +180,19 @@ class EpochSampler:
             if self._sizes is not None:
                 ends = np.cumsum(self._sizes[visits], dtype=np.int64)
                 ends = np.concatenate([np.zeros(1, np.int64), ends])
-                plan = EpochPlan(
-                    visits, ends, *_cut(ends, self._fills[span], self._batch_size)
-                )
+                first, fill = self._firsts[span], self._fills[span]
+                plan = EpochPlan(visits, ends, *_cut(ends, fill, first, self._batches))
             while len(self._plans) > 1:
                 del self._plans[next(iter(self._plans))]
             self._plans[span] = plan
         return self._plans[span]
 
-    def _at_least_one(self, batches: int) -> int:
+    def _at_least_one(self, batches: int, size: int) -> int:
         """The number of batches, unless a block has none."""
         if batches < 1:
             raise UserError(
                 f"A batch must not be larger than the data of a block: got "
-                f"batch_size={self._batch_size:,} for {self._epochs:,} epochs of "
+                f"batch_size={size:,} for {self._epochs:,} epochs of "
                 f"{self._index.num_groups:,} groups. Use a smaller batch or more "
                 "epochs per block."
             )
@@ -191,7 +218,7 @@ def draw_epochs(
 
 
 def _cut(
-    ends: Int64[np.ndarray, " ends"], fill: int, batch_size: int
+    ends: Int64[np.ndarray, " ends"], fill: int, first: int, sizes: Piecewise[int]
 ) -> tuple[Int64[np.ndarray, " batches"], int]:
     """First visits of the batches that begin in a span, and what the last one has.
 
@@ -200,14 +227,16 @@ def _cut(
     Args:
         ends: examples before each visit, and in all.
         fill: examples of the batch that began before the span; 0 if none did.
-        batch_size: examples of a batch.
+        first: number of the first batch that begins in the span.
+        sizes: examples of each batch.
     """
     starts, begin = ([], -fill) if fill else ([0], 0)
-    while (stop := int(ends.searchsorted(begin + batch_size))) < len(ends):
+    number = first - (fill > 0)
+    while (stop := int(ends.searchsorted(begin + sizes.at(number)))) < len(ends):
         if stop == len(ends) - 1:
             return np.array(starts, np.int64), 0
         starts.append(stop)
-        begin = int(ends[stop])
+        begin, number = int(ends[stop]), number + 1
     return np.array(starts, np.int64), int(ends[-1]) - begin
 
 

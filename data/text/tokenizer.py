@@ -6,6 +6,7 @@ such file; there `meta.pkl` is read, and without that the tokens are GPT-2's.
 """
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import tiktoken
 from jaxtyping import Int32, Integer
 
 from configs import TextDataConfig, UserError, require
-from data.text.bpe import load_bpe
+from data.text.bpe import FOLDER_VARIABLE, load_bpe
 from data.text.reading import read_about, read_characters
 
 FILE = "tokenizer.json"
@@ -35,6 +36,11 @@ class Tokenizer(ABC):
     """
 
     vocab_size: int
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether it needs no download."""
+        return True
 
     @staticmethod
     def read(folder: str | Path, bpe_dir: str = "") -> "Tokenizer":
@@ -195,6 +201,11 @@ class GPT2(Tokenizer):
             "GPT-2's byte pairs.",
         )
         return cls(bpe_dir, size)
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether a folder with the byte pairs is named."""
+        return bool(self._bpe_dir or os.environ.get(FOLDER_VARIABLE))
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """The tokens of `text`, in which `<|endoftext|>` is one."""

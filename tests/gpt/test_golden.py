@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from gpt.model import count_parameters, flops_per_token
+from gpt.size import count_parameters, flops_per_token
 from gpt.weights import to_named
 from tests import tiny
 from tests.gpt_golden import CASES, GPTGolden

@@ -13,8 +13,9 @@ from configs import GPTConfig, UserError
 from data.text.dataset import Tokens
 from gpt.decode import Decoder
 from gpt.hugging_face import save_hugging_face
-from gpt.model import GPT, build_gpt, count_parameters, flops_per_token
+from gpt.model import GPT, build_gpt
 from gpt.objective import next_token_loss
+from gpt.size import count_parameters, flops_per_token
 from gpt.weights import from_named, to_named
 
 TOKENS, SEQ = 11, 9

@@ -71,7 +71,7 @@ def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", RunConfig())
     checkpoints.save(state)
     checkpoints.wait()
-    restored = checkpoints.restore(abstract_state(job.init, job.mesh))
+    restored = checkpoints.restore(lambda step: abstract_state(job.init, job.mesh))
     checkpoints.close()
     assert_equal(restored, jax.device_get(state))
 

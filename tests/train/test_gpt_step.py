@@ -203,7 +203,9 @@ def test_a_sharded_checkpoint_is_restored_on_one_device(tmp_path) -> None:
     saved = Checkpoints(tmp_path, RunConfig())
     saved.save(state)
     saved.wait()
-    restored = saved.restore(abstract_state(init(optimizer=adam), mesh_of(1, 1)))
+    restored = saved.restore(
+        lambda step: abstract_state(init(optimizer=adam), mesh_of(1, 1))
+    )
     saved.close()
     assert_equal(restored, state)
 

@@ -210,7 +210,7 @@ def test_restored_bit_for_bit(tmp_path: Path) -> None:
     saved = Checkpoints(tmp_path, RunConfig())
     saved.save(state)
     saved.wait()
-    restored = saved.restore(abstract_state(first, mesh))
+    restored = saved.restore(lambda step: abstract_state(first, mesh))
     assert restored is not None
     saved.close()
     assert_equal(step(restored, tiny.batch(mesh, 1)), step(state, tiny.batch(mesh, 1)))

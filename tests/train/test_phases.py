@@ -1,4 +1,4 @@
-"""Runs whose steps change on the way: in depth."""
+"""Runs whose steps change on the way: in depth, in the batch."""
 
 import json
 import shutil
@@ -20,6 +20,7 @@ from configs import (
     MeshConfig,
     PuzzleDataConfig,
     RunConfig,
+    TrainGPT,
     TrainTRM,
     TRMConfig,
     UserError,
@@ -28,10 +29,14 @@ from data.build import prepare
 from tests import tiny
 from tests.runs import metrics
 from tests.tiny import assert_equal
+from train.phases import carried_into
 from train.presets import TRM_PRESETS
 from train.trm import main, make_job
 from trm.act import init_carry, refill
 from trm.objective import supervision_loss
+
+# Compiling beside a save: filters of warnings are those of all threads.
+pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers")
 
 CGAR = "0:1x2,30%:2x4,60%:3x6"
 
@@ -196,3 +201,80 @@ def test_a_run_of_several_depths(
     )
     (line,) = (stopped / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(line)["lm_loss"] == lines[-1]["lm_loss"]
+
+
+# -- batches ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [TrainTRM, TrainGPT])
+def test_what_is_no_schedule_of_batches(kind: Any) -> None:
+    assert kind(batch_schedule="20:96").batches.values == (kind().batch_size, 96)
+    assert kind().batches.values == (kind().batch_size,)
+    for schedule, said in (
+        ("0:8;4:16", "like `0:768,20000:3072`: got `0:8;4:16`"),
+        ("10%:16", "got `10%:16`"),
+        ("0:0", "`batch_schedule` must be at least 1: got 0"),
+        ("9:8,4:16", "`batch_schedule` must ascend: got 9, 4"),
+    ):
+        with pytest.raises(UserError) as caught:
+            kind(batch_schedule=schedule)
+        assert said in str(caught.value)
+
+
+def test_rates_of_other_batches() -> None:
+    rule = lambda name: TrainTRM(batch_size=64, batch_lr=name).lr_scale(256)
+    assert [rule(name) for name in ("none", "sqrt", "linear")] == [1.0, 2.0, 4.0]
+
+
+def test_every_batch_must_fit(puzzles: Path) -> None:
+    made = config(puzzles, batch_schedule="4:20", mesh=MeshConfig(data=8))
+    with pytest.raises(UserError, match="must divide by the 8 devices"):
+        make_job("x", made)
+    with pytest.raises(UserError, match="`accumulation` must divide `batch_size`"):
+        config(puzzles, batch_schedule="4:18", accumulation=4)
+
+
+def test_rows_that_come_and_go(puzzles: Path) -> None:
+    """New ones have halted; the last are dropped; the others stay as they are."""
+    made = config(puzzles, batch_schedule="0:4,1:6,2:2")
+    phases = make_job("x", made).phases
+    built = tiny.build_trm(made.model, vocab=6, seq=16, key=jax.random.key(0))
+    carry = jax.tree.map(lambda a: jnp.full_like(a, 1), init_carry(built, 4, 16))
+    carry = refill(built, carry, carry.puzzle)
+    more = carried_into(phases.at(1), built, carry)
+    assert more.halted.tolist() == [False] * 4 + [True] * 2
+    assert_equal(jax.tree.map(lambda a: a[:4], more), carry)
+    fewer = carried_into(phases.at(2), built, more)
+    assert_equal(fewer, jax.tree.map(lambda a: a[:2], carry))
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=SLOW)])
+def test_a_run_of_several_batches(
+    puzzles: Path, tmp_path: Path, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Resumed before, at and after a change it is the same; each is traced once."""
+    traced: list[int] = []
+
+    def noted(model: Any, rows: Any, carry: Any, *args: Any, **options: Any) -> Any:
+        traced.append(len(carry.steps))
+        return supervision_loss(model, rows, carry, *args, **options)
+
+    monkeypatch.setattr("train.trm.supervision_loss", noted)
+    made = config(
+        puzzles,
+        batch_schedule="4:16,8:8",
+        batch_lr="linear",
+        mesh=MeshConfig(data=devices),
+    )
+    made = replace(made, run=replace(made.run, save_every=2))
+    lines = run(made, tmp_path / "whole")
+    assert traced == [8 // devices, 16 // devices, 8 // devices]
+    train = [line for line in lines if line["split"] == "train"]
+    assert [line["batch_size"] for line in train] == [8] * 4 + [16] * 4 + [8] * 8
+    rates = [line["lr"] / made.optim.lr * made.optim.warmup for line in train]
+    scales = [1] * 4 + [2] * 4 + [1] * 8
+    expected = [scale * (step + 1) for step, scale in enumerate(scales)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    for step in (4,) if devices == 1 else (2, 4, 6, 8):
+        folder = stopped_at(tmp_path / "whole", step, tmp_path / str(step))
+        assert run(made, folder) == lines

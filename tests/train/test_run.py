@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,7 +81,7 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     assert f"{sums}: {complete}/parameters.txt" in out
     parts = [int(line.split()[-2].replace(",", "")) for line in table]
     assert sums.startswith(f"{sum(parts) // 4:,} parameters, ")
-    assert "train 50/96 (0:0" in out
+    assert re.search(r"train 50/96 \(\d+:\d\d left\)  lm_loss", out)
     assert "After 96 steps" in out
     assert "exact_accuracy" in out
     assert "----+-----" in out, "a board"
@@ -100,7 +101,7 @@ def test_a_finished_run_says_so_again(complete: Path, dataset: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(
+def test_a_signal_saves_and_what_it_prints_goes_on(
     number: signal.Signals, complete: Path, dataset: Path, tmp_path: Path
 ) -> None:
     settings = settings_of(dataset, tmp_path / "run", **{"run.save-every": 1000})
@@ -113,7 +114,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert err == ""
     assert (tmp_path / "run" / "checkpoints" / str(stopped)).is_dir()
 
-    out, _ = finish(start(settings))
+    (go_on,) = re.findall(r"Go on with: python -m train\.trm (.*)", out)
+    out, _ = finish(runs.start("train.trm", go_on.split()))
     assert f"Going on from step {stopped}" in out
     assert metrics(tmp_path / "run") == metrics(complete)
 

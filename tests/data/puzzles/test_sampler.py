@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from configs import UserError
+from configs import Piecewise, UserError
 from data.puzzles.dataset import PuzzleDataset
 from data.puzzles.sampler import EpochSampler, Index
 
@@ -18,7 +18,11 @@ STAY = [
 MIXED = [[3, 1], [2], [5, 4, 1], [1], [7]]
 
 
-def load(path, *, batch_size=4, **settings):
+def constant(size):
+    return Piecewise((0,), (size,))
+
+
+def load(path, *, batch_size: int | Piecewise[int] = 4, **settings):
     return PuzzleDataset([path], "train", batch_size=batch_size, **settings)
 
 
@@ -129,7 +133,7 @@ def test_spans_do_not_change_how_batches_are_cut(monkeypatch, span, batch_size, 
     index = Index(
         groups=np.cumsum([0, *map(len, MIXED)]), puzzles=np.cumsum([0, *sizes])
     )
-    make = lambda: EpochSampler(index, batch_size, epochs, seed=5)
+    make = lambda: EpochSampler(index, constant(batch_size), epochs, seed=5)
     counted = make()
     for _ in range(counted._spans * 6):
         try:
@@ -145,8 +149,9 @@ def test_spans_do_not_change_how_batches_are_cut(monkeypatch, span, batch_size, 
         for step in steps:
             examples, puzzles = sampler.examples(step)
             assert len(examples) == batch_size
-            found = sampler._visits(*sampler._locate(step))
+            found = sampler._visits(*sampler._locate(step), batch_size)
             assert found.tolist() == expected[step]
+            assert index.puzzles is not None
             owner = index.puzzles.searchsorted(examples, side="right") - 1
             assert owner.tolist() == puzzles.tolist()
             order = [v for v in expected[step] for _ in range(sizes[v])]
@@ -158,7 +163,7 @@ def test_the_length_of_a_block_costs_nothing():
     index = Index(groups=np.arange(0, 36001, 9), puzzles=None)
     tracemalloc.start()
     start = time.perf_counter()
-    sampler = EpochSampler(index, 32, 10**9, seed=0)
+    sampler = EpochSampler(index, constant(32), 10**9, seed=0)
     for step in (0, 10**6, 10**12):
         sampler.examples(step)
     assert time.perf_counter() - start < 2
@@ -171,7 +176,7 @@ def test_a_late_step_of_many_examples_is_found_fast():
     sizes = rng.integers(3, 8, 960 * 900)
     index = Index(np.arange(0, 960 * 900 + 1, 900), np.cumsum([0, *sizes]))
     start = time.perf_counter()
-    sampler = EpochSampler(index, 768, 5000, seed=0)
+    sampler = EpochSampler(index, constant(768), 5000, seed=0)
     first = sampler.examples(20_000)
     assert time.perf_counter() - start < 10  # 0.2 s on an idle machine
     again = sampler.examples(20_000)
@@ -183,8 +188,56 @@ def test_batches_stay_what_they_are():
     flat = Index(groups=np.arange(0, 41, 4), puzzles=None)
     mixed = Index(np.array([0, 2, 3, 5]), np.array([0, 3, 4, 6, 11, 12]))
     found = [
-        EpochSampler(index, 6, 3, seed=1).examples(step)[0].tolist()
+        EpochSampler(index, constant(6), 3, seed=1).examples(step)[0].tolist()
         for index in (flat, mixed)
         for step in (0, 7)
     ]
     assert found == STAY
+
+
+# -- batches of several sizes ----------------------------------------------------------
+
+SIZES = Piecewise((0, 3, 9, 11), (4, 7, 2, 5))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_sizes_change_and_every_visit_is_used_as_before(epochs):
+    """Batches are cut from one stream; what does not fit into a block is dropped."""
+    index = Index(groups=np.arange(0, 41, 4), puzzles=None)
+    single = EpochSampler(index, constant(1), epochs, seed=5)
+    sampler, begin, block = EpochSampler(index, SIZES, epochs, seed=5), 0, 10 * epochs
+    for step in range(40):
+        size = SIZES.at(step)
+        if begin % block + size > block:
+            begin += block - begin % block
+        expected = [single.examples(begin + i)[0].item() for i in range(size)]
+        assert sampler.examples(step)[0].tolist() == expected
+        begin += size
+    again = EpochSampler(index, SIZES, epochs, seed=5)
+    assert again.examples(39)[0].tolist() == sampler.examples(39)[0].tolist()
+
+
+def test_sizes_change_where_puzzles_have_many_examples():
+    sizes = np.array([size for group in MIXED for size in group])
+    index = Index(np.cumsum([0, *map(len, MIXED)]), np.cumsum([0, *sizes]))
+    sampler, step = EpochSampler(index, SIZES, 3, seed=5), 0
+    for block in range(8):
+        spans = range(block * sampler._spans, (block + 1) * sampler._spans)
+        visits = np.concatenate([sampler._plan(span).visits for span in spans]).tolist()
+        batch = []
+        for puzzle in visits:
+            batch.append(puzzle)
+            if sizes[batch].sum() >= SIZES.at(step):
+                _, puzzles = sampler.examples(step)
+                order = [v for v in batch for _ in range(sizes[v])]
+                assert puzzles.tolist() == order[: SIZES.at(step)]
+                batch, step = [], step + 1
+    assert step > 12
+
+
+def test_steps_of_several_sizes(write_dataset):
+    """40 examples: 3 x 4, then 6 x 4 and a rest; or 10 x 4."""
+    path = write_dataset(FLAT)
+    assert load(path, batch_size=4).steps(4) == 10
+    assert load(path, batch_size=Piecewise((0, 3), (4, 6))).steps(4) == 3 + 4
+    assert load(path, batch_size=Piecewise((0, 3), (4, 6))).steps(1) == 2
