@@ -20,10 +20,10 @@ TRAIN = {"split": "train", "lm_loss": 2.0, "exact_accuracy": None}
 def write(folder: Path, *rows: Mapping[str, object], kind: str = "trm") -> str:
     """A run of batches of 32 (a GPT: 12) with these lines of metrics."""
     presets = {
-        "trm": TRM_PRESETS["quickstart"],
-        "gpt": GPT_PRESETS["shakespeare-char-cpu"],
+        "trm": replace(TRM_PRESETS["quickstart"][1], batch_size=32),
+        "gpt": GPT_PRESETS["shakespeare-char-cpu"][1],
     }
-    config = replace(presets[kind][1], run_dir=str(folder))
+    config = replace(presets[kind], run_dir=str(folder))
     run_dir = RunDir(config, "test", {"kind": kind, "sizes": {}, "data_hash": "a"})
     run_dir.write_config()
     run_dir.close()
