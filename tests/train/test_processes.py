@@ -34,7 +34,8 @@ from train import cli
 cli.begin()
 from configs import UserError
 from train.presets import TRM_PRESETS
-from train import checkpoint, feed, trm
+from train import feed, trm
+from train.runs import checkpoint
 {patch}
 with cli.clean_exit():
     raise SystemExit(trm.main(*cli.parse(TRM_PRESETS, "")))

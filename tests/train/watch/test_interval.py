@@ -7,11 +7,11 @@ from unittest.mock import Mock, create_autospec
 import jax.numpy as jnp
 import pytest
 
-from train import interval as module
-from train.checkpoint import Checkpoints, NonFiniteError
-from train.interval import AHEAD, Interval
 from train.objective import Metrics
-from train.report import Report
+from train.runs.checkpoint import Checkpoints, NonFiniteError
+from train.watch import interval as module
+from train.watch.interval import AHEAD, Interval
+from train.watch.report import Report
 
 Pair = tuple[float, float]
 RATES = lambda rate: {"tokens": 10 * rate}

@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from configs import RunError
 from data.storage import AnyPath, append_text, read_text, write_whole
-from train.periodic import Periodic
+from train.runs.periodic import Periodic
 
 WAIT = 10.0
 """Seconds until a line is written to an object store, at the latest."""

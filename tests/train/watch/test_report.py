@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import RunConfig
-from train.metrics_file import scores
-from train.report import (
+from train.runs.metrics_file import scores
+from train.watch.report import (
     Report,
     averages,
     readable,

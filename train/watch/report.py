@@ -10,10 +10,10 @@ import numpy as np
 
 from configs import RunConfig, require
 from data.storage import AnyPath, is_remote
-from train.metrics_file import MetricsWriter, open_metrics, scores, truncate
 from train.objective import Metrics
-from train.screen import Screen, clock
-from train.speed import Values
+from train.runs.metrics_file import MetricsWriter, open_metrics, scores, truncate
+from train.watch.screen import Screen, clock
+from train.watch.speed import Values
 
 
 def averages(metrics: Metrics | dict[str, Any]) -> Values:

@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy")
 
 

@@ -15,11 +15,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from configs import RunConfig, RunError, UserError, require
 from data.storage import AnyPath, absolute
-from train.damage import first_good, first_line
-from train.integrity import fingerprint, quiet_reads
-from train.retention import preservation
-from train.state import TrainState
-from train.stored import (
+from train.runs.damage import first_good, first_line
+from train.runs.integrity import fingerprint, quiet_reads
+from train.runs.retention import preservation
+from train.runs.stored import (
     arrays_of,
     describe,
     metadata,
@@ -28,6 +27,7 @@ from train.stored import (
     read_weights,
     saved_steps,
 )
+from train.state import TrainState
 
 Result = TypeVar("Result")
 

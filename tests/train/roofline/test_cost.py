@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from configs import MeshConfig, TrainGPT, TrainTRM
-from train.cost import flops
 from train.gpt import make_recipe as gpt_recipe
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.study import trace
+from train.roofline.cost import flops
+from train.roofline.study import trace
 from train.trm import make_recipe as trm_recipe
 
 SUDOKU = {"vocab": 11, "seq": 81, "puzzles": 1}

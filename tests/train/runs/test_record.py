@@ -8,7 +8,7 @@ import pytest
 
 from configs import TrainGPT, TrainTRM, UserError
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.record import differences, from_settings, recorded_run, settings
+from train.runs.record import differences, from_settings, recorded_run, settings
 
 
 @pytest.mark.parametrize("name", [*TRM_PRESETS, *GPT_PRESETS])

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from train.checkpoint import Checkpoints, NonFiniteError
 from train.objective import Metrics
-from train.report import Report, averages
-from train.speed import Rates, Values, memory
+from train.runs.checkpoint import Checkpoints, NonFiniteError
+from train.watch.report import Report, averages
+from train.watch.speed import Rates, Values, memory
 
 LATEST = ("lr", "loss_scale")
 """Metrics of which the latest counts, not the mean."""

@@ -11,10 +11,10 @@ from jaxtyping import PyTree
 
 from configs import RunConfig, UserError
 from data.storage import AnyPath, open_path
-from train.checkpoint import Checkpoints
 from train.mesh import layout
-from train.metrics_file import scores
-from train.record import (
+from train.runs.checkpoint import Checkpoints
+from train.runs.metrics_file import scores
+from train.runs.record import (
     Config,
     Sizes,
     from_settings,
@@ -22,7 +22,7 @@ from train.record import (
     recorded_run,
     without_record,
 )
-from train.stored import saved_steps
+from train.runs.stored import saved_steps
 from train.table import TABLE, make_table
 
 CheckpointName = Literal["best", "newest"] | int

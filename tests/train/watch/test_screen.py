@@ -14,11 +14,11 @@ import pytest
 
 from tests import runs
 from tests.runs import ROOT
-from train import screen
-from train.compiling import Watched, compiled
-from train.report import readable
-from train.screen import Screen, clock, fitting
-from train.speed import Values
+from train.watch import screen
+from train.watch.compiling import Watched, compiled
+from train.watch.report import readable
+from train.watch.screen import Screen, clock, fitting
+from train.watch.speed import Values
 
 
 def test_clock() -> None:
@@ -127,7 +127,7 @@ def test_compiling_says_what_it_took(capsys: pytest.CaptureFixture[str]) -> None
 
 RUN = """
 import time
-from train.screen import Screen
+from train.watch.screen import Screen
 made = Screen()
 tick = made.task("compiling the train step")
 time.sleep(0.15)

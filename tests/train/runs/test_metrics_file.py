@@ -6,8 +6,8 @@ import pytest
 
 from configs import RunError
 from data.storage import open_path, read_text
-from train import metrics_file
-from train.metrics_file import MetricsFile, MetricsObject, open_metrics, truncate
+from train.runs import metrics_file
+from train.runs.metrics_file import MetricsFile, MetricsObject, open_metrics, truncate
 
 
 def lines(folder: Path) -> list[dict]:

@@ -10,14 +10,14 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from train.chips import chip_of
-from train.cost import flops
-from train.hlo import Program
 from train.job import Recipe
 from train.mesh import AXES
-from train.speed import peak_flops
+from train.roofline.chips import chip_of
+from train.roofline.cost import flops
+from train.roofline.hlo import Program
 from train.state import TrainState, abstract_state
 from train.step import make_train_step
+from train.watch.speed import peak_flops
 
 Facts = dict[str, Any]
 """What is known of a step; numbers of bytes and operations are those of a device."""

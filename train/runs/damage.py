@@ -11,8 +11,8 @@ from jax.experimental import multihost_utils
 from configs import UserError
 from data.storage import AnyPath, move_folder
 from train.devices import all_agree
-from train.integrity import quiet_reads
-from train.stored import OtherModelError
+from train.runs.integrity import quiet_reads
+from train.runs.stored import OtherModelError
 
 Result = TypeVar("Result")
 

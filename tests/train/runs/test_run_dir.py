@@ -16,8 +16,8 @@ from configs import (
 )
 from tests.runs import ROOT
 from train.presets import TRM_PRESETS
-from train.record import recorded_run
-from train.run_dir import RunDir
+from train.runs.record import recorded_run
+from train.runs.run_dir import RunDir
 
 RECORD = {"kind": "trm", "sizes": {"vocab": 6, "seq": 16, "puzzles": 1}}
 RECORD |= {"data_hash": "a"}
@@ -98,8 +98,8 @@ def test_the_name_for_reports_stays(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from tests.train.test_run_dir import RECORD, config
-from train.run_dir import RunDir
+from tests.train.runs.test_run_dir import RECORD, config
+from train.runs.run_dir import RunDir
 run_dir = RunDir(config(Path(sys.argv[1])), "quickstart", RECORD)
 print("held", flush=True)
 time.sleep(60)

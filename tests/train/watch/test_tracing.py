@@ -21,12 +21,12 @@ from configs import (
 )
 from data.build import prepare
 from tests import tiny
-from train import tracing
 from train.presets import TRM_PRESETS
 from train.state import abstract_state
 from train.step import make_train_step
-from train.tracing import Tracing
 from train.trm import main
+from train.watch import tracing
+from train.watch.tracing import Tracing
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from jax.sharding import Mesh
 from configs import MeshConfig, RunConfig
 from tests import tiny
 from tests.tiny import assert_equal
-from train.checkpoint import Checkpoints, NonFiniteError
-from train.integrity import fingerprint, quiet_reads
 from train.mesh import make_mesh
+from train.runs.checkpoint import Checkpoints, NonFiniteError
+from train.runs.integrity import fingerprint, quiet_reads
 from train.state import TrainState, abstract_state, init_state
 from train.table import make_table
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from train.screen import Screen
+from train.watch.screen import Screen
 
 
 def compiled(

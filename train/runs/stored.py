@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from configs import UserError, require
 from data.storage import AnyPath, absolute
-from train.integrity import Fingerprint, fingerprint, kinds
+from train.runs.integrity import Fingerprint, fingerprint, kinds
 from train.state import TrainState
 from train.table import Table, is_table
 

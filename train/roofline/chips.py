@@ -23,7 +23,7 @@ LIBTPU = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What a device can do at best; its operations stand in `train/speed.py`."""
+    """What a device can do at best; its operations stand in `train/watch/speed.py`."""
 
     memory: int
     """GB/s between the chip and its memory."""

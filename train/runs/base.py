@@ -6,8 +6,8 @@ from typing import Any
 
 from configs import require
 from data.storage import open_path
-from train.loading import has_checkpoint
-from train.record import read_settings, recorded_run
+from train.runs.loading import has_checkpoint
+from train.runs.record import read_settings, recorded_run
 
 FILE, RUN = "--config-file", "--config.run-dir"
 

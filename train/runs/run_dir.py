@@ -15,9 +15,9 @@ import jax
 
 from configs import EVALUATION_MAY_CHANGE, MAY_CHANGE, UserError, require
 from data.storage import AnyPath, open_path, store_errors, write_whole
-from train.lock import Lock, hold
-from train.record import differences, read_config, settings, without_record
-from train.stored import saved_steps
+from train.runs.lock import Lock, hold
+from train.runs.record import differences, read_config, settings, without_record
+from train.runs.stored import saved_steps
 
 
 class RunDir:

@@ -10,8 +10,8 @@ from etils import epath
 
 from configs import UserError
 from data.storage import open_path, read_text, write_whole
-from train import lock
-from train.lock import StoreLock, hold
+from train.runs import lock
+from train.runs.lock import StoreLock, hold
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from configs import MeshConfig
-from train.hlo import Program, bytes_of, parse
 from train.mesh import AXES, make_mesh
+from train.roofline.hlo import Program, bytes_of, parse
 
 N = 256
 SIZE = 4 * N * N

@@ -10,7 +10,7 @@ from configs import GeneratedSudoku, UserError
 from tests import runs
 from train import cli
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.record import settings
+from train.runs.record import settings
 
 SUDOKU, QUICK = (TRM_PRESETS[name][1] for name in ("sudoku", "quickstart"))
 

@@ -20,7 +20,7 @@ from etils import epath
 from configs import UserError
 from data.storage import AnyPath, create, read_text, store_errors, write_whole
 from train.devices import end_others
-from train.periodic import Periodic
+from train.runs.periodic import Periodic
 
 BEAT = 5.0
 """Seconds after which the holder of a lock in a store writes it again."""
