@@ -374,7 +374,8 @@ class PuzzleDataConfig:
     """Where the puzzles lie, and how they are made if they are missing."""
 
     paths: tuple[str, ...] = ("datasets/sudoku-extreme-1k-aug-1000",)
-    """Directories in the official format; several are merged. `data_paths`."""
+    """Directories in the official format; several are merged. Those of an object store
+    (`gs://...`) are copied once to `~/.cache/tiny-recursive-jax`. `data_paths`."""
 
     build: SudokuExtreme | GeneratedSudoku | MazeHard | GeneratedMaze | ARC | None = (
         field(default_factory=SudokuExtreme)

@@ -32,11 +32,21 @@ Result = TypeVar("Result")
 
 def check_vacant(out: Path) -> None:
     """Raise `UserError` if `out` is a file or a folder with something in it."""
+    _require_local(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"The output must be a new or empty folder: {out} exists and is not. "
             "Remove it or choose another `--out`."
         )
+
+
+def _require_local(out: Path) -> None:
+    """Raise `UserError` if `out` was the address of an object store."""
+    require(
+        not out.parts or not out.parts[0].endswith(":"),
+        f"The output must be a folder of this machine: got {out}. Make it here and "
+        "copy it to the store.",
+    )
 
 
 @contextmanager
@@ -95,6 +105,7 @@ def only_maker(out: Path, wanted: str) -> Iterator[bool]:
     Raises:
         UserError: if another process is making something else of `out`.
     """
+    _require_local(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     path, waited = out.parent / f".{out.name}.lock", False
     while True:

@@ -22,6 +22,10 @@ from data.storage import open_path
 DAY = 24 * 3600 * 1000
 """A day in milliseconds, the unit of JAX's coordination service."""
 
+SILENCE = 30
+"""Seconds without a sign of life after which a process counts as dead, and JAX ends the
+others (its own default is 100)."""
+
 ECHO = 0.5
 """Seconds in which a signal counts as the one before: launchers pass on a Ctrl-C that
 the terminal has sent to their children already."""
@@ -50,7 +54,10 @@ def _join(mesh: MeshConfig) -> None:
     """Join the other processes of this run."""
     try:
         jax.distributed.initialize(
-            mesh.coordinator or None, mesh.processes, mesh.process
+            mesh.coordinator or None,
+            mesh.processes,
+            mesh.process,
+            heartbeat_timeout_seconds=SILENCE,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(

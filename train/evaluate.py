@@ -45,6 +45,7 @@ from configs import (
 )
 from data.puzzles.arc_voting import Votes
 from data.puzzles.dataset import PuzzleDataset
+from data.remote import local_dataset
 from train.answers import Arrays, KeptAnswers, named
 from train.devices import start
 from train.gradients import StepConfig
@@ -326,7 +327,8 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
         f"`train.{kind}`. Name another with `--run-dir`.",
     )
     paths = settings.data or config.data.paths
-    is_arc = all((Path(path) / "test_puzzles.json").is_file() for path in paths)
+    folders = map(local_dataset, paths)
+    is_arc = all((folder / "test_puzzles.json").is_file() for folder in folders)
     require(
         is_arc or not settings.submission,
         f"A submission needs an ARC dataset, with a `test_puzzles.json`: got "

@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from configs import Piecewise, require
 from data.build import prepare
+from data.storage import is_remote, open_path
 from train.devices import first_process_does
 from train.mesh import global_batch
 from train.phases import Phase
@@ -30,12 +31,14 @@ def prepare_missing(folder: str, build: Any) -> None:
     Raises:
         ValueError: if it cannot be made.
     """
-    path = Path(folder)
+    path = open_path(folder)
+    if is_remote(path):
+        return  # it is copied when it is opened
 
     def make() -> None:
         if not path.exists():
             print(f"No dataset at `{path}`: making it.", flush=True)
-            prepare(build, path, exist_ok=True)
+            prepare(build, Path(folder), exist_ok=True)
 
     require(
         build is not None or path.exists(),

@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -31,6 +30,7 @@ from jaxtyping import Array
 from configs import ACTConfig, Piecewise, TrainTRM, require
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
+from data.remote import local_dataset
 from data.storage import open_path
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
@@ -163,7 +163,7 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
     if before is not None and before.init_from == config.init_from:
         return dataclasses.replace(config, model=before.model), None
     prepare_missing(config.data.paths[0], config.data.build)
-    seq = Metadata.read(Path(config.data.paths[0]) / "train").seq_len
+    seq = Metadata.read(local_dataset(config.data.paths[0]) / "train").seq_len
     if (open_path(config.init_from) / "config.json").is_file():
         source = load_run(config.init_from)
         require(

@@ -26,7 +26,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import equinox as eqx
@@ -48,6 +47,7 @@ from data.puzzles.asking import Question, table_rows, text_of
 from data.puzzles.dataset import Metadata, Puzzle
 from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
+from data.remote import local_dataset
 from train.devices import start
 from train.loading import CheckpointName, LoadedRun, load_run
 from train.table import make_table
@@ -129,7 +129,7 @@ def run_kind(run: LoadedRun) -> Kind:
     vocab, seq = run.sizes["vocab"], run.sizes["seq"]
     name = None
     with suppress(UserError, OSError):
-        metadata = Metadata.read(Path(run.config.data.paths[0]) / "train")
+        metadata = Metadata.read(local_dataset(run.config.data.paths[0]) / "train")
         if (metadata.vocab_size, metadata.seq_len) == (vocab, seq):
             name = metadata.kind
     return kind_of(name or guess_kind(seq, vocab), seq, vocab)
@@ -199,7 +199,7 @@ def solve(
         np.stack([question.tokens for question in questions]),
         ids=table_rows(
             [question.identifier for question in questions],
-            Path(run.config.data.paths[0]),
+            local_dataset(run.config.data.paths[0]),
             len(run.table.rows),
         ),
         steps=steps,

@@ -29,6 +29,7 @@ from jaxtyping import Float, Integer
 from configs import require
 from data.puzzles.arc_grid import crop, parse_image, undo
 from data.puzzles.arc_tasks import as_grid, read_json
+from data.remote import local_dataset
 
 KS = (1, 2, 5, 10, 100, 1000)
 """Numbers of answers among which the right one may be."""
@@ -122,7 +123,7 @@ class Votes:
         """
         identifiers: list[str] = []
         tasks: dict[str, Any] = {}
-        for path in map(Path, paths):
+        for path in map(local_dataset, paths):
             for name in ("identifiers.json", "test_puzzles.json"):
                 require(
                     (path / name).is_file(),

@@ -12,6 +12,7 @@ from configs import UserError
 from data.puzzles.metadata import Metadata, merge, recorded_hash
 from data.puzzles.reading import PuzzleSet
 from data.puzzles.sampler import Index
+from data.remote import local_dataset
 
 
 class PuzzleStore:
@@ -35,7 +36,7 @@ class PuzzleStore:
 
     def __init__(self, paths: Sequence[str | Path], split: str):
         """Open and check one split of the datasets in `paths`."""
-        self.folders = [_folder(Path(path), split) for path in paths]
+        self.folders = [_folder(local_dataset(path), split) for path in paths]
         _check_repeats(self.folders)
         parts = [Metadata.read(folder) for folder in self.folders]
         self.metadata = merge(parts, [str(folder) for folder in self.folders])

@@ -16,6 +16,7 @@ from jaxtyping import Int, Int64, Integer, UInt16
 from configs import Piecewise, UserError, require
 from data.batches import rows_of, sizes_of
 from data.folder import fingerprint
+from data.remote import local_dataset
 from data.text.reading import read_about
 from data.text.tokenizer import Tokenizer
 
@@ -79,7 +80,7 @@ class TokenDataset:
         self.block_size, self.batch_size = block_size, self._sizes.at(0)
         self._rows = self._sizes.map(lambda size: rows_of(size, rows))
         self._key = np.array([seed, SPLITS.index(split)], np.uint64)
-        self._file = Path(path) / f"{split}.bin"
+        self._file = local_dataset(path) / f"{split}.bin"
         data = _open(self._file, block_size)
         self.num_tokens = len(data)
         self._windows = np.lib.stride_tricks.sliding_window_view(data, block_size + 1)

@@ -16,6 +16,7 @@ import tiktoken
 from jaxtyping import Int32, Integer
 
 from configs import TextDataConfig, UserError, require
+from data.remote import local_dataset
 from data.text.bpe import FOLDER_VARIABLE, load_bpe
 from data.text.reading import read_about, read_characters
 
@@ -53,7 +54,7 @@ class Tokenizer(ABC):
         Raises:
             UserError: if the folder is missing or its description is wrong.
         """
-        folder = Path(folder)
+        folder = local_dataset(folder)
         require(
             folder.is_dir(),
             f"A dataset must be an existing folder: there is no {folder}. "

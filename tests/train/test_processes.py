@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from configs import GeneratedSudoku
 from data.build import prepare
 from tests import runs
-from tests.runs import ROOT, Settings, metrics
+from tests.runs import ROOT, Settings, last_step, metrics, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def both(
-    settings: Settings, patches: tuple[str, str] = ("", "")
+    settings: Mapping[str, object], patches: tuple[str, str] = ("", "")
 ) -> list[subprocess.Popen]:
     """Two processes of one run; each may run a line of its own first."""
     with socket.socket() as free:
@@ -149,6 +150,23 @@ def test_an_error_in_one_ends_both(dataset: Path, tmp_path: Path) -> None:
     assert second.splitlines()[-1] == "error: this disk is gone"
     assert "Process 1 of this run has ended: this disk is gone" in first
     assert "Traceback" not in first + second
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_that_is_killed_ends_both(
+    victim: int, dataset: Path, tmp_path: Path
+) -> None:
+    """Within a minute, with a message: JAX's, or that of a collective that failed."""
+    folder = tmp_path / "run"
+    started = both({"data.paths": dataset, "run-dir": folder, "epochs": 3000})
+    wait_for(lambda: last_step(folder) >= 6, started[0])
+    started[victim].kill()
+    since = time.monotonic()
+    _, err = started[1 - victim].communicate(timeout=120)
+    assert time.monotonic() - since < 60
+    assert started[1 - victim].returncode != 0
+    assert "another task died" in err or "of this run has ended" in err
+    started[victim].communicate()
 
 
 def test_the_others_wait_for_a_dataset(tmp_path: Path) -> None:
