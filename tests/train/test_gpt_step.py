@@ -136,7 +136,7 @@ def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
     batch = jax.tree.map(lambda a: jnp.asarray(a[:13]), tokens(0))
     run = partial(accumulate_grads, replace(objective, loss=loss), 2)
     grads, _ = jax.jit(run)(
-        model, (), None, batch, jax.random.split(jax.random.key(0), 13)
+        model, None, (), batch, jax.random.split(jax.random.key(0), 13)
     )
     jax.effects_barrier()
     assert sorted(sizes) == [6, 7]
