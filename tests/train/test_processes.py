@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import GeneratedSudoku, TextFiles, TrainGPT
+from configs import GeneratedSudoku, TextFiles
 from data.build import prepare
 from data.puzzles.dataset import PuzzleDataset
 from data.text.dataset import TokenDataset
 from tests import runs
 from tests.runs import ROOT, Settings, last_step, metrics, wait_for
+from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.stored import saved_steps
 
 pytestmark = pytest.mark.slow
@@ -52,10 +53,10 @@ OF_GPT: Settings = {
 }
 SETTINGS_OF = {"trm": SETTINGS, "gpt": OF_GPT}
 ORDER = {2: 0.0, 4: 1e-5}
-"""Relative difference to one process of so many devices: gloo adds up in another order,
-which of two numbers makes no difference."""
+"""Relative difference of a metric to one process of as many devices, which adds up in
+another order than gloo. Of two numbers no order gives another sum."""
 
-LOUD = re.compile(r"\[Gloo\] Rank .*\n?|\s+")
+GLOO = re.compile(r"\[Gloo\] Rank .*|\s+")
 """What gloo prints in all processes."""
 
 Where = dict[str, Settings]
@@ -238,7 +239,7 @@ def test_several_processes_are_one_run(
     said = [(folder / f"{process}.out").read_text() for process in range(count)]
     assert f"on a {count} x 1 mesh" in said[0]
     assert "After 24 steps" in said[0]
-    assert not any(LOUD.sub("", text) for text in said[1:])
+    assert not any(GLOO.sub("", text) for text in said[1:])
     single = {**where[model], "run-dir": tmp_path / "run"}
     runs.finish(start(single, model, devices=count))
     ours, theirs = metrics(folder / "run"), metrics(tmp_path / "run")
@@ -253,11 +254,18 @@ def test_each_process_reads_its_own_rows(
     """Two of the eight; together they are the batch."""
     folder = finished(model, 4)
     if model == "trm":
-        data = PuzzleDataset([where["trm"]["data.paths"]], "train", batch_size=8)
+        _, config = TRM_PRESETS[PRESET["trm"]]
+        data = PuzzleDataset(
+            [str(where["trm"]["data.paths"])],
+            "train",
+            batch_size=8,
+            seed=config.seed,
+            epochs_per_block=config.data.block,
+        )
     else:
-        path = where["gpt"]["data.path"]
-        seed = TrainGPT().seed
-        data = TokenDataset(path, "train", block_size=8, batch_size=8, seed=seed)
+        _, config = GPT_PRESETS[PRESET["gpt"]]
+        path = str(where["gpt"]["data.path"])
+        data = TokenDataset(path, "train", block_size=8, batch_size=8, seed=config.seed)
     for step in range(24):
         parts = [np.load(folder / f"{process}-{step}.npy") for process in range(4)]
         assert [len(part) for part in parts] == [2] * 4
@@ -312,7 +320,7 @@ def test_a_checkpoint_that_one_process_cannot_read(
     assert (tmp_path / "run" / "damaged" / "24").is_dir()
 
 
-def test_an_error_in_one_ends_together(dataset: Path, tmp_path: Path) -> None:
+def test_an_error_in_one_ends_both(dataset: Path, tmp_path: Path) -> None:
     """Within a minute, with its message and status."""
     where = {"data.paths": dataset, "run-dir": tmp_path / "run"}
     patch = (
@@ -336,7 +344,7 @@ def test_an_error_in_one_ends_together(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_that_is_killed_ends_together(
+def test_one_that_is_killed_ends_both(
     victim: int, dataset: Path, tmp_path: Path
 ) -> None:
     """Within a minute, with a message: JAX's, or that of a collective that failed."""
