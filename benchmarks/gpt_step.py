@@ -53,7 +53,7 @@ def make_comparison(
     import jax
 
     from benchmarks.ours import gpt_flops, gpt_step
-    from train.speed import peak_flops
+    from train.watch.speed import peak_flops
 
     sizes = {"block_size": settings.block_size, "unroll": settings.unroll}
     config, tokens = gpt_config(name, bench.kind, bench.precision, batch_size, **sizes)

@@ -17,6 +17,7 @@ if not __package__:
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def run(settings: Run) -> Path:
     }
     settings.out.mkdir(parents=True, exist_ok=True)
     name = f"{settings.task} {settings.recipe} {time.strftime('%H%M%S')}"
-    path = settings.out / f"{name.lower().replace(' ', '-')}.json"
+    path = settings.out / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
     path.write_text(json.dumps(record) + "\n")
     print(f"{path}: {curve[-1][2]:.4f} after {seconds:.1f} s")
     return path

@@ -24,7 +24,7 @@ from configs import MeshConfig, RunConfig, require
 from data.text.tokenizer import Tokenizer
 from gpt.hugging_face import save_hugging_face
 from train.devices import start
-from train.loading import CheckpointName, load_run
+from train.runs.loading import CheckpointName, load_run
 
 
 def export(

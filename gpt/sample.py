@@ -49,7 +49,7 @@ from gpt.model import cast
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
 from train.devices import start
-from train.loading import CheckpointName, load_run
+from train.runs.loading import CheckpointName, load_run
 
 BETWEEN = "---------------"
 """Line after each sample, as in nanoGPT."""

@@ -23,7 +23,7 @@ from configs import (
 )
 from train.cli import parse
 from train.presets import TRM_PRESETS
-from train.record import differences, settings
+from train.runs.record import differences, settings
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from configs import LARGEST, RunConfig, TrainGPT, TrainTRM
 from data.folder import new_folder
-from train.checkpoint import Checkpoints
-from train.record import settings
+from train.runs.checkpoint import Checkpoints
+from train.runs.record import settings
 from train.state import TrainState
 
 

@@ -113,7 +113,7 @@ def parse(
     from train import help
 
     argv, about = sys.argv[1:] if argv is None else argv, about or ""
-    from train.base import checked, starting_point
+    from train.runs.base import checked, starting_point
 
     names = tuple(presets)
     chosen = argv[0] if argv and argv[0] in names else names[0]

@@ -51,13 +51,13 @@ from configs import (
     TrainTRM,
     require,
 )
-from train.chips import chip_of, slice_devices
-from train.hlo import Program
 from train.job import Recipe
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.record import Sizes
-from train.study import Facts, study
+from train.roofline.chips import chip_of, slice_devices
+from train.roofline.hlo import Program
+from train.roofline.study import Facts, study
+from train.runs.record import Sizes
 
 Config = TrainTRM | TrainGPT
 

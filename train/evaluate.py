@@ -49,11 +49,11 @@ from data.remote import local_dataset
 from train.answers import Arrays, KeptAnswers, named
 from train.devices import start
 from train.gradients import StepConfig
-from train.loading import CheckpointName, LoadedRun, kept_steps, load_run
 from train.mesh import everywhere, make_mesh, process_rows
 from train.queues import make_queue_step, queues
-from train.record import recorded_run
-from train.stored import OtherModelError
+from train.runs.loading import CheckpointName, LoadedRun, kept_steps, load_run
+from train.runs.record import recorded_run
+from train.runs.stored import OtherModelError
 from trm.evaluation import Answers, Effort, answer
 from trm.model import cast
 from trm.rollouts import Choice, Rollouts

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from train.compiling import Watched
 from train.feed import Prefetch, Split
 from train.objective import Metrics
-from train.report import averages
-from train.speed import Values
+from train.watch.compiling import Watched
+from train.watch.report import averages
+from train.watch.speed import Values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,16 +37,16 @@ from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
 from train.job import Evaluator, Job, Recipe, run_job
-from train.loading import resumed_config
 from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
 from train.phases import Phase, with_batch
 from train.presets import GPT_PRESETS
-from train.record import Sizes
-from train.speed import throughput
+from train.runs.loading import resumed_config
+from train.runs.record import Sizes
 from train.state import make_init
+from train.watch.speed import throughput
 
 
 def main(preset: str, config: TrainGPT) -> int:

@@ -21,24 +21,24 @@ from jaxtyping import PyTree
 
 from configs import Piecewise, TrainGPT, TrainTRM, require
 from data.storage import AnyPath, append_text, open_path
-from train.checkpoint import Checkpoints
-from train.compiling import Watched
 from train.evaluation import Evaluation, evaluate
 from train.feed import Split
 from train.loop import Intervals, Loop
 from train.mesh import BATCH, describe_layout
-from train.metrics_file import scores
 from train.objective import Objective
 from train.phases import Phase, carried_into
-from train.provenance import code
-from train.record import Sizes
-from train.report import Report, arranged, require_packages
-from train.run_dir import RunDir, require_same_model
-from train.screen import Screen
-from train.speed import Values
+from train.runs.checkpoint import Checkpoints
+from train.runs.metrics_file import scores
+from train.runs.provenance import code
+from train.runs.record import Sizes
+from train.runs.run_dir import RunDir, require_same_model
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from train.table import make_table
+from train.watch.compiling import Watched
+from train.watch.report import Report, arranged, require_packages
+from train.watch.screen import Screen
+from train.watch.speed import Values
 
 
 @dataclass(frozen=True, kw_only=True)

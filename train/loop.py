@@ -8,17 +8,17 @@ from typing import Any
 from jaxtyping import PyTree
 
 from configs import LARGEST, Piecewise, RunConfig, require
-from train.checkpoint import Checkpoints
-from train.compiling import compiled
 from train.devices import Interrupt
 from train.evaluation import Evaluation
 from train.feed import Prefetch
-from train.interval import Interval, require_finite
 from train.phases import Phase
-from train.report import Report
-from train.speed import Values
+from train.runs.checkpoint import Checkpoints
 from train.state import TrainState
-from train.tracing import Tracing
+from train.watch.compiling import compiled
+from train.watch.interval import Interval, require_finite
+from train.watch.report import Report
+from train.watch.speed import Values
+from train.watch.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True)

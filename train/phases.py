@@ -15,7 +15,7 @@ from configs import TrainGPT, TrainTRM
 from train.gradients import StepConfig
 from train.objective import Objective
 from train.optim import Optimizer
-from train.speed import Rates
+from train.watch.speed import Rates
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,8 +29,8 @@ from tyro.conf import Positional
 
 from configs import require
 from data.storage import absolute, open_path, read_text
-from train.metrics_file import parse_lines
-from train.record import recorded_run
+from train.runs.metrics_file import parse_lines
+from train.runs.record import recorded_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

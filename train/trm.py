@@ -37,18 +37,18 @@ from train.devices import start
 from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
 from train.gradients import StepConfig
-from train.integrity import kinds
 from train.job import Evaluator, Job, Recipe, run_job
-from train.loading import LoadedRun, load_run, resumed_config
 from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
 from train.phases import Phase, with_batch
 from train.presets import TRM_PRESETS
-from train.record import Sizes
-from train.speed import Values, throughput
+from train.runs.integrity import kinds
+from train.runs.loading import LoadedRun, load_run, resumed_config
+from train.runs.record import Sizes
 from train.state import TrainState, make_init
+from train.watch.speed import Values, throughput
 from trm.act import init_carry, refill
 from trm.build import build_trm
 from trm.flops import step_flops

@@ -37,8 +37,8 @@ from data.folder import check_vacant
 from data.puzzles.metadata import Metadata
 from train.adopt import adopt
 from train.devices import start
-from train.loading import CheckpointName, load_run
-from train.record import recorded_run
+from train.runs.loading import CheckpointName, load_run
+from train.runs.record import recorded_run
 from train.state import TrainState
 from train.trm import make_trm_init, make_trm_optimizer
 from trm.all_config import (

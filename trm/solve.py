@@ -49,7 +49,7 @@ from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
 from data.remote import local_dataset
 from train.devices import start
-from train.loading import CheckpointName, LoadedRun, load_run
+from train.runs.loading import CheckpointName, LoadedRun, load_run
 from train.table import make_table
 from trm.all_config import train_config
 from trm.draw import require_pillow, write_pictures

@@ -25,8 +25,8 @@ from gpt.model import GPT, build_gpt
 from gpt.pretrained import read_pretrained
 from gpt.weights import from_named, to_named
 from tests.runs import finish, start
-from train.loading import LoadedRun
 from train.presets import TRM_PRESETS
+from train.runs.loading import LoadedRun
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

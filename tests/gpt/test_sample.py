@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 
-import train.checkpoint
+import train.runs.checkpoint
 from configs import (
     GPTConfig,
     MeshConfig,
@@ -31,12 +31,12 @@ from gpt.model import GPT, build_gpt
 from gpt.sample import BETWEEN, main, read_texts
 from tests.runs import ROOT, environment, finish, start
 from tests.tiny import assert_equal
-from train.checkpoint import Checkpoints
-from train.integrity import fingerprint
-from train.loading import LoadedRun, load_run
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.run_dir import RunDir
+from train.runs.checkpoint import Checkpoints
+from train.runs.integrity import fingerprint
+from train.runs.loading import LoadedRun, load_run
+from train.runs.run_dir import RunDir
 from train.state import TrainState, init_state, make_init
 
 HF = Path(__file__).parents[1] / "golden" / "gpt2_hf"
@@ -224,7 +224,7 @@ def test_weights_that_are_not_finite(
     shutil.rmtree(run_dir / "checkpoints")
     with monkeypatch.context() as patch:
         trusting = lambda tree: (fingerprint(tree)[0], True)
-        patch.setattr(train.checkpoint, "fingerprint", trusting)
+        patch.setattr(train.runs.checkpoint, "fingerprint", trusting)
         save(run_dir, bad, scores={})
     with pytest.raises(UserError, match=r"are all damaged .*: not all of its numbers"):
         load_run(run_dir)

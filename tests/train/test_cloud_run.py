@@ -12,7 +12,7 @@ from data.build import prepare
 from data.storage import AnyPath, open_path
 from tests import runs
 from tests.runs import ROOT, finish, metrics, wait_for
-from train.stored import saved_steps
+from train.runs.stored import saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,8 @@ SETTINGS: runs.Settings = {
 CODE = """
 from train import cli
 cli.begin()
-from train import lock, trm
+from train import trm
+from train.runs import lock
 from train.presets import TRM_PRESETS
 lock.BEAT, lock.LEASE = 1.0, 4.0
 with cli.clean_exit():

@@ -8,10 +8,10 @@ import pytest
 
 import train.compile
 from configs import PuzzleDataConfig, UserError
-from train.chips import slice_devices
 from train.compile import describe, main, sizes_of, slices_flag, with_more_slices
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.study import roofline, sent
+from train.roofline.chips import slice_devices
+from train.roofline.study import roofline, sent
 
 QUICKSTART = ["quickstart", "--config.batch-size", "16", "--config.mesh.data", "8"]
 

@@ -14,8 +14,8 @@ from configs import (
 )
 from data.build import prepare
 from tests.tiny import assert_equal
-from train.checkpoint import Checkpoints
 from train.presets import TRM_PRESETS
+from train.runs.checkpoint import Checkpoints
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 from train.trm import make_job

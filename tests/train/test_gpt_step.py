@@ -18,15 +18,15 @@ from data.text.dataset import IGNORE, Tokens
 from gpt.model import GPT, build_gpt, crop
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
-from train.checkpoint import Checkpoints, NonFiniteError
 from train.gpt import make_objective
 from train.gradients import StepConfig, accumulate_grads, make_gradients
-from train.interval import Interval
 from train.mesh import global_batch, make_mesh
 from train.optim import Optimizer, make_tx, matrices, nanogpt_cosine
-from train.report import Report
+from train.runs.checkpoint import Checkpoints, NonFiniteError
 from train.state import TrainState, abstract_state, init_state, make_init
 from train.step import make_train_step
+from train.watch.interval import Interval
+from train.watch.report import Report
 
 SLOW = pytest.mark.slow
 MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=SLOW)]

@@ -81,7 +81,7 @@ def test_lines_break_where_they_must(module: Any, presets: Any, say: Any) -> Non
 def test_values_are_those_of_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["quickstart", "--config.seed", "3", "-h"]
     lines = printed(train.trm, TRM_PRESETS, argv, capsys)
-    assert "  --config.batch-size INT  (32)" in lines
+    assert "  --config.batch-size INT  (16)" in lines
     config = replace(TRM_PRESETS["quickstart"][1], run_dir="here")
     found = {setting.name: setting.default for setting in settings(config)}
     assert found["run_dir"] == "here"

@@ -24,9 +24,9 @@ from configs import (
 from data.build import prepare
 from tests.golden import Golden
 from tests.official import weights_of, write_official
-from train.loading import LoadedRun, load_run
 from train.presets import TRM_PRESETS
-from train.record import recorded_run
+from train.runs.loading import LoadedRun, load_run
+from train.runs.record import recorded_run
 from train.table import make_table
 from train.trm import build, first_weights, main, make_trm_optimizer, resolve
 from trm import convert

@@ -17,10 +17,10 @@ from gpt.layers import Linear, Stacked
 from gpt.model import build_gpt
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
-from train.checkpoint import Checkpoints
 from train.mesh import make_mesh
 from train.muon import hidden_matrices, with_muon
 from train.optim import Optimizer, make_tx
+from train.runs.checkpoint import Checkpoints
 from train.state import TrainState, abstract_state, init_state
 from train.step import make_train_step
 

@@ -12,7 +12,7 @@ from configs import UserError
 from train import plot
 from train.plot import Curves, main
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.run_dir import RunDir
+from train.runs.run_dir import RunDir
 
 TRAIN = {"split": "train", "lm_loss": 2.0, "exact_accuracy": None}
 

@@ -20,7 +20,7 @@ from data.text.dataset import TokenDataset
 from tests import runs
 from tests.runs import ROOT, Settings, last_step, metrics, wait_for
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.stored import saved_steps
+from train.runs.stored import saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -67,14 +67,15 @@ from train import cli
 cli.begin()
 from configs import UserError
 from train.presets import {presets}
-from train import checkpoint, feed, {model}
+from train import feed, {model}
+from train.runs import checkpoint
 {patch}
 with cli.clean_exit():
     raise SystemExit({model}.main(*cli.parse({presets}, "")))
 """
 RECORD = """
 import numpy as np
-from train.report import Report
+from train.watch.report import Report
 make, progress = {model}.train_input, Report.progress
 def input_that_is_recorded(batch, *others):
     def recorded(step):
@@ -92,7 +93,7 @@ Report.progress = progress_that_is_recorded
 
 SIGNAL = """
 import os, signal
-from train.report import Report
+from train.watch.report import Report
 before = Report.progress
 def progress_and_signal(self, done):
     before(self, done)

@@ -12,9 +12,9 @@ from jax.sharding import Mesh, NamedSharding
 
 from configs import MeshConfig, RunConfig
 from tests import tiny
-from train.checkpoint import Checkpoints
-from train.integrity import fingerprint, kinds
 from train.mesh import BATCH, REPLICATED, make_mesh
+from train.runs.checkpoint import Checkpoints
+from train.runs.integrity import fingerprint, kinds
 from train.state import abstract_state, init_state
 from train.step import make_train_step
 from train.table import TABLE, lookup, make_table, update_rows

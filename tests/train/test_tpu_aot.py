@@ -11,12 +11,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from configs import MeshConfig, TrainGPT, TrainTRM
-from train.chips import slice_devices
 from train.compile import recipe_of
-from train.hlo import Program
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.study import study
+from train.roofline.chips import slice_devices
+from train.roofline.hlo import Program
+from train.roofline.study import study
 
 pytestmark = [
     pytest.mark.tpu_aot,

@@ -120,7 +120,8 @@ from train import cli
 cli.begin()
 import time
 from train.presets import TRM_PRESETS
-from train import compiling, trm
+from train import trm
+from train.watch import compiling
 compiled = compiling.compiled
 class Slow:
     def compile(self):
@@ -164,7 +165,8 @@ import resource, sys
 from train import cli
 cli.begin()
 from train.presets import TRM_PRESETS
-from train import checkpoint, trm
+from train import trm
+from train.runs import checkpoint
 save = checkpoint.Checkpoints.save
 def save_with_little_room(self, state):
     if int(state.step) >= 8:

@@ -20,8 +20,8 @@ from tests.golden import CASES, FOLDER, Golden
 from tests.official import STYLES, rounded, weights_of, write_official
 from tests.runs import finish, start
 from tests.trm.test_golden import relative
-from train.loading import LoadedRun, load_run
-from train.record import recorded_run
+from train.runs.loading import LoadedRun, load_run
+from train.runs.record import recorded_run
 from train.step import make_eval_step
 from trm import convert
 from trm.act import init_carry, refill

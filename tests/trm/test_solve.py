@@ -30,10 +30,10 @@ from tests.official import write_official
 from tests.runs import finish, start
 from tests.tiny import assert_equal
 from tests.train.test_run import SETTINGS
-from train.checkpoint import Checkpoints
-from train.loading import LoadedRun, load_run
 from train.presets import TRM_PRESETS
-from train.run_dir import RunDir
+from train.runs.checkpoint import Checkpoints
+from train.runs.loading import LoadedRun, load_run
+from train.runs.run_dir import RunDir
 from train.state import init_state, make_init
 from train.table import make_table
 from train.trm import build

@@ -1,0 +1,374 @@
+import asyncio
+import gc
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from configs import MeshConfig, RunConfig
+from tests import tiny
+from tests.tiny import assert_equal
+from train.mesh import make_mesh
+from train.runs.checkpoint import Checkpoints, NonFiniteError
+from train.runs.integrity import fingerprint, quiet_reads
+from train.state import TrainState, abstract_state, init_state
+from train.table import make_table
+
+ALL = RunConfig(keep_last=100)
+
+
+@cache
+def mesh_of(data: int, model: int) -> Mesh:
+    return make_mesh(MeshConfig(data=data, model=model))
+
+
+def small_init() -> TrainState:
+    """A state of few arrays, so that it is saved and read in no time."""
+    weights = {"w": jnp.arange(64, dtype=jnp.float32).reshape(8, 8), "b": jnp.ones(3)}
+    return TrainState(
+        step=jnp.int32(0),
+        updates=jnp.int32(0),
+        model=weights,
+        ema=jax.tree.map(lambda x: -x, weights),
+        table=make_table(jnp.full((4, 2), 0.5)),
+        opt_state={"m": jnp.ones((8, 8))},
+        carry={"y": jnp.ones((8, 4), jnp.bfloat16), "halted": jnp.ones(8, bool)},
+    )
+
+
+def moved(state: TrainState, step: int) -> TrainState:
+    """The state with other numbers, as if at `step`."""
+
+    def move(x: jax.Array) -> jax.Array:
+        return x if x.dtype == bool else (x * 1.37 + step).astype(x.dtype)
+
+    numbers = (jnp.int32(step), jnp.int32(3 * step))
+    moved = jax.tree.map(move, state)
+    return eqx.tree_at(lambda s: (s.step, s.updates), moved, numbers)
+
+
+@cache
+def small(step: int) -> TrainState:
+    return moved(init_state(small_init, mesh_of(1, 1)), step)
+
+
+def abstract() -> TrainState:
+    return abstract_state(small_init, mesh_of(1, 1))
+
+
+def write(folder: Path, *steps: int, config: RunConfig = ALL) -> None:
+    checkpoints = Checkpoints(folder, config)
+    for step in steps:
+        checkpoints.save(small(step))
+        checkpoints.score(step, step / 10)
+    checkpoints.close()
+
+
+def read(folder: Path, wanted: TrainState | None = None) -> TrainState | None:
+    checkpoints = Checkpoints(folder, ALL)
+    try:
+        return checkpoints.restore(lambda step: wanted or abstract())
+    finally:
+        checkpoints.close()
+
+
+def require_state(state: TrainState | None, expected: TrainState) -> None:
+    assert state is not None
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert x.dtype == y.dtype
+    assert_equal(state, expected)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of the steps 1 and 2."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "checkpoints"
+    write(folder, 1, 2)
+    return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy of `written`."""
+    return Path(shutil.copytree(written, tmp_path / "checkpoints"))
+
+
+# -- what is saved is what is read -----------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_whole_state_comes_back_bit_for_bit_on_any_mesh(tmp_path: Path) -> None:
+    """Saved on 8 x 1, read on 4 x 2, saved there, read on 1 x 1."""
+    init = tiny.init(tiny.adam_rules(), precision="bfloat16")
+    state = moved(init_state(init, mesh_of(8, 1)), 7)
+    expected = tiny.host(state)
+    for number, sizes in enumerate([(8, 1), (4, 2), (1, 1)]):
+        wanted = abstract_state(init, mesh_of(*sizes))
+        checkpoints = Checkpoints(tmp_path / str(number), ALL)
+        checkpoints.save(state)
+        restored = checkpoints.restore(lambda step, wanted=wanted: wanted)
+        checkpoints.close()
+        assert restored is not None
+        require_state(tiny.host(restored), expected)
+        state = restored
+        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True)
+        assert all(leaf.sharding == like.sharding for leaf, like in pairs)
+    assert int(state.step) == 7
+    assert int(state.updates) == 21
+
+
+def test_parts_without_arrays_need_not_be_there(tmp_path: Path) -> None:
+    """No average, table, carry or moments: as of a GPT trained by plain SGD."""
+
+    def init() -> TrainState:
+        nothing = {"ema": None, "table": (), "carry": ()}
+        return replace(small_init(), opt_state=optax.EmptyState(), **nothing)
+
+    state = moved(init_state(init, mesh_of(1, 1)), 3)
+    checkpoints = Checkpoints(tmp_path, ALL)
+    checkpoints.save(state)
+    restored = checkpoints.restore(lambda step: abstract_state(init, mesh_of(1, 1)))
+    checkpoints.close()
+    require_state(restored, state)
+
+
+def test_nothing_saved_is_none(tmp_path: Path) -> None:
+    assert read(tmp_path / "new") is None
+
+
+def test_a_step_is_saved_once(folder: Path) -> None:
+    checkpoints = Checkpoints(folder, ALL)
+    checkpoints.save(replace(small(2), table=small(1).table))
+    checkpoints.close()
+    require_state(read(folder), small(2))
+
+
+def test_a_state_that_is_not_finite_is_not_saved(folder: Path) -> None:
+    checkpoints = Checkpoints(folder, ALL)
+    table = make_table(small(3).table.rows.at[1, 1].set(jnp.inf))
+    with pytest.raises(NonFiniteError, match="checkpoint of step 2 was kept"):
+        checkpoints.save(replace(small(3), table=table))
+    checkpoints.close()
+    require_state(read(folder), small(2))
+
+
+# -- which are kept --------------------------------------------------------------------
+
+
+def test_the_last_the_best_and_every_mth_are_kept(tmp_path: Path) -> None:
+    """Also when the run is continued in between."""
+    config = RunConfig(keep_last=2, keep_best=1, keep_every=4)
+    scores = {2: 0.1, 3: 0.9, 6: 0.5, 9: 0.2}
+    for steps in (range(1, 6), range(6, 11)):
+        checkpoints = Checkpoints(tmp_path, config, scores=scores)
+        for step in steps:
+            checkpoints.save(small(step))
+            if step in scores:
+                checkpoints.score(step, scores[step])
+        checkpoints.close()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"3", "4", "8", "9", "10"}
+
+
+def test_only_the_last_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3, config=RunConfig(keep_last=1, keep_best=0))
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+# -- damage ----------------------------------------------------------------------------
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 0x10
+        path.write_bytes(content)
+
+
+def restore_quietly(folder: Path) -> tuple[TrainState | None, list[str]]:
+    """The state, and the warnings on the way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state = read(folder)
+    return state, [str(w.message) for w in caught]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoil", [delete, truncate, empty, flip])
+def test_whatever_file_is_damaged(written: Path, tmp_path: Path, spoil: Any) -> None:
+    """The newest state exactly, or the one before and a warning; each file in turn."""
+    files = [path.relative_to(written) for path in (written / "2").rglob("*")]
+    files = [path for path in sorted(files) if (written / path).is_file()]
+    assert len(files) > 40
+    if spoil is flip:  # Orbax may not start at all then: an error that says so
+        files.remove(Path("2/_CHECKPOINT_METADATA"))
+    outcomes = []
+    for number, path in enumerate(files):
+        folder = tmp_path / str(number) / "checkpoints"
+        shutil.copytree(written, folder)
+        spoil(folder / path)
+        state, said = restore_quietly(folder)
+        assert state is not None
+        step = int(state.step)
+        require_state(state, small(step))
+        assert bool(said) == (step == 1), (path, said)
+        outcomes.append(step)
+    assert {1, 2} == set(outcomes), "some files matter, some do not"
+
+
+@pytest.mark.parametrize(
+    "part", ["counters", "model", "ema", "table", "opt_state", "carry"]
+)
+def test_a_missing_part_is_damage_and_not_another_model(
+    folder: Path, part: str
+) -> None:
+    shutil.rmtree(folder / "2" / part)
+    with pytest.warns(UserWarning, match=r"step 2 is damaged.*Going on from step 1"):
+        state = read(folder)
+    require_state(state, small(1))
+
+
+def test_damage_is_set_aside_and_the_step_saved_again(folder: Path) -> None:
+    delete(folder / "2" / "_CHECKPOINT_METADATA")
+    checkpoints = Checkpoints(folder, ALL)
+    with pytest.warns(UserWarning, match="moved to"):
+        require_state(checkpoints.restore(lambda step: abstract()), small(1))
+    assert checkpoints.newest == 1
+    assert (folder.parent / "damaged" / "2" / "model").is_dir()
+    checkpoints.save(small(2))
+    checkpoints.close()
+    require_state(read(folder), small(2))
+
+
+def test_values_that_are_not_those_saved_are_damage(folder: Path) -> None:
+    """A whole array of another checkpoint, which Orbax reads without complaint."""
+    shutil.rmtree(folder / "2" / "ema")
+    shutil.copytree(folder / "1" / "ema", folder / "2" / "ema")
+    with pytest.warns(UserWarning, match=r"checksum of `ema\.b` is wrong"):
+        require_state(read(folder), small(1))
+
+
+def test_all_damaged_is_an_error(folder: Path) -> None:
+    for step in ("1", "2"):
+        shutil.rmtree(folder / step / "model")
+    with pytest.raises(ValueError, match="steps 2, 1 are all damaged"):
+        read(folder)
+    assert {path.name for path in folder.iterdir()} == {"1", "2"}, "left as they were"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("w", r"`model\.w` is float32\[8,8\] there and float32\[4,8\] here"),
+        ("extra", r"`model\.extra` is missing there and float32\[4,8\] here"),
+    ],
+)
+def test_another_model_is_an_error(folder: Path, name: str, said: str) -> None:
+    """And not a reason to go back to an older checkpoint."""
+
+    def init() -> TrainState:
+        state = small_init()
+        return replace(state, model={**state.model, name: jnp.zeros((4, 8))})
+
+    with pytest.raises(ValueError, match=said):
+        read(folder, abstract_state(init, mesh_of(1, 1)))
+
+
+def test_a_model_without_an_average_is_another_model(folder: Path) -> None:
+    init = lambda: replace(small_init(), ema=None)
+    with pytest.raises(ValueError, match=r"`ema\.b` is float32\[3\] there and missing"):
+        read(folder, abstract_state(init, mesh_of(1, 1)))
+
+
+def test_foreign_files_do_no_harm(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    (folder / "backup").mkdir()
+    (folder / "backup" / "2").mkdir()
+    (folder / "3.orbax-checkpoint-tmp").mkdir()
+    (folder / "3.orbax-checkpoint-tmp" / "model").mkdir()
+    require_state(read(folder), small(2))
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "backup" / "2").is_dir()
+
+
+def test_an_empty_folder_with_a_step_as_its_name_is_set_aside(folder: Path) -> None:
+    (folder / "99").mkdir()
+    with pytest.warns(UserWarning, match="step 99 is damaged"):
+        require_state(read(folder), small(2))
+
+
+def test_the_folder_must_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(ValueError, match="must have a folder"):
+        Checkpoints(tmp_path / "checkpoints", ALL)
+
+
+# -- checksums -------------------------------------------------------------------------
+
+
+def variants(x: np.ndarray) -> Iterator[np.ndarray]:
+    yield np.zeros_like(x)
+    yield x[::-1]
+    yield x.T.reshape(x.shape)
+    changed = x.copy()
+    changed[3, 2] = np.nextafter(changed[3, 2], np.float32(10))
+    yield changed
+
+
+def test_a_checksum_tells_arrays_apart() -> None:
+    for x in (np.full((8, 4), 2.0, np.float32), np.eye(8, 4, dtype=np.float32)):
+        (expected,) = fingerprint([jnp.asarray(x)])[0].values()
+        for other in variants(x):
+            same = bool((other == x).all())
+            assert (fingerprint([jnp.asarray(other)])[0]["0"] == expected) == same
+
+
+def test_checksums_do_not_depend_on_the_mesh() -> None:
+    init = tiny.init(tiny.adam_rules(), precision="bfloat16")
+    one, other = (init_state(init, mesh_of(*sizes)) for sizes in [(1, 1), (4, 2)])
+    assert fingerprint(one) == fingerprint(other)
+
+
+def test_other_reads_that_fail_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """What asyncio says when a read that nobody waited for has failed too."""
+
+    async def read() -> None:
+        raise OSError("a file is missing")
+
+    async def leave() -> None:
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        del task
+        gc.collect()
+
+    with quiet_reads():
+        asyncio.run(leave())
+    assert not caplog.records
+    logging.getLogger("asyncio").error("something else")
+    assert [record.message for record in caplog.records] == ["something else"]

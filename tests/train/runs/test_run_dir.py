@@ -1,0 +1,122 @@
+"""Which run a directory holds, and who may train in it."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import (
+    GeneratedSudoku,
+    PuzzleDataConfig,
+    TrainTRM,
+    UserError,
+)
+from tests.runs import ROOT
+from train.presets import TRM_PRESETS
+from train.runs.record import recorded_run
+from train.runs.run_dir import RunDir
+
+RECORD = {"kind": "trm", "sizes": {"vocab": 6, "seq": 16, "puzzles": 1}}
+RECORD |= {"data_hash": "a"}
+
+
+def config(folder: Path, **changes: Any) -> TrainTRM:
+    return replace(TRM_PRESETS["quickstart"][1], run_dir=str(folder), **changes)
+
+
+def begin(folder: Path, saved: bool = True, **record: Any) -> RunDir:
+    """The directory of a run that has a checkpoint, or none."""
+    run_dir = RunDir(config(folder), "quickstart", RECORD | record)
+    run_dir.write_config()
+    if saved:
+        (folder / "checkpoints" / "4").mkdir(parents=True)
+    run_dir.close()
+    return run_dir
+
+
+# -- the configuration -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accumulation": 4},
+        {"epochs": 99.0},
+        {"model": replace(TRM_PRESETS["quickstart"][1].model, attention="xla")},
+        {"data": PuzzleDataConfig(paths=("elsewhere",), build=GeneratedSudoku())},
+    ],
+)
+def test_what_may_change(tmp_path: Path, changes: dict[str, Any]) -> None:
+    begin(tmp_path)
+    RunDir(config(tmp_path, **changes), "quickstart", RECORD).close()
+
+
+def test_what_may_not_change(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(UserError, match="another configuration: seed: 0 -> 3"):
+        RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
+
+
+def test_other_data_at_the_same_path_are_refused(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(UserError, match="content hash was a and is b"):
+        RunDir(config(tmp_path), "quickstart", RECORD | {"data_hash": "b"})
+
+
+def test_nothing_saved_binds_nobody(tmp_path: Path) -> None:
+    """After a first start that failed, the corrected command is welcome."""
+    begin(tmp_path, saved=False)
+    run_dir = RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
+    run_dir.write_config()
+    run_dir.close()
+    assert recorded_run(tmp_path)[1].seed == 3
+
+
+def test_settings_of_a_checkpoint_stand_in_for_a_lost_file(tmp_path: Path) -> None:
+    run_dir = begin(tmp_path)
+    (tmp_path / "config.json").unlink()
+    other = RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
+    with pytest.raises(UserError, match="seed: 0 -> 3"):
+        other.require_same_as(run_dir.settings)
+    other.close()
+
+
+def test_the_name_for_reports_stays(tmp_path: Path) -> None:
+    """And two runs of one name have different ones."""
+    first = begin(tmp_path / "a" / "seed0")
+    again = RunDir(config(tmp_path / "a" / "seed0"), "quickstart", RECORD)
+    again.close()
+    other = begin(tmp_path / "b" / "seed0")
+    assert first.recorded["id"] == again.recorded["id"] != other.recorded["id"]
+
+
+# -- the lock --------------------------------------------------------------------------
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tests.train.runs.test_run_dir import RECORD, config
+from train.runs.run_dir import RunDir
+run_dir = RunDir(config(Path(sys.argv[1])), "quickstart", RECORD)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} on "):
+            RunDir(config(tmp_path), "quickstart", RECORD)
+    finally:
+        holder.kill()
+        holder.communicate()
+    RunDir(config(tmp_path), "quickstart", RECORD).close()

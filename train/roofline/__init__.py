@@ -1,0 +1,1 @@
+"""What a step costs and how fast it can be at best, from its compiled program."""

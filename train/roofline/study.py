@@ -1,0 +1,147 @@
+"""A train step compiled for devices that need not be here: what it needs and does."""
+
+import os
+import re
+import time
+from math import prod
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from train.job import Recipe
+from train.mesh import AXES
+from train.roofline.chips import chip_of
+from train.roofline.cost import flops
+from train.roofline.hlo import Program
+from train.state import TrainState, abstract_state
+from train.step import make_train_step
+from train.watch.speed import peak_flops
+
+Facts = dict[str, Any]
+"""What is known of a step; numbers of bytes and operations are those of a device."""
+
+GIGA, GIB = 10**9, 2**30
+
+
+def trace(recipe: Recipe, mesh: Mesh, calls: int) -> tuple[Any, TrainState, PyTree]:
+    """The train step traced for devices that need not be here; its inputs' shapes."""
+    state, phase = abstract_state(recipe.init, mesh), recipe.phases.values[-1]
+    leading = (calls, phase.step_config.supervision_steps)
+    leading = () if recipe.episode else leading
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(leading), AXES))
+    batch = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(
+            (*leading, *a.shape), a.dtype, sharding=sharding
+        ),
+        recipe.batch,
+    )
+    parts = phase.objective, phase.optimizer, mesh, phase.step_config, state
+    step = make_train_step(*parts, episode=recipe.episode, compiled=False)
+    return jax.jit(step, donate_argnums=0).trace(state, batch), state, batch
+
+
+def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | None]:
+    """What a step needs and does, and its program; None if it does not fit.
+
+    Args:
+        recipe: what it learns; of several phases the last, which is the deepest.
+        mesh: the devices.
+        calls: updates made by one dispatch.
+    """
+    device = mesh.devices.flat[0]
+    start = time.perf_counter()
+    traced, state, batch = trace(recipe, mesh, calls)
+    phase = recipe.phases.values[-1]
+    config = phase.step_config
+    each = lambda tree: sum(
+        prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+    facts: Facts = {
+        "device": device.device_kind,
+        "mesh": dict(mesh.shape),
+        "batch": config.batch_size,
+        "slices": config.accumulation,
+        "examples": phase.examples * calls,
+        "state": {name: each(part) for name, part in vars(state).items()}
+        | {"batch": each(batch)},
+        "arrays": len(jax.tree.leaves(state)),
+        "flops": flops(traced.jaxpr.jaxpr),
+    }
+    lowered = traced.lower()
+    middle = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G", str(error))
+        needed = float(used[1]) * GIB if used else None
+        room = float(used[2]) * GIB if used else None
+        return facts | {"fits": False, "peak": needed, "room": room}, None
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None
+    assert text is not None
+    program = Program(text)
+    room = room_of(device)
+    facts |= {
+        "lower_s": round(middle - start, 1),
+        "compile_s": round(time.perf_counter() - middle, 1),
+        "fits": room is None or memory.peak_memory_in_bytes <= room,
+        "room": room,
+        "peak": memory.peak_memory_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+        "aliased": memory.alias_size_in_bytes,
+        "aliased_arrays": len(re.findall(r"(?:may|must)-alias", text.split("\n")[0])),
+        "collectives": program.collectives(),
+        "collectives_in_loops": program.collectives_in_loops(),
+        "loops": program.loops(),
+        "kernels": text.count('custom_call_target="tpu_custom_call"'),
+        "bytes": program.bytes(),
+    }
+    found = roofline(facts, mesh)
+    if found:
+        found["rates"] = phase.rates(found["best_rate"])
+    return facts | found, program
+
+
+def room_of(device: Any) -> int | None:
+    """Bytes of a device that a program may use; None where the compiler sees to it."""
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.platform == "tpu":
+        return None
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def roofline(facts: Facts, mesh: Mesh) -> Facts:
+    """Least seconds of a dispatch by each bound, and what follows from them.
+
+    Nothing of a device that is not in the tables.
+    """
+    peak, chip = peak_flops(facts["device"]), chip_of(facts["device"])
+    if peak is None or chip is None:
+        return {}
+    bounds = {
+        "compute": facts["flops"] / peak,
+        "memory": facts["bytes"] / (chip.memory * GIGA),
+        "network": sent(facts["collectives"], mesh) / (chip.network * GIGA)
+        if chip.network
+        else 0.0,
+    }
+    bound = max(bounds, key=lambda name: bounds[name])
+    rate = facts["examples"] / bounds[bound]
+    return {"seconds": bounds, "bound": bound, "best_rate": rate}
+
+
+def sent(collectives: dict[str, tuple[int, int]], mesh: Mesh) -> float:
+    """Bytes that a device must at least send for them.
+
+    A sum over all devices is a scatter and a gather, and each of these sends all but
+    a device's own part.
+    """
+    share = (mesh.size - 1) / mesh.size
+    twice = {"all-reduce": 2 * share, "collective-permute": 1.0}
+    return sum(twice.get(kind, share) * size for kind, (_, size) in collectives.items())
