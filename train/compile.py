@@ -41,6 +41,7 @@ from jax.sharding import Mesh
 
 from configs import (
     ARC,
+    FineWeb,
     GeneratedMaze,
     GeneratedSudoku,
     MazeHard,
@@ -103,7 +104,7 @@ def sizes_of(config: Config) -> Sizes:
             # Identifiers with 1000 augmentations, as `docs/arc.md` counts them.
             puzzles = 1_191_733 if "evaluation2" in test else 876_410
             return {"vocab": 12, "seq": 900, "puzzles": puzzles}
-        case OpenWebText():
+        case OpenWebText() | FineWeb():
             return {"tokens": 50257}
         case Shakespeare(tokens=tokens):
             return {"tokens": 65 if tokens == "char" else 50257}

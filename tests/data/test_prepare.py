@@ -118,7 +118,7 @@ def test_it_runs_as_a_module(tmp_path):
 
 def test_data_imports_numpy_and_no_framework():
     allowed = {"configs", "data", "jaxtyping", "numpy", "huggingface_hub"}
-    allowed |= {"tiktoken", "tiktoken_ext", "datasets", "tqdm"}
+    allowed |= {"tiktoken", "tiktoken_ext", "datasets", "tqdm", "etils", "fsspec"}
     for file in Path(data.build.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = []

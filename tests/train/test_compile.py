@@ -29,7 +29,7 @@ def test_a_preset_on_the_devices_here(
     found = json.loads(file.read_text())
     assert found["fits"] is True
     assert found["aliased_arrays"] == found["arrays"]
-    assert found["flops"] > 10**8
+    assert found["flops"] > 10**7
     assert found["collectives_in_loops"] == 0
     assert found["bytes"] > found["state"]["model"]
 

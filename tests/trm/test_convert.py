@@ -122,7 +122,7 @@ def test_hrm_of_networks_of_unequal_depth() -> None:
     inputs, ids = (jnp.asarray(arrays[n]) for n in ("inputs", "puzzle_identifiers"))
     carry = init_carry(model, len(ids), 16)
     latents = refill(model, carry, Puzzle(inputs, inputs, ids)).latents
-    x = model.embed(inputs, table[ids])
+    x = model.embed(inputs, jnp.asarray(table)[ids])
 
     @jax.jit
     def step(model: TRM, latents: Latents) -> tuple[Latents, Prediction]:

@@ -45,6 +45,17 @@ every = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def puzzles_with_a_geometry(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a mixer that is told it: a Sudoku of 4x4."""
+    callspec = getattr(request.node, "callspec", None)
+    config = callspec.params.get("config") if callspec else None
+    if config is not None and config.mixer == "units":
+        monkeypatch.setattr(tiny, "SEQ", 16)
+
+
 def fresh(model: TRM, *batch: int) -> tuple:
     """Latents and question of one fresh puzzle, or of a batch."""
     axes = (*batch, model.prefix + tiny.SEQ)

@@ -149,7 +149,7 @@ def on_terminal(command: list[str], columns: int) -> str:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=runs.environment(),
+        env={k: v for k, v in runs.environment().items() if k != "COLUMNS"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
