@@ -1,19 +1,26 @@
-"""Runs of two processes on this machine, one device each."""
+"""Runs of two and four processes on this machine, one device each."""
 
-import shutil
+import json
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from configs import GeneratedSudoku
+from configs import GeneratedSudoku, TextFiles
 from data.build import prepare
+from data.puzzles.dataset import PuzzleDataset
+from data.text.dataset import TokenDataset
 from tests import runs
 from tests.runs import ROOT, Settings, last_step, metrics, wait_for
+from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.runs.stored import saved_steps
 
 pytestmark = pytest.mark.slow
 
@@ -29,16 +36,70 @@ SETTINGS: Settings = {
     "run.save-every": 4,
     "run.log-every": 1,
 }
+OF_GPT: Settings = {
+    "batch-size": 8,
+    "microbatch-size": 2,
+    "max-iters": 24,
+    "model.n-layer": 1,
+    "model.n-head": 2,
+    "model.n-embd": 16,
+    "model.block-size": 8,
+    "model.dropout": 0.2,
+    "eval.interval": 12,
+    "eval.iters": 3,
+    "run.save": "always",
+    "run.save-every": 4,
+    "run.log-every": 1,
+}
+SETTINGS_OF = {"trm": SETTINGS, "gpt": OF_GPT}
+ORDER = {2: 0.0, 4: 1e-5}
+"""Relative difference of a metric to one process of as many devices, which adds up in
+another order than gloo. Of two numbers no order gives another sum."""
+
+GLOO = re.compile(r"\[Gloo\] Rank .*|\s+")
+"""What gloo prints in all processes."""
+
+Where = dict[str, Settings]
+Finished = Callable[[str, int], Path]
+PRESET = {"trm": "quickstart", "gpt": "shakespeare-char-cpu"}
 CODE = """
 from train import cli
 cli.begin()
 from configs import UserError
-from train.presets import TRM_PRESETS
-from train import feed, trm
+from train.presets import {presets}
+from train import feed, {model}
 from train.runs import checkpoint
 {patch}
 with cli.clean_exit():
-    raise SystemExit(trm.main(*cli.parse(TRM_PRESETS, "")))
+    raise SystemExit({model}.main(*cli.parse({presets}, "")))
+"""
+RECORD = """
+import numpy as np
+from train.watch.report import Report
+make, progress = {model}.train_input, Report.progress
+def input_that_is_recorded(batch, *others):
+    def recorded(step):
+        found = batch(step)
+        np.save(f"{name}-{{step}}.npy", found.inputs)
+        return found
+    return make(recorded, *others)
+def progress_that_is_recorded(self, done):
+    progress(self, done)
+    open("{name}", "w").write(str(done))
+{model}.train_input = input_that_is_recorded
+Report.progress = progress_that_is_recorded
+"""
+"""Keeps the inputs that a process reads, and its last step, in files of its number."""
+
+SIGNAL = """
+import os, signal
+from train.watch.report import Report
+before = Report.progress
+def progress_and_signal(self, done):
+    before(self, done)
+    if done == {step}:
+        os.kill(os.getpid(), signal.SIGTERM)
+Report.progress = progress_and_signal
 """
 
 
@@ -49,65 +110,195 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def both(
-    settings: Mapping[str, object], patches: tuple[str, str] = ("", "")
-) -> list[subprocess.Popen]:
-    """Two processes of one run; each may run a line of its own first."""
+@pytest.fixture(scope="module")
+def puzzles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `dataset`, but of 13 puzzles with an identifier each: a table of 14 rows."""
+    folder = tmp_path_factory.mktemp("data") / "named-4x4"
+    prepare(GeneratedSudoku(size=4, train=64, test=16), folder)
+    for split, count in (("train", 64), ("test", 16)):
+        about = json.loads((folder / split / "dataset.json").read_text())
+        about["num_puzzle_identifiers"] = 14
+        (folder / split / "dataset.json").write_text(json.dumps(about))
+        names = 1 + np.arange(count, dtype=np.int32) % 13
+        np.save(folder / split / "all__puzzle_identifiers.npy", names)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "input.txt").write_text("to be or not to be, that is the question\n" * 40)
+    prepare(
+        TextFiles(input=(str(folder / "input.txt"),), tokens="char"), folder / "data"
+    )
+    return folder / "data"
+
+
+def start(
+    settings: Mapping[str, object],
+    model: str = "trm",
+    patch: str = "",
+    *,
+    devices: int = 1,
+    flags: Sequence[str] = (),
+) -> subprocess.Popen[str]:
+    """A process that runs lines of its own and trains.
+
+    LLVM does not optimize its programs, which would take longer than running them.
+    """
+    words = runs.words(PRESET[model], {**SETTINGS_OF[model], **settings})
+    presets = f"{model.upper()}_PRESETS"
+    code = CODE.format(model=model, presets=presets, patch=patch)
+    env = runs.environment(devices)
+    env["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words, *flags],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def together(
+    settings: Mapping[str, object],
+    patches: Sequence[str] = ("", ""),
+    model: str = "trm",
+) -> list[subprocess.Popen[str]]:
+    """The processes of one run, one for each patch."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = []
-    for process, patch in enumerate(patches):
-        words = runs.words(
-            "quickstart",
-            {
-                **SETTINGS,
-                **settings,
-                "mesh.coordinator": f"127.0.0.1:{port}",
-                "mesh.processes": 2,
-                "mesh.process": process,
-            },
+    mesh = {
+        "mesh.coordinator": f"127.0.0.1:{port}",
+        "mesh.processes": len(patches),
+    }
+    return [
+        start(
+            {**settings, **mesh, "mesh.process": process},
+            model,
+            patch,
+            flags=["--config.mesh.distributed"],
         )
-        command = [sys.executable, "-c", CODE.format(patch=patch), *words]
-        started.append(
-            subprocess.Popen(
-                [*command, "--config.mesh.distributed"],
-                cwd=ROOT,
-                env=runs.environment(devices=1),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return started
+        for process, patch in enumerate(patches)
+    ]
 
 
-def ends(started: list[subprocess.Popen], status: int) -> list[tuple[str, str]]:
+def ends(started: list[subprocess.Popen[str]], status: int) -> list[tuple[str, str]]:
     """What the processes print, which all end with this status."""
     said = [process.communicate(timeout=180) for process in started]
-    assert [process.returncode for process in started] == [status] * 2, said
+    assert [process.returncode for process in started] == [status] * len(said), said
     return said
 
 
-def test_two_processes_are_one_run(dataset: Path, tmp_path: Path) -> None:
-    """As one process with two devices; only the first prints; one goes on with it."""
-    where = {"data.paths": dataset, "run-dir": tmp_path / "two"}
-    (out, _), (other, _) = ends(both(where), 0)
-    assert "on a 2 x 1 mesh" in out
-    assert "After 24 steps" in out
-    assert "train" not in other
-    single = {**SETTINGS, **where, "run-dir": tmp_path / "one"}
-    words = runs.words("quickstart", single)
-    runs.finish(runs.start("train.trm", words, devices=2))
-    for ours, theirs in zip(
-        metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True
-    ):
-        assert ours.keys() == theirs.keys()
-        assert ours["lm_loss"] == pytest.approx(theirs["lm_loss"], rel=1e-4)
-    shutil.rmtree(tmp_path / "two" / "checkpoints" / "24")
-    words = runs.words("quickstart", {**SETTINGS, **where})
-    out, _ = runs.finish(runs.start("train.trm", words))
-    assert "Going on from step 20" in out
+def records(model: str, folder: Path, count: int) -> list[str]:
+    """Lines for each process that keep what it does in a folder."""
+    return [RECORD.format(model=model, name=folder / str(i)) for i in range(count)]
+
+
+def same_lines(ours: list[dict], theirs: list[dict], rel: float = 0.0) -> None:
+    """Lines of metrics are equal, numbers but for a relative difference."""
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            wanted = other[key]
+            if isinstance(wanted, float) and rel:
+                wanted = pytest.approx(wanted, rel=rel)
+            assert value == wanted, (one["step"], key)
+
+
+@pytest.fixture(scope="module")
+def where(puzzles: Path, text: Path) -> Where:
+    """The data of each model."""
+    return {"trm": {"data.paths": puzzles}, "gpt": {"data.path": text}}
+
+
+@pytest.fixture(scope="module")
+def finished(where: Where, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Folders of uninterrupted runs, with what each process says and reads."""
+
+    @cache
+    def finish(model: str, count: int) -> Path:
+        folder = tmp_path_factory.mktemp(model)
+        settings = {**where[model], "run-dir": folder / "run"}
+        said = ends(together(settings, records(model, folder, count), model), 0)
+        for process, (out, err) in enumerate(said):
+            assert err == ""
+            (folder / f"{process}.out").write_text(out)
+        return folder
+
+    return finish
+
+
+@pytest.mark.parametrize(("model", "count"), [("trm", 2), ("trm", 4), ("gpt", 4)])
+def test_several_processes_are_one_run(
+    model: str, count: int, finished: Finished, where: Where, tmp_path: Path
+) -> None:
+    """As one process with as many devices; only the first prints."""
+    folder = finished(model, count)
+    said = [(folder / f"{process}.out").read_text() for process in range(count)]
+    assert f"on a {count} x 1 mesh" in said[0]
+    assert "After 24 steps" in said[0]
+    assert not any(GLOO.sub("", text) for text in said[1:])
+    single = {**where[model], "run-dir": tmp_path / "run"}
+    runs.finish(start(single, model, devices=count))
+    ours, theirs = metrics(folder / "run"), metrics(tmp_path / "run")
+    same_lines(ours, theirs, ORDER[count])
+    assert [line["step"] for line in ours if line["split"] == "eval"] == [12, 24]
+
+
+@pytest.mark.parametrize("model", ["trm", "gpt"])
+def test_each_process_reads_its_own_rows(
+    model: str, finished: Finished, where: Where
+) -> None:
+    """Two of the eight; together they are the batch."""
+    folder = finished(model, 4)
+    if model == "trm":
+        _, config = TRM_PRESETS[PRESET["trm"]]
+        data = PuzzleDataset(
+            [str(where["trm"]["data.paths"])],
+            "train",
+            batch_size=8,
+            seed=config.seed,
+            epochs_per_block=config.data.block,
+        )
+    else:
+        _, config = GPT_PRESETS[PRESET["gpt"]]
+        path = str(where["gpt"]["data.path"])
+        data = TokenDataset(path, "train", block_size=8, batch_size=8, seed=config.seed)
+    for step in range(24):
+        parts = [np.load(folder / f"{process}-{step}.npy") for process in range(4)]
+        assert [len(part) for part in parts] == [2] * 4
+        assert (np.concatenate(parts) == data.batch(step).inputs).all()
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_signal_to_one_stops_all_and_others_go_on(
+    count: int, finished: Finished, where: Where, tmp_path: Path
+) -> None:
+    """Several processes, then one with as many devices, then several again."""
+    folder = tmp_path / "run"
+    settings = {**where["trm"], "run-dir": folder, "run.save-every": 1000}
+    patches = records("trm", tmp_path, count)
+    patches[-1] += SIGNAL.format(step=3)
+    out, _ = ends(together(settings, patches), 143)[0]
+    reached = {int((tmp_path / str(i)).read_text()) for i in range(count)}
+    first = last_step(folder)
+    assert reached == {first}
+    assert f"Stopped at step {first}, which is saved" in out
+    assert saved_steps(folder / "checkpoints") == [first]
+    assert 3 <= first < 20, "it was to be stopped on the way"
+
+    second = SIGNAL.format(step=first + 2)
+    out, _ = runs.finish(start(settings, patch=second, devices=count), 143)
+    assert f"Going on from step {first}" in out
+    out, _ = ends(together(settings, [""] * count), 0)[0]
+    assert f"Going on from step {first + 2}" in out
+
+    ours, theirs = metrics(folder), metrics(finished("trm", count) / "run")
+    same_lines(ours[:first], theirs[:first])
+    same_lines(ours, theirs, ORDER[count])
 
 
 def test_a_checkpoint_that_one_process_cannot_read(
@@ -115,7 +306,7 @@ def test_a_checkpoint_that_one_process_cannot_read(
 ) -> None:
     """Both go back to the one before."""
     where = {"data.paths": dataset, "run-dir": tmp_path / "run"}
-    ends(both(where), 0)
+    ends(together(where), 0)
     patch = (
         "read = checkpoint.read_state\n"
         "def fails(manager, step, abstract):\n"
@@ -124,7 +315,7 @@ def test_a_checkpoint_that_one_process_cannot_read(
         "    return found\n"
         "checkpoint.read_state = fails\n"
     )
-    (out, err), _ = ends(both(where, ("", patch)), 0)
+    (out, err), _ = ends(together(where, ("", patch)), 0)
     assert "Going on from step 20" in out
     assert "step 24 is damaged (another process cannot read it)" in err
     assert (tmp_path / "run" / "damaged" / "24").is_dir()
@@ -143,7 +334,7 @@ def test_an_error_in_one_ends_both(dataset: Path, tmp_path: Path) -> None:
         "    return one\n"
         "trm.train_input = input_that_fails\n"
     )
-    started = both(where, ("", patch))
+    started = together(where, ("", patch))
     started[1].wait(timeout=180)
     since = time.monotonic()
     (_, first), (_, second) = ends(started, 2)
@@ -159,7 +350,7 @@ def test_one_that_is_killed_ends_both(
 ) -> None:
     """Within a minute, with a message: JAX's, or that of a collective that failed."""
     folder = tmp_path / "run"
-    started = both({"data.paths": dataset, "run-dir": folder, "epochs": 3000})
+    started = together({"data.paths": dataset, "run-dir": folder, "epochs": 3000})
     wait_for(lambda: last_step(folder) >= 6, started[0])
     started[victim].kill()
     since = time.monotonic()
@@ -174,10 +365,11 @@ def test_the_others_wait_for_a_dataset(tmp_path: Path) -> None:
     """Longer than a collective would."""
     where = {
         "data.paths": tmp_path / "data",
-        "data.build:generated-sudoku": "",
+        "data.build.size": 4,
+        "data.build.train": 64,
+        "data.build.test": 16,
         "run-dir": tmp_path / "run",
     }
-    del where["data.build:generated-sudoku"]
     patch = (
         "import time\n"
         "make = feed.prepare\n"
@@ -186,5 +378,5 @@ def test_the_others_wait_for_a_dataset(tmp_path: Path) -> None:
         "    make(*arguments, **options)\n"
         "feed.prepare = slowly\n"
     )
-    (out, _), _ = ends(both(where | {"batch-size": 64}, (patch, "")), 0)
+    (out, _), _ = ends(together(where, (patch, "")), 0)
     assert "making it" in out
