@@ -374,7 +374,7 @@ def test_missing_data_and_no_network(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = settings_of(tmp_path / "none", tmp_path / "run")
+    settings = {"epochs": 12, "run-dir": tmp_path / "run"}
     command = ["train.trm", "sudoku", *words(settings)[1:]]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -383,6 +383,9 @@ def test_missing_data_and_no_network(
         main(*cli.parse(TRM_PRESETS, ""))
     assert caught.value.code == 2
     said = capsys.readouterr().err
-    assert f"python -m data.prepare sudoku --out {tmp_path / 'none'}" in said
+    assert (
+        f"python -m data.prepare sudoku --out {TRM_PRESETS['sudoku'][1].data.paths[0]}"
+        in said
+    )
     assert "--train-csv train.csv --test-csv test.csv" in said
     assert "Traceback" not in said
