@@ -14,6 +14,7 @@ from data.puzzles.dataset import IGNORE, Puzzle
 from tests import tiny
 from tests.tiny import assert_close
 from train.mesh import everywhere, global_batch, make_mesh
+from train.table import make_table
 from train.queues import make_queue_step
 from trm.act import init_carry, refill, solve
 from trm.evaluation import Answers, Effort, answer, noise_keys
@@ -181,7 +182,7 @@ def test_meshes_answer_the_same(sizes: tuple[int, int]) -> None:
             tiny.model(),
         )
         puzzles = global_batch(mesh, QUEUE, 0)(jax.device_get(queue()))
-        return everywhere(step(tiny.model(), TABLE, *puzzles))
+        return everywhere(step(tiny.model(), make_table(TABLE, mesh.size), *puzzles))
 
     ours = on(make_mesh(MeshConfig(data=sizes[0], model=sizes[1])))
     assert_same(ours, answers(NOISY))
@@ -194,11 +195,11 @@ def test_a_variant_with_noise_of_its_own_has_rollouts_without_sigma() -> None:
     model = tiny.model(replace(tiny.MODEL, variant="eqr"))
     puzzles, numbers = queue()
     effort = replace(REFILL, rollouts=3)
+    rows = TABLE[puzzles.puzzle_id]
     ours = jax.jit(partial(answer, effort=effort, act=ACT, rows=4))(
-        model, TABLE, puzzles, numbers
+        model, rows, puzzles, numbers
     )
     carry = refill(model, init_carry(model, QUEUE, tiny.SEQ), puzzles)
-    rows = TABLE[puzzles.puzzle_id]
     solved, said = jax.jit(lambda c: solve(model, rows, c, ACT, early=True))(carry)
     tokens = np.asarray(ours.tokens).reshape(QUEUE, 3, -1)
     np.testing.assert_array_equal(tokens[:, 0], said.logits.argmax(-1))
