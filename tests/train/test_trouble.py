@@ -162,6 +162,7 @@ def test_compiling_an_evaluation_is_left(dataset: Path, tmp_path: Path) -> None:
 
 LITTLE_ROOM = """
 import resource, sys
+ROOM = int(sys.argv.pop(1))
 from train import cli
 cli.begin()
 from train.presets import TRM_PRESETS
@@ -171,7 +172,7 @@ save = checkpoint.Checkpoints.save
 def save_with_little_room(self, state):
     if int(state.step) >= 8:
         self.wait()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
     save(self, state)
 checkpoint.Checkpoints.save = save_with_little_room
 with cli.clean_exit():
@@ -182,7 +183,8 @@ with cli.clean_exit():
 def test_a_disk_that_fills_up(complete: Path, dataset: Path, tmp_path: Path) -> None:
     """It is noticed at the next dispatch; with room again the run goes on."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", LITTLE_ROOM, *words(dataset, folder)]
+    room = "10000"  # for metrics, not for a state
+    command = [sys.executable, "-c", LITTLE_ROOM, room, *words(dataset, folder)]
     since = time.monotonic()
     done = subprocess.run(
         command, cwd=ROOT, env=runs.environment(), capture_output=True, text=True
@@ -194,6 +196,22 @@ def test_a_disk_that_fills_up(complete: Path, dataset: Path, tmp_path: Path) -> 
     assert "Traceback" not in done.stderr
     finish(start(dataset, folder))
     assert metrics(folder) == metrics(complete)
+
+
+def test_no_room_for_metrics(dataset: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        LITTLE_ROOM,
+        "0",
+        *words(dataset, tmp_path / "run"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=runs.environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "must be writable" in done.stderr or "could not be saved" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # -- output ----------------------------------------------------------------------------

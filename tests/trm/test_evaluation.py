@@ -14,8 +14,8 @@ from data.puzzles.dataset import IGNORE, Puzzle
 from tests import tiny
 from tests.tiny import assert_close
 from train.mesh import everywhere, global_batch, make_mesh
-from train.table import make_table
 from train.queues import make_queue_step
+from train.table import make_table
 from trm.act import init_carry, refill, solve
 from trm.evaluation import Answers, Effort, answer, noise_keys
 from trm.model import cast

@@ -203,9 +203,14 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Complete all saves and let go of the folder; not after one has failed."""
+        """Complete all saves and let go of the folder; not after one has failed.
+
+        Raises:
+            SaveError: if one fails.
+        """
         if not self._failed:
-            self._manager.close()
+            with self._save_errors():
+                self._manager.close()
 
     def score(self, step: int, score: float) -> None:
         """Note the score of a step; higher is better."""

@@ -89,6 +89,13 @@ class MetricsWriter(Protocol):
         """Write what is left."""
 
 
+def _unwritable(path: AnyPath, error: OSError) -> RunError:
+    return RunError(
+        f"`{path}` must be writable: it is not any more ({error}). The checkpoints "
+        "before are kept. Once it is, the same command goes on."
+    )
+
+
 def open_metrics(path: AnyPath) -> MetricsWriter:
     """The metrics of a run, to add lines to."""
     return MetricsFile(path) if isinstance(path, Path) else MetricsObject(path)
@@ -102,7 +109,17 @@ class MetricsFile:
         self._file = path.open("a+")
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write a line, at once."""
+        """Write a line, at once.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        try:
+            self._append(json.dumps(row) + "\n")
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def _append(self, line: str) -> None:
         if not self._is_there():
             self._file.seek(0)
             everything = self._file.read()
@@ -114,7 +131,7 @@ class MetricsFile:
                 "written again.",
                 stacklevel=2,
             )
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(line)
         self._file.flush()
 
     def _is_there(self) -> bool:
@@ -128,7 +145,8 @@ class MetricsFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # of a line that could not be written
+            self._file.close()
 
 
 class MetricsObject:
@@ -162,10 +180,7 @@ class MetricsObject:
                     write_whole(self._path, text)
                 self._written = text
         except OSError as error:
-            raise RunError(
-                f"`{self._path}` must be writable: it is not any more ({error}). The "
-                "checkpoints before are kept. Once it is, the same command goes on."
-            ) from error
+            raise _unwritable(self._path, error) from error
 
     def _try_to_flush(self) -> None:
         with suppress(RunError):  # the next flush will tell

@@ -94,3 +94,13 @@ def test_a_store_that_takes_no_more(bucket: str) -> None:
         file.flush()
     with pytest.raises(RunError):
         file.close()
+
+
+def test_a_full_device(tmp_path: Path) -> None:
+    """`/dev/full` refuses every byte."""
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    metrics = open_metrics(path)
+    with pytest.raises(RunError, match="must be writable: it is not any more"):
+        metrics.append({"step": 1})
+    metrics.close()
