@@ -29,6 +29,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for all tests; none of its own for the files that are named."""
+    named = any(".py" in word for word in config.invocation_params.args)
+    return 0 if named else 2
+
+
 @pytest.fixture(scope="session")
 def one_device() -> Mesh:
     """A mesh of one device."""
