@@ -1218,9 +1218,10 @@ class TrainGPT:
     """Updates over which the rate decays. None: all. `lr_decay_iters`."""
 
     init_from: str = "scratch"
-    """First weights: `scratch`; `gpt2`, `gpt2-medium`, `gpt2-large` or `gpt2-xl` from
-    the Hugging Face hub; a local folder of such a model; a `ckpt.pt` of nanoGPT. With
-    `resume` there must be a run to go on with. `init_from`."""
+    """First weights: `scratch`; the directory of another run; `gpt2`, `gpt2-medium`,
+    `gpt2-large` or `gpt2-xl` from the Hugging Face hub; a local folder of such a model;
+    a `ckpt.pt` of nanoGPT. The model is then theirs. With `resume` there must be a run
+    to go on with. `init_from`."""
 
     seed: int = 1337
     """Seed of the weights, the data's order and dropout."""

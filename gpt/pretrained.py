@@ -18,6 +18,7 @@ OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 """OpenAI's models, on the hub as `openai-community/<name>`."""
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_COMPUTED = ("dropout", "attention", "unroll", "remat", "loss_chunk")
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 
@@ -28,14 +29,12 @@ class Pretrained:
     Attributes:
         config: of the model that `load` gives.
         stored: of the weights as they are stored; they may have more positions.
-        naming: whose names and axes they have.
-        read: reads them.
+        read: from the shapes of their model to the model.
     """
 
     config: GPTConfig
     stored: GPTConfig
-    naming: Naming
-    read: Callable[[], Named]
+    read: Callable[[GPT], GPT]
 
     def load(self, kernel: Kernel) -> GPT:
         """The model in float32.
@@ -52,7 +51,9 @@ class Pretrained:
         like = jax.eval_shape(
             lambda: GPT(self.stored, vocab=rows, kernel=kernel, key=jax.random.key(0))
         )
-        model = from_named(self.read(), like, self.naming)
+        model = self.read(like)
+        if self.config.block_size == self.stored.block_size:
+            return model
         return crop(model, self.config.block_size)
 
 
@@ -76,7 +77,31 @@ def read_pretrained(source: str, wanted: GPTConfig) -> Pretrained:
     naming, (fields, read) = _find(source)
     stored = replace(wanted, **fields)
     block_size = min(wanted.block_size, stored.block_size)
-    return Pretrained(replace(stored, block_size=block_size), stored, naming, read)
+    return Pretrained(
+        replace(stored, block_size=block_size),
+        stored,
+        lambda like: from_named(read(), like, naming),
+    )
+
+
+def adopted(model: GPT, config: GPTConfig, wanted: GPTConfig) -> Pretrained:
+    """The weights of another run, whose model has this configuration.
+
+    As of those trained elsewhere, how things are computed is as wanted; without learned
+    positions sequences may be of any length.
+    """
+    computed = {name: getattr(wanted, name) for name in _COMPUTED}
+    rows = model.embedding.weight.shape[0]
+    stored = replace(config, vocab_size=rows, **computed)
+    if model.positions is None:
+        stored = replace(stored, block_size=wanted.block_size)
+    block_size = min(wanted.block_size, stored.block_size)
+    leaves = jax.tree.leaves(model)
+    return Pretrained(
+        replace(stored, block_size=block_size),
+        stored,
+        lambda like: jax.tree.unflatten(jax.tree.structure(like), leaves),
+    )
 
 
 def _find(source: str) -> tuple[Naming, tuple[dict[str, Any], Callable[[], Named]]]:

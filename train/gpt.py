@@ -30,7 +30,7 @@ from data.text.tokenizer import Tokenizer
 from gpt.attention import Kernel, pick_kernel
 from gpt.model import GPT, build_gpt, cast
 from gpt.objective import evaluate, next_token_loss
-from gpt.pretrained import Pretrained, read_pretrained
+from gpt.pretrained import Pretrained, adopted, read_pretrained
 from gpt.size import flops_per_token
 from train.devices import start
 from train.evaluation import Evaluation
@@ -43,7 +43,7 @@ from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
 from train.phases import Phase, with_batch
 from train.presets import GPT_PRESETS
-from train.runs.loading import resumed_config
+from train.runs.loading import is_run, load_run, resumed_config
 from train.runs.record import Sizes
 from train.state import make_init
 from train.watch.speed import throughput
@@ -208,7 +208,7 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
         return config, None
     if before is not None and before.init_from == config.init_from:
         return replace(config, model=before.model), None
-    source = read_pretrained(config.init_from, config.model)
+    source = first_weights(config)
     wanted, longest = config.model.block_size, source.stored.block_size
     if wanted > longest:
         warnings.warn(
@@ -217,6 +217,19 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
             stacklevel=2,
         )
     return replace(config, model=source.config), source
+
+
+def first_weights(config: TrainGPT) -> Pretrained:
+    """The weights to start with: of another run, or trained elsewhere."""
+    if not is_run(config.init_from):
+        return read_pretrained(config.init_from, config.model)
+    run = load_run(config.init_from)
+    require(
+        run.kind == "gpt",
+        f"First weights must be those of a GPT: `{config.init_from}` is a run of "
+        f"`train.{run.kind}`. Name another with `--config.init-from`.",
+    )
+    return adopted(run.model, run.config.model, config.model)
 
 
 def open_split(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,7 +23,7 @@ from data.text.tokenizer import Characters
 from gpt import export
 from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, build_gpt
-from gpt.pretrained import read_pretrained
+from gpt.pretrained import adopted, read_pretrained
 from gpt.weights import from_named, to_named
 from tests.runs import finish, start
 from train.presets import TRM_PRESETS
@@ -573,3 +574,20 @@ def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
     _, err = finish(start("gpt.export", words), 2)
     (line,) = err.splitlines()
     assert line.startswith("error: A run must have a `config.json`")
+
+
+@pytest.mark.parametrize("positions", ["learned", "rope"])
+@pytest.mark.parametrize("wanted", [5, 20])
+def test_weights_of_another_run(positions: Any, wanted: int) -> None:
+    """Learned positions can be left out, but not added; else any length goes."""
+    config = replace(SMALL, positions=positions)
+    model = small(config)
+    found = adopted(model, config, replace(WANTED, block_size=wanted))
+    length = min(wanted, 8) if positions == "learned" else wanted
+    assert found.config == replace(
+        config, block_size=length, dropout=0.1, unroll=2, vocab_size=11
+    )
+    loaded = found.load("xla")
+    assert (loaded.dropout, loaded.unroll, loaded.block_size) == (0.1, 2, length)
+    tokens = jnp.arange(10).reshape(2, 5)
+    np.testing.assert_array_equal(loaded(tokens), model(tokens))

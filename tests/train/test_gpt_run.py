@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import GPTConfig, TextFiles, TrainGPT
+from configs import GPTConfig, TextFiles, TrainGPT, UserError
 from data.build import prepare
 from tests import runs
 from tests.runs import Settings, finish, last_step, metrics, wait_for
+from tests.tiny import assert_equal
 from train import cli
-from train.gpt import main, resolve
+from train.gpt import first_weights, main, resolve
 from train.presets import GPT_PRESETS
+from train.runs.loading import LoadedRun, load_run
 
 GOLDEN = runs.ROOT / "tests" / "golden" / "gpt2_hf"
 SETTINGS: Settings = {
@@ -164,6 +166,33 @@ def test_weights_of_fewer_positions_are_no_secret(tmp_path: Path) -> None:
     config = TrainGPT(init_from=str(GOLDEN), model=model, run_dir=str(tmp_path))
     with pytest.warns(match="has 24 positions: `block_size` is 24, not 32"):
         assert resolve(config)[0].model.block_size == 24
+
+
+def test_a_run_begins_with_the_weights_of_another(
+    complete: Path, text: Path, tmp_path: Path
+) -> None:
+    """All of them, dropout as configured; the loss of its evaluation is theirs."""
+    model = GPTConfig(n_layer=5, block_size=8, dropout=0.1)
+    config, source = resolve(
+        TrainGPT(init_from=str(complete), model=model, run_dir=str(tmp_path))
+    )
+    assert source is not None
+    theirs = load_run(complete)
+    assert config.model.n_layer == theirs.config.model.n_layer == 2
+    assert config.model.dropout == 0.1
+    assert_equal(source.load("xla"), theirs.model)
+    more = {"init-from": complete, "max-iters": 1, "eval.interval": 1}
+    finish(start(settings_of(text, tmp_path / "run", **more)))
+    first = metrics(tmp_path / "run")[0]
+    assert first["loss"] < metrics(complete)[0]["loss"] - 0.1
+
+
+def test_a_run_of_puzzles_is_no_gpt(monkeypatch: pytest.MonkeyPatch) -> None:
+    trm = LoadedRun("trm", None, None, (), 1)
+    monkeypatch.setattr("train.gpt.is_run", lambda path: True)
+    monkeypatch.setattr("train.gpt.load_run", lambda path: trm)
+    with pytest.raises(UserError, match=r"is a run of `train\.trm`"):
+        first_weights(TrainGPT(init_from="runs/trm"))
 
 
 @pytest.mark.slow

@@ -102,6 +102,12 @@ def load_run(
     return LoadedRun(kind, config, *restored, sizes=sizes)
 
 
+def is_run(path: str) -> bool:
+    """Whether a run of ours lies there, and not weights in another format."""
+    folder = open_path(path)
+    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+
+
 def kept_steps(run_dir: str | AnyPath) -> list[int]:
     """Steps of the checkpoints that a run has now, ascending."""
     with closing(_opened(open_path(run_dir))) as checkpoints:
