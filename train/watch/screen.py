@@ -47,10 +47,11 @@ class Screen:
         self._drawn = 0.0
 
     def say(self, text: str) -> None:
-        """Print lines, above the bar if there is one."""
+        """Print lines, in place of the bar if there is one."""
         if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
-        elif self._main:
+            self._bar.clear()  # what is under way draws it again below
+            self._drawn = 0.0
+        if self._main:
             print(text, flush=True)
 
     def line(self, parts: Sequence[str], left: str = "") -> None:
@@ -80,7 +81,9 @@ class Screen:
             return
         self._drawn = now
         if self._bar is None:
-            self._bar = tqdm(file=sys.stdout, dynamic_ncols=True, leave=False)
+            self._bar = tqdm(
+                file=sys.stdout, dynamic_ncols=True, leave=False, bar_format="{desc}"
+            )
         bar = self._bar
         bar.bar_format = "{desc}  {bar}" if total else "{desc}"
         bar.n, bar.total = done, total

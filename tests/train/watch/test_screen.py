@@ -195,7 +195,7 @@ def test_a_run_on_a_narrow_terminal(tmp_path: Path) -> None:
     }
     words = [sys.executable, "-m", "train.trm", *runs.words("quickstart", settings)]
     said = on_terminal(words, 60)
-    for part in ("compiling the train step", "evaluating 0/1", "16/16", "lm_loss"):
+    for part in ("compiling the train step", "evaluating 0/1", "eval 32/32", "lm_loss"):
         assert part in said
     lines = [line for line in re.split("[\r\n]+", said) if line.startswith("train ")]
     assert lines
