@@ -117,20 +117,39 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def kill(settings: Settings, folder: Path, step: int) -> None:
+    """Start a run, or go on with it, and kill it once it has come to a step."""
+    process = start(settings)
+    wait_for(lambda: last_step(folder) >= step, process)
+    process.kill()
+    process.communicate()
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_bit_for_bit(
     complete: Path, text: Path, tmp_path: Path
 ) -> None:
     folder, rng = tmp_path / "run", np.random.default_rng()
     for _ in range(3):
-        process, reached = start(settings_of(text, folder)), last_step(folder)
-        enough = min(reached + int(rng.integers(2, 12)), 39)
-        wait_for(lambda wanted=enough: last_step(folder) >= wanted, process)
-        process.kill()
-        process.communicate()
+        step = min(last_step(folder) + int(rng.integers(2, 12)), 39)
+        kill(settings_of(text, folder), folder, step)
     finish(start(settings_of(text, folder)))
     done = [line for line in metrics(complete) if line["step"] <= 40]
     assert metrics(folder) == done[: len(metrics(folder))]
+
+
+@pytest.mark.slow
+def test_killed_on_both_sides_of_a_change_of_batch(text: Path, tmp_path: Path) -> None:
+    more = {"batch-schedule": "14:16,27:4", "batch-lr": "sqrt"}
+    finish(start(settings_of(text, tmp_path / "whole", **more)))
+    whole = metrics(tmp_path / "whole")
+    batches = [line["batch_size"] for line in whole if line["split"] == "train"]
+    assert batches == [8] * 14 + [16] * 13 + [4] * 13
+    settings = settings_of(text, tmp_path / "killed", **more)
+    for step in (13, 17, 28):
+        kill(settings, tmp_path / "killed", step)
+    finish(start(settings))
+    assert metrics(tmp_path / "killed") == whole
 
 
 @pytest.mark.slow

@@ -273,16 +273,16 @@ def test_each_process_reads_its_own_rows(
         assert (np.concatenate(parts) == data.batch(step).inputs).all()
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(("model", "count"), [("trm", 2), ("trm", 4), ("gpt", 2)])
 def test_a_signal_to_one_stops_all_and_others_go_on(
-    count: int, finished: Finished, where: Where, tmp_path: Path
+    model: str, count: int, finished: Finished, where: Where, tmp_path: Path
 ) -> None:
     """Several processes, then one with as many devices, then several again."""
     folder = tmp_path / "run"
-    settings = {**where["trm"], "run-dir": folder, "run.save-every": 1000}
-    patches = records("trm", tmp_path, count)
+    settings = {**where[model], "run-dir": folder, "run.save-every": 1000}
+    patches = records(model, tmp_path, count)
     patches[-1] += SIGNAL.format(step=3)
-    out, _ = ends(together(settings, patches), 143)[0]
+    out, _ = ends(together(settings, patches, model), 143)[0]
     reached = {int((tmp_path / str(i)).read_text()) for i in range(count)}
     first = last_step(folder)
     assert reached == {first}
@@ -291,12 +291,13 @@ def test_a_signal_to_one_stops_all_and_others_go_on(
     assert 3 <= first < 20, "it was to be stopped on the way"
 
     second = SIGNAL.format(step=first + 2)
-    out, _ = runs.finish(start(settings, patch=second, devices=count), 143)
+    single = start(settings, model, second, devices=count)
+    out, _ = runs.finish(single, 143)
     assert f"Going on from step {first}" in out
-    out, _ = ends(together(settings, [""] * count), 0)[0]
+    out, _ = ends(together(settings, [""] * count, model), 0)[0]
     assert f"Going on from step {first + 2}" in out
 
-    ours, theirs = metrics(folder), metrics(finished("trm", count) / "run")
+    ours, theirs = metrics(folder), metrics(finished(model, count) / "run")
     same_lines(ours[:first], theirs[:first])
     same_lines(ours, theirs, ORDER[count])
 
