@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -66,6 +67,9 @@ def complete(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_run_leaves_and_says(complete: Path) -> None:
     config = json.loads((complete / "config.json").read_text())
     assert config["model"]["dim"] == 16
+    recorded = config["recorded"]
+    assert (recorded["kind"], recorded["preset"]) == ("trm", "quickstart")
+    assert recorded["code"]["libraries"]["jax"] == jax.__version__
     lines = metrics(complete)
     assert [x["step"] for x in lines if x["split"] == "train"] == list(range(1, 97))
     assert [x["step"] for x in lines if x["split"] == "eval"] == [24, 48, 72, 96]

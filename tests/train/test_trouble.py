@@ -294,6 +294,11 @@ def test_a_finished_run_is_evaluated_and_nothing_else(
     new = {p for p in folder.rglob("*") if p.is_file()} - state.keys()
     assert new == {folder / "evaluations.jsonl"}
 
+    deeper = ["--config.run-dir", str(folder), "--config.act.max-steps", "7"]
+    finish(runs.start("train.trm", [*deeper, "--config.run.eval-only"]))
+    last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert (row["steps"], last["steps"]) == (3.0, 7.0)
+
 
 def test_a_longer_run_goes_on_from_a_complete_one(
     complete: Path, dataset: Path, tmp_path: Path

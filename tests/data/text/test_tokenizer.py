@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tiktoken
 
 import data.text.bpe
-from configs import UserError
+from configs import Shakespeare, TextDataConfig, UserError
 from data.text.bpe import FOLDER_VARIABLE, load_bpe
 from data.text.tokenizer import GPT2, Characters, Tokenizer
 
@@ -92,6 +93,21 @@ def test_the_hubs_names_are_known(bpe_dir, folder):
 def test_the_folder_may_come_from_the_environment(bpe_dir, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, bpe_dir)
     assert GPT2("", 264).encode("the").tolist() == [257]
+
+
+def test_a_run_remembers_the_folder_of_its_byte_pairs(bpe_dir, folder, monkeypatch):
+    """Another one may be named; where none is, nothing is at hand."""
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    GPT2.load(bpe_dir).write(folder)
+    build = Shakespeare(tokens="gpt2", bpe_dir=bpe_dir)
+    made = TextDataConfig(path=str(folder), build=build)
+    assert Tokenizer.of(made).at_hand
+    assert Tokenizer.of(made).encode("the").tolist() == [257]
+    with pytest.raises(UserError, match="elsewhere"):
+        Tokenizer.of(made, bpe_dir="elsewhere").encode("the")
+    unknown = replace(made, build=replace(build, bpe_dir=""))
+    assert not Tokenizer.of(unknown).at_hand
+    assert Tokenizer.of(unknown, bpe_dir=bpe_dir).at_hand
 
 
 def test_no_network_says_what_to_do(monkeypatch):
