@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tyro
 
-from configs import MeshConfig, RunConfig, require
+from configs import MeshConfig, RunConfig, UserError, require
 from data.text.tokenizer import Tokenizer
 from gpt.hugging_face import save_hugging_face
 from train.devices import start
@@ -28,11 +28,12 @@ from train.runs.loading import CheckpointName, load_run
 
 
 def export(
-    run_dir: Path,
+    run_dir: str,
     out: Path,
     checkpoint: CheckpointName = "best",
     data: str = "",
     bpe_dir: str = "",
+    tokenizer: bool = True,
 ) -> None:
     """Write the weights of a run and its tokenizer.
 
@@ -44,6 +45,8 @@ def export(
         bpe_dir: folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that from
             which the run made its data, that of the environment variable
             `GPT2_BPE_DIR`, or a download.
+        tokenizer: write its files too. Without, no dataset and no byte pairs need be
+            there.
     """
     start(MeshConfig(), RunConfig())
     run = load_run(run_dir, checkpoint)
@@ -52,8 +55,16 @@ def export(
         f"An exported model must come from a run of `train.gpt`: `{run_dir}` is one of "
         f"`train.{run.kind}`. Name another with `--run-dir`.",
     )
-    tokenizer = Tokenizer.of(run.config.data, data, bpe_dir)
-    save_hugging_face(run.model, out, tokenizer)
+    found = None
+    if tokenizer:
+        try:
+            found = Tokenizer.of(run.config.data, data, bpe_dir)
+        except UserError as error:
+            raise UserError(
+                f"{error} Or leave it out with `--no-tokenizer`."
+            ) from error
+        found.require_known(run.model.embedding.weight.shape[0])
+    save_hugging_face(run.model, out, found)
     print(f"Wrote {out}.")
 
 

@@ -90,9 +90,8 @@ def adopted(model: GPT, config: GPTConfig, wanted: GPTConfig) -> Pretrained:
     As of those trained elsewhere, how things are computed is as wanted; without learned
     positions sequences may be of any length.
     """
-    computed = {name: getattr(wanted, name) for name in _COMPUTED}
     rows = model.embedding.weight.shape[0]
-    stored = replace(config, vocab_size=rows, **computed)
+    stored = replace(as_computed(config, wanted), vocab_size=rows)
     if model.positions is None:
         stored = replace(stored, block_size=wanted.block_size)
     block_size = min(wanted.block_size, stored.block_size)
@@ -102,6 +101,11 @@ def adopted(model: GPT, config: GPTConfig, wanted: GPTConfig) -> Pretrained:
         stored,
         lambda like: jax.tree.unflatten(jax.tree.structure(like), leaves),
     )
+
+
+def as_computed(config: GPTConfig, wanted: GPTConfig) -> GPTConfig:
+    """A configuration of which the weights know nothing else, computed as wanted."""
+    return replace(config, **{name: getattr(wanted, name) for name in _COMPUTED})
 
 
 def _find(source: str) -> tuple[Naming, tuple[dict[str, Any], Callable[[], Named]]]:

@@ -158,12 +158,7 @@ def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
         model, bpe_dir = found.load("xla"), settings.bpe_dir
         named = settings.data
         tokenizer = Tokenizer.read(named, bpe_dir) if named else GPT2.load(bpe_dir)
-    rows = model.embedding.weight.shape[0]
-    require(
-        tokenizer.vocab_size <= rows,
-        f"The model must know all {tokenizer.vocab_size:,} tokens of the tokenizer: it "
-        f"has {rows:,}. Name the dataset that it was trained on with `--data`.",
-    )
+    tokenizer.require_known(model.embedding.weight.shape[0])
     precision = settings.precision
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"

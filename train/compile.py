@@ -52,6 +52,7 @@ from configs import (
     TrainTRM,
     require,
 )
+from data.storage import open_path
 from train.job import Recipe
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
@@ -71,7 +72,9 @@ MEGA, GIGA, GIB = 10**6, 10**9, 2**30
 
 
 def recipe_of(config: Config, mesh: Mesh) -> Recipe:
-    """What a step of this run learns, on a mesh."""
+    """What a step of this run learns, on a mesh; of several batches the largest."""
+    largest = max(config.batches.values)
+    config = dataclasses.replace(config, batch_size=largest, batch_schedule="")
     module = importlib.import_module(f"train.{kind_of(config)}")
     return module.make_recipe(config, sizes_of(config), mesh)
 
@@ -88,7 +91,7 @@ def sizes_of(config: Config) -> Sizes:
         UserError: if there are none, and it is not known what would be made.
     """
     trm = isinstance(config, TrainTRM)
-    path = Path(config.data.paths[0] if trm else config.data.path)
+    path = open_path(config.data.paths[0] if trm else config.data.path)
     if path.is_dir():
         return importlib.import_module(f"train.{kind_of(config)}").sizes_of_data(config)
     match config.data.build:

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     cli.begin()  # before JAX is there
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -30,7 +31,7 @@ from data.text.tokenizer import Tokenizer
 from gpt.attention import Kernel, pick_kernel
 from gpt.model import GPT, build_gpt, cast
 from gpt.objective import evaluate, next_token_loss
-from gpt.pretrained import Pretrained, adopted, read_pretrained
+from gpt.pretrained import Pretrained, adopted, as_computed, read_pretrained
 from gpt.size import flops_per_token
 from train.devices import start
 from train.evaluation import Evaluation
@@ -207,7 +208,7 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
     if config.init_from == "scratch":
         return config, None
     if before is not None and before.init_from == config.init_from:
-        return replace(config, model=before.model), None
+        return replace(config, model=as_computed(before.model, config.model)), None
     source = first_weights(config)
     wanted, longest = config.model.block_size, source.stored.block_size
     if wanted > longest:
@@ -229,7 +230,22 @@ def first_weights(config: TrainGPT) -> Pretrained:
         f"First weights must be those of a GPT: `{config.init_from}` is a run of "
         f"`train.{run.kind}`. Name another with `--config.init-from`.",
     )
+    prepare_missing(config.data.path, config.data.build)
+    ours, theirs = tokens_of(config), tokens_of(run.config)
+    require(
+        ours == theirs or theirs is None,
+        f"First weights must be of the same tokens as `{config.data.path}`, of which "
+        f"`{config.init_from}` has others. Use a run on text of the same tokens.",
+    )
     return adopted(run.model, run.config.model, config.model)
+
+
+def tokens_of(config: TrainGPT) -> Mapping[str, str | int] | None:
+    """What the tokens of a run's data are; None if their dataset is not here."""
+    try:
+        return Tokenizer.of(config.data).describe()
+    except UserError:
+        return None
 
 
 def open_split(

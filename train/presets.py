@@ -157,7 +157,9 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 muon_momentum=0.6,
                 muon_steps=3,
             ),
-            eval=EvalConfig(epochs=384.0, puzzles=1024, batch_size=1024),
+            eval=EvalConfig(
+                epochs=384.0, puzzles=1024, final_puzzles=4096, batch_size=1024
+            ),
             run=RunConfig(log_every=100),
         ),
     ),
@@ -286,7 +288,8 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         ),
     ),
     "gpt2-fast": (
-        "124M on FineWeb with Muon; made for val loss 3.28 in 3,250 updates, not run.",
+        "162M (124M and an own head) on FineWeb with Muon; made for val loss 3.28 "
+        "in 3,250 updates, not run.",
         TrainGPT(
             batch_size=512,
             microbatch_size=32,

@@ -27,7 +27,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from configs import ACTConfig, Piecewise, TrainTRM, require
+from configs import ACTConfig, Piecewise, TrainTRM, TRMConfig, require
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from data.remote import local_dataset
@@ -161,7 +161,7 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
         return config, None
     before = resumed_config(TrainTRM, config.run_dir)
     if before is not None and before.init_from == config.init_from:
-        return dataclasses.replace(config, model=before.model), None
+        return as_computed(before.model, config), None
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(local_dataset(config.data.paths[0]) / "train").seq_len
     if (open_path(config.init_from) / "config.json").is_file():
@@ -178,8 +178,13 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
         if source.notes and jax.process_index() == 0:
             notes = ", ".join(source.notes)
             print(f"Not told by {config.init_from}, so taken: {notes}.")
+    return as_computed(model, config), source
+
+
+def as_computed(model: TRMConfig, config: TrainTRM) -> TrainTRM:
+    """The configuration with another model, which is computed as its own was to be."""
     model = dataclasses.replace(model, attention=config.model.attention)
-    return dataclasses.replace(config, model=model), source
+    return dataclasses.replace(config, model=model)
 
 
 def first_weights(

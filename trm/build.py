@@ -138,6 +138,11 @@ def build_trm(
 
     `kernel` is what `config.attention` comes to on the devices at hand.
     """
+    require(
+        not config.symbols or vocab == math.isqrt(seq) + 2,
+        "`symbols` needs Sudoku, of as many digits as a row has cells: got "
+        f"{seq} cells and {vocab} tokens. Leave it out.",
+    )
     model_key, recursion_key = jax.random.split(key)
     length = config.prefix + seq
     return TRM(

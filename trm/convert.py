@@ -58,7 +58,7 @@ def convert(
     source: Annotated[str, tyro.conf.Positional] = "",
     *,
     out: Path,
-    run: Annotated[Path | None, tyro.conf.arg(name="to-official")] = None,
+    run: Annotated[str, tyro.conf.arg(name="to-official")] = "",
     checkpoint: CheckpointName = "best",
     all_steps: bool = False,
     data: Path | None = None,
@@ -89,11 +89,11 @@ def convert(
     """
     start(MeshConfig(), RunConfig())
     require(
-        bool(source) != (run is not None),
+        bool(source) != bool(run),
         f"Either a checkpoint must be named, or a run with `--to-official`: got "
         f"`{source}` and `{run}`. Give one of them.",
     )
-    if run is not None:
+    if run:
         return export(run, out, checkpoint)
     check_vacant(out)
     metadata = None if data is None else Metadata.read(data / "train")
@@ -195,7 +195,7 @@ def describe(official: Official) -> list[str]:
     return lines
 
 
-def export(run_dir: Path, out: Path, checkpoint: CheckpointName) -> None:
+def export(run_dir: str, out: Path, checkpoint: CheckpointName) -> None:
     """Write what a run has trained as an official checkpoint.
 
     Arrays that were imported get the type they had; otherwise fresh latents get the

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
-from configs import Piecewise, UserError
+from configs import Piecewise, UserError, require
 from data.batches import rows_of, sizes_of
 from data.folder import fingerprint
 from data.puzzles.metadata import Metadata, recorded_hash
@@ -94,6 +94,11 @@ class PuzzleDataset:
         self._seed, self._hints = seed, hints
         self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
+        require(
+            not hints or self.kind != "arc",
+            "`hints` must be 0 for ARC, whose questions have no cells left open: got "
+            f"{hints}. Leave it out.",
+        )
         self.num_examples = len(self._store)
         self._sampler = EpochSampler(
             self._store.index, self._sizes, epochs_per_block, seed=seed

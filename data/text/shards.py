@@ -7,6 +7,7 @@ number of tokens, and then GPT-2's tokens as uint16; each document begins with
 Source: `KellerJordan/modded-nanogpt`, `data/fineweb.py`, `data/cached_fineweb10B.py`.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,9 +32,9 @@ def build_fineweb(config: FineWeb, out: Path) -> None:
     check_vacant(out)
     tokenizer = GPT2.load(config.bpe_dir)  # before gigabytes of downloading
     local = Path(config.source)
-    train, val = _local(local) if local.is_dir() else _download(config)
+    train, val = _local(local, config) if local.is_dir() else _download(config)
     splits = {
-        "train": _tokens(train[: config.shards], tokenizer.vocab_size),
+        "train": _tokens(train, tokenizer.vocab_size),
         "val": _tokens(val, tokenizer.vocab_size),
     }
     source = local.resolve().name if local.is_dir() else config.source
@@ -77,15 +78,21 @@ def _tokens(paths: Sequence[Path], vocab: int) -> Iterator[np.ndarray]:
             yield piece
 
 
-def _local(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The shards of both splits in a folder, in order."""
+def _local(folder: Path, config: FineWeb) -> tuple[list[Path], list[Path]]:
+    """The first shards of both splits in a folder, in order."""
     train, val = (sorted(folder.glob(f"*_{name}_*.bin")) for name in ("train", "val"))
     require(
         bool(train) and bool(val),
         "A folder of shards must have `*_train_*.bin` and `*_val_*.bin`: "
         f"{folder} has {len(train)} and {len(val)}. Check the path.",
     )
-    return train, val
+    if len(train) < config.shards:
+        warnings.warn(
+            f"Of {config.shards} shards only {len(train)} are in {folder}: they are "
+            "all that is taken.",
+            stacklevel=2,
+        )
+    return train[: config.shards], val
 
 
 def _download(config: FineWeb) -> tuple[list[Path], list[Path]]:

@@ -85,6 +85,18 @@ class Tokenizer(ABC):
         known = getattr(data.build, "bpe_dir", "")
         return Tokenizer.read(folder or data.path, bpe_dir or known)
 
+    def require_known(self, rows: int) -> None:
+        """Require that a model with embeddings of `rows` tokens knows all of these.
+
+        Raises:
+            UserError: if it does not.
+        """
+        require(
+            self.vocab_size <= rows,
+            f"The model must know all {self.vocab_size:,} tokens of the tokenizer: it "
+            f"has {rows:,}. Name the dataset that it was trained on with `--data`.",
+        )
+
     def write(self, folder: Path) -> None:
         """Write `tokenizer.json` into `folder`."""
         text = json.dumps(self.describe(), indent=2)

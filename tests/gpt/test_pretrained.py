@@ -537,7 +537,7 @@ def test_the_command_exports_a_run(
 ) -> None:
     model, asked = small(), []
 
-    def load_run(run_dir: Path, checkpoint: str) -> LoadedRun:
+    def load_run(run_dir: str, checkpoint: str) -> LoadedRun:
         asked.append((run_dir, checkpoint))
         data = TextDataConfig(path=str(tmp_path / "data"))
         return LoadedRun("gpt", TrainGPT(data=data), model, (), 1)
@@ -547,7 +547,7 @@ def test_the_command_exports_a_run(
     Characters("abc").write(tmp_path / "data")
     command = ["--run-dir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     export.main(command)
-    assert asked == [(tmp_path / "run", "best")]
+    assert asked == [(str(tmp_path / "run"), "best")]
     assert "out" in capsys.readouterr().out
     modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
     plain = (tmp_path / "data" / "tokenizer.json").stat().st_mode
@@ -558,6 +558,18 @@ def test_the_command_exports_a_run(
     np.testing.assert_array_equal(logits(loaded, tokens), logits(model, tokens))
     with pytest.raises(UserError, match="must be a new or empty folder"):
         export.main(command)
+
+    command[-1] = str(tmp_path / "other")
+    Characters("".join(map(chr, range(99)))).write(tmp_path / "data")
+    with pytest.raises(UserError, match="must know all 99 tokens"):
+        export.main(command)
+    (tmp_path / "data" / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"unusable.*leave it out with `--no-tokenizer"):
+        export.main(command)
+    assert not (tmp_path / "other").exists()
+    export.main([*command, "--no-tokenizer"])
+    names = {path.name for path in (tmp_path / "other").iterdir()}
+    assert names == {"config.json", "model.safetensors"}
 
 
 def test_a_run_of_a_trm_is_no_gpt(

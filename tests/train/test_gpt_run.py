@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import GPTConfig, TextFiles, TrainGPT, UserError
+from configs import GPTConfig, TextDataConfig, TextFiles, TrainGPT, UserError
 from data.build import prepare
+from data.text.tokenizer import Characters
 from tests import runs
 from tests.runs import Settings, finish, last_step, metrics, wait_for
 from tests.tiny import assert_equal
@@ -192,9 +193,9 @@ def test_a_run_begins_with_the_weights_of_another(
 ) -> None:
     """All of them, dropout as configured; the loss of its evaluation is theirs."""
     model = GPTConfig(n_layer=5, block_size=8, dropout=0.1)
-    config, source = resolve(
-        TrainGPT(init_from=str(complete), model=model, run_dir=str(tmp_path))
-    )
+    data = TextDataConfig(path=str(text), build=None)
+    where = {"init_from": str(complete), "run_dir": str(tmp_path)}
+    config, source = resolve(TrainGPT(model=model, data=data, **where))
     assert source is not None
     theirs = load_run(complete)
     assert config.model.n_layer == theirs.config.model.n_layer == 2
@@ -204,6 +205,40 @@ def test_a_run_begins_with_the_weights_of_another(
     finish(start(settings_of(text, tmp_path / "run", **more)))
     first = metrics(tmp_path / "run")[0]
     assert first["loss"] < metrics(complete)[0]["loss"] - 0.1
+
+
+def test_first_weights_must_be_of_the_same_tokens(
+    complete: Path, text: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(text, tmp_path / "other"))
+    letters = json.loads((text / "tokenizer.json").read_text())["characters"]
+    Characters(letters[::-1]).write(other)
+    for path in (text, other):
+        data = TextDataConfig(path=str(path), build=None)
+        where = {"init_from": str(complete), "run_dir": str(tmp_path)}
+        config = TrainGPT(model=GPTConfig(block_size=8), data=data, **where)
+        if path == text:
+            resolve(config)
+        else:
+            with pytest.raises(UserError, match="must be of the same tokens"):
+                resolve(config)
+
+
+def test_how_a_run_with_first_weights_is_computed_may_change(
+    complete: Path, text: Path, tmp_path: Path
+) -> None:
+    """What is computed may not: a run that goes on refuses it."""
+    more = {"init-from": complete, "max-iters": 1, "eval.interval": 1}
+    settings = settings_of(text, tmp_path / "run", **more)
+    finish(start(settings))
+    data = TextDataConfig(path=str(text))
+    model = GPTConfig(remat=True, loss_chunk=7, dropout=0.3, n_layer=5)
+    where = {"init_from": str(complete), "run_dir": str(tmp_path / "run")}
+    resumed, _ = resolve(TrainGPT(data=data, model=model, **where))
+    found = resumed.model
+    assert (found.remat, found.loss_chunk, found.n_layer) == (True, 7, 2)
+    _, err = finish(start(settings | {"model.dropout": 0.3}), 2)
+    assert "model.dropout: 0.2 -> 0.3" in err
 
 
 def test_a_run_of_puzzles_is_no_gpt(monkeypatch: pytest.MonkeyPatch) -> None:

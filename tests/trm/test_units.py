@@ -101,3 +101,6 @@ def test_a_model_of_units_and_its_matrices() -> None:
         to_official(model, CONFIG)
     with pytest.raises(UserError, match="got puzzles of 64 cells"):
         build_trm(CONFIG, vocab=6, seq=64, key=jax.random.key(0))
+    symbols = replace(CONFIG, symbols=True)
+    with pytest.raises(UserError, match="got 81 cells and 6 tokens"):
+        build_trm(symbols, vocab=6, seq=81, key=jax.random.key(0))

@@ -127,6 +127,13 @@ def test_hints_give_cells_of_the_solution(write_dataset, hints):
     assert np.mean(given) == pytest.approx(hints / 2, abs=0.05)  # 5 deviations
 
 
+def test_no_hints_where_no_cell_is_open(write_dataset):
+    """Of ARC a question is a grid of its own."""
+    path = write_dataset([[1], [1]], kind="arc")
+    with pytest.raises(UserError, match="must be 0 for ARC"):
+        load(path, hints=0.5)
+
+
 def test_labels_stay_without_an_ignored_one(write_dataset):
     path = write_dataset([[1], [1]], ignore_label_id=None)
     assert load(path, batch_size=2).batch(0).labels.min() == 0

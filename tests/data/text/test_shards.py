@@ -44,7 +44,7 @@ def test_shards_become_a_dataset(
 ) -> None:
     """In the order of their numbers, in pieces, and readable as any other."""
     monkeypatch.setattr(shards, "PIECE", 2)
-    out = build(folder, tmp_path / "out", bpe_dir)
+    out = build(folder, tmp_path / "out", bpe_dir, shards=2)
     read = lambda split: np.fromfile(out / f"{split}.bin", "<u2").tolist()
     assert read("train") == [256, 1, 2, 3, 4, 9, 8, 7]
     assert read("val") == [256, 3, 4, 5]
@@ -52,6 +52,11 @@ def test_shards_become_a_dataset(
     assert (about["train_tokens"], about["source"]) == (8, "shards")
     data = TokenDataset(out, "train", block_size=7, batch_size=2)
     assert data.batch(0).inputs.tolist() == [[256, 1, 2, 3, 4, 9, 8]] * 2
+
+
+def test_more_shards_than_there_are(folder: Path, tmp_path: Path, bpe_dir: str) -> None:
+    with pytest.warns(match="Of 3 shards only 2 are in"):
+        build(folder, tmp_path / "out", bpe_dir, shards=3)
 
 
 def test_fewer_shards(folder: Path, tmp_path: Path, bpe_dir: str) -> None:
@@ -78,7 +83,8 @@ def test_damaged_shards(header: dict[str, int], said: str, tmp_path: Path) -> No
 def test_tokens_that_are_not_gpt2s(folder: Path, tmp_path: Path, bpe_dir: str) -> None:
     write_shard(folder / "fineweb_train_000002.bin", [60000])
     with pytest.raises(UserError, match=r"_000002.bin has 60000"):
-        build_fineweb(FineWeb(source=str(folder), bpe_dir=bpe_dir), tmp_path / "out")
+        source = FineWeb(source=str(folder), bpe_dir=bpe_dir, shards=2)
+        build_fineweb(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
