@@ -82,8 +82,8 @@ def test_damaged_shards(header: dict[str, int], said: str, tmp_path: Path) -> No
 
 def test_tokens_that_are_not_gpt2s(folder: Path, tmp_path: Path, bpe_dir: str) -> None:
     write_shard(folder / "fineweb_train_000002.bin", [60000])
+    source = FineWeb(source=str(folder), bpe_dir=bpe_dir, shards=2)
     with pytest.raises(UserError, match=r"_000002.bin has 60000"):
-        source = FineWeb(source=str(folder), bpe_dir=bpe_dir, shards=2)
         build_fineweb(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
