@@ -566,7 +566,8 @@ class GPTConfig:
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in 16 bits, splash (Pallas)
-    on a TPU from 128 positions on, XLA elsewhere and where attention has dropout."""
+    on a TPU for multiples of 128 positions and for 512 or more, XLA elsewhere and where
+    attention has dropout."""
 
     unroll: int | None = None
     """Blocks compiled in a row: 1 compiles fast, `n_layer` runs fast. None: all of them
@@ -680,8 +681,9 @@ class TRMConfig:
     norm_eps: float = 1e-5
     """Added to the mean square inside RMSNorm. `rms_norm_eps`."""
 
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
-    """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in bfloat16, else XLA."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in bfloat16, splash (Pallas)
+    on a TPU for 512 positions or more, else XLA."""
 
     def __post_init__(self) -> None:
         require_positive(self, "dim", "heads", "layers", largest=MOST_STEPS)

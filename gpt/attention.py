@@ -14,8 +14,9 @@ from gpt.layers import draw_kept, drop
 Kernel = Literal["xla", "cudnn", "splash"]
 """XLA; NVIDIA's (16 bits); JAX's Pallas kernel for TPUs."""
 
-SPLASH_BLOCK = 128
-"""Positions must be a multiple of this for the splash kernel."""
+SPLASH_BLOCK, SPLASH_LENGTH = 128, 512
+"""Positions of which the splash kernel works on multiples; from how many on it is worth
+to add some that are missing."""
 
 CUDNN_WIDTH = 128
 """The widest head of which cuDNN computes the gradient on every GPU it supports."""
@@ -44,7 +45,8 @@ def pick_kernel(
     """
     backend = backend or jax.default_backend()
     can = {
-        "splash": backend == "tpu" and length % SPLASH_BLOCK == 0,
+        "splash": backend == "tpu"
+        and (length % SPLASH_BLOCK == 0 or length >= SPLASH_LENGTH),
         "cudnn": backend == "gpu"
         and compute_capability() >= 8.0
         and precision != "float32"
@@ -54,7 +56,8 @@ def pick_kernel(
     if wanted == "auto":
         return next(kernel for kernel in ("splash", "cudnn", "xla") if can[kernel])
     needs = {
-        "splash": f"a TPU and a length that divides by {SPLASH_BLOCK}",
+        "splash": f"a TPU and a length that divides by {SPLASH_BLOCK} or is at least "
+        f"{SPLASH_LENGTH}",
         "cudnn": "an NVIDIA GPU of compute capability 8.0 or more, 16 bits and heads "
         f"no wider than {CUDNN_WIDTH}",
         "xla": "nothing",
@@ -184,6 +187,9 @@ def splash(
 ) -> Float[Array, "batch seq heads head_dim"]:
     """Attention by JAX's Pallas kernel for TPUs, which keeps no scores in memory.
 
+    Positions that are missing to whole blocks are added: as keys nobody sees them, and
+    what they ask for is cut off.
+
     Args:
         query: scaled already.
         key: is asked.
@@ -198,13 +204,22 @@ def splash(
         splash_attention_mask as masks,
     )
 
-    shape = (query.shape[1], key.shape[1])
+    seq, memory = query.shape[1], key.shape[1]
+    pad = lambda x: jnp.pad(
+        x, ((0, 0), (0, -x.shape[1] % SPLASH_BLOCK), (0, 0), (0, 0))
+    )
+    padded = tuple(_heads_first(pad(x)) for x in (query, key, value))
+    shape = (padded[0].shape[2], padded[1].shape[2])
     mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
     kernel = kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([mask] * query.shape[2]), interpret=interpret
     )
-    mixed: Any = jax.vmap(kernel)(*map(_heads_first, (query, key, value)))
-    return _heads_first(mixed)
+    added = None
+    if shape[1] > memory:
+        seen, given = jnp.zeros(shape[0], jnp.int32), jnp.arange(shape[1]) < memory
+        added = kernels.SegmentIds(seen, jnp.where(given, 0, 1))
+    mixed: Any = jax.vmap(partial(kernel, segment_ids=added))(*padded)
+    return _heads_first(mixed)[:, :seq]
 
 
 def _einsum(equation: str, *arrays: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt.attention import attend, cudnn, splash
+from gpt.attention import attend, cudnn, pick_kernel, splash
 from gpt.layers import dropout
 from tests.tiny import assert_close
 
@@ -187,16 +187,25 @@ def test_padding_is_not_seen(kernel: Any) -> None:
     assert_close(found(query, key, value), expected(query, key, value), 1e-4)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_splash(causal: bool) -> None:
+@pytest.mark.parametrize(("seq", "causal"), [(128, False), (128, True), (130, False)])
+def test_splash(seq: int, causal: bool) -> None:
     """The Pallas kernel for TPUs, interpreted, and its gradients."""
 
     def interpreted(query: jax.Array, *key_value: jax.Array) -> jax.Array:
         scaled = query / math.sqrt(query.shape[-1])
         return splash(scaled, *key_value, causal=causal, interpret=True)
 
-    expected = pull_all(partial(attend, causal=causal), 128, 64)
-    assert_close(pull_all(interpreted, 128, 64), expected, 1e-5)
+    expected = pull_all(partial(attend, causal=causal), seq, 64)
+    assert_close(pull_all(interpreted, seq, 64), expected, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "kernel"), [(97, "xla"), (128, "splash"), (500, "xla"), (916, "splash")]
+)
+def test_the_kernel_for_a_tpu(length: int, kernel: str) -> None:
+    """Short sequences are not filled up to whole blocks."""
+    sizes = {"precision": "bfloat16", "head_dim": 64, "backend": "tpu"}
+    assert pick_kernel("auto", length=length, **sizes) == kernel
 
 
 def pull_all(function: Any, seq: int, head_dim: int) -> Any:
