@@ -65,7 +65,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 prefix=1,
                 puzzle_dim=32,
                 H_cycles=1,
-                L_cycles=2,
+                L_cycles=1,
                 inner_multiple=32,  # not 256, which is three times the work
             ),
             act=ACTConfig(max_steps=8),
