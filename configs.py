@@ -1155,6 +1155,15 @@ class TrainTRM:
         start = self.model.H_cycles, self.model.L_cycles
         return piecewise("depth_schedule", start, pairs)
 
+    @property
+    def deepest(self) -> tuple[int, int]:
+        """`H_cycles` and `L_cycles` of training where it recurses the most."""
+        parts = self._depth_parts
+        depths = [depth for *_, depth in parts]
+        if not parts or float(parts[0][0]) > 0:
+            depths.append((self.model.H_cycles, self.model.L_cycles))
+        return max(depths, key=lambda depth: (math.prod(depth), depth[1]))
+
     def model_at(self, depth: tuple[int, int]) -> TRMConfig:
         """The model with other `H_cycles` and `L_cycles`."""
         return replace(self.model, H_cycles=depth[0], L_cycles=depth[1])

@@ -33,7 +33,7 @@ from train.mesh import global_batch, make_mesh
 from train.objective import Metrics
 from train.state import TrainState, init_state
 from train.step import make_train_step
-from trm.layers import swiglu_width
+from trm.flops import step_flops
 from trm.weights import load_official, to_official
 
 Weights = Mapping[str, np.ndarray]
@@ -190,21 +190,10 @@ def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
 
 
 def trm_flops(config: TrainTRM) -> int:
-    """Floating-point operations of one step.
-
-    Matrix products alone, two operations a multiply-add; a backward pass counts twice
-    its forward pass, recomputation never counts.
-    """
-    model = config.model
-    length, dim = model.prefix + SEQ, model.dim
-    inner = lambda width: swiglu_width(width, model.expansion, model.inner_multiple)
-    if model.mixer == "attention":
-        mixing = length * (8 * dim * dim + 4 * length * dim)
-    else:
-        mixing = 6 * dim * length * inner(length)
-    feed_forward = length * 6 * dim * inner(dim)
-    network = model.layers * (mixing + feed_forward)
-    return config.batch_size * network * (model.H_cycles + 2) * (model.L_cycles + 1)
+    """Floating-point operations of one step, as MFU counts them."""
+    each = step_flops(config.model, config.act, vocab=VOCAB, seq=SEQ)
+    assert each is not None
+    return config.batch_size * each
 
 
 def gpt_flops(config: TrainGPT, tokens: int) -> int:

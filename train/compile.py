@@ -32,7 +32,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from math import prod
+from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,12 @@ from configs import (
     TrainTRM,
     require,
 )
-from data.storage import open_path
+from data.storage import is_remote, open_path
 from train.job import Recipe
 from train.mesh import make_mesh
+from train.phases import require_batches
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.roofline.chips import chip_of, slice_devices
+from train.roofline.chips import slice_devices
 from train.roofline.hlo import Program
 from train.roofline.study import Facts, study
 from train.runs.record import Sizes
@@ -72,9 +73,20 @@ MEGA, GIGA, GIB = 10**6, 10**9, 2**30
 
 
 def recipe_of(config: Config, mesh: Mesh) -> Recipe:
-    """What a step of this run learns, on a mesh; of several batches the largest."""
+    """What a step of this run learns, on a mesh.
+
+    Of several batches it is the largest, and of several depths the deepest, even if no
+    step has both: when each begins may depend on data that are not here.
+
+    Raises:
+        UserError: if devices or slices do not divide a batch.
+    """
+    require_batches(config, mesh)
     largest = max(config.batches.values)
     config = dataclasses.replace(config, batch_size=largest, batch_schedule="")
+    if isinstance(config, TrainTRM):
+        model = config.model_at(config.deepest)
+        config = dataclasses.replace(config, model=model, depth_schedule="")
     module = importlib.import_module(f"train.{kind_of(config)}")
     return module.make_recipe(config, sizes_of(config), mesh)
 
@@ -82,6 +94,19 @@ def recipe_of(config: Config, mesh: Mesh) -> Recipe:
 def kind_of(config: Config) -> str:
     """`trm` or `gpt`."""
     return "trm" if isinstance(config, TrainTRM) else "gpt"
+
+
+ARC_PUZZLES = {"arc1": 876_410, "arc2": 1_191_733}
+"""Identifiers of the data of these presets, as `docs/arc.md` counts them."""
+
+
+def arc_puzzles(build: ARC) -> int | None:
+    """Identifiers of ARC made like this; None unless it is as in a preset."""
+    plain = lambda one: dataclasses.replace(one, source="", processes=1)
+    for preset, puzzles in ARC_PUZZLES.items():
+        if plain(TRM_PRESETS[preset][1].data.build) == plain(build):
+            return puzzles
+    return None
 
 
 def sizes_of(config: Config) -> Sizes:
@@ -92,7 +117,7 @@ def sizes_of(config: Config) -> Sizes:
     """
     trm = isinstance(config, TrainTRM)
     path = open_path(config.data.paths[0] if trm else config.data.path)
-    if path.is_dir():
+    if is_remote(path) or path.is_dir():
         return importlib.import_module(f"train.{kind_of(config)}").sizes_of_data(config)
     match config.data.build:
         case SudokuExtreme():
@@ -103,9 +128,7 @@ def sizes_of(config: Config) -> Sizes:
             return {"vocab": 6, "seq": 900, "puzzles": 1}
         case GeneratedMaze(size=size):
             return {"vocab": 6, "seq": size * size, "puzzles": 1}
-        case ARC(test=test):
-            # Identifiers with 1000 augmentations, as `docs/arc.md` counts them.
-            puzzles = 1_191_733 if "evaluation2" in test else 876_410
+        case ARC() as build if puzzles := arc_puzzles(build):
             return {"vocab": 12, "seq": 900, "puzzles": puzzles}
         case OpenWebText() | FineWeb():
             return {"tokens": 50257}
@@ -116,12 +139,14 @@ def sizes_of(config: Config) -> Sizes:
             raise AssertionError
 
 
-def with_more_slices(config: Config) -> Config | None:
-    """The same run with the next larger number of slices; None if there is none."""
+def with_more_slices(config: Config, devices: int) -> Config | None:
+    """The same run with the next larger number of slices; None if there is none.
+
+    It is at least twice as large, and divides what a device has of every batch.
+    """
     if isinstance(config, TrainTRM):
-        rows, now = config.batch_size, config.accumulation
-        larger = (n for n in range(now + 1, rows + 1) if rows % n == 0 and n >= 2 * now)
-        slices = next(larger, None)
+        rows, now = gcd(*config.batches.values) // devices, config.accumulation
+        slices = next((n for n in range(2 * now, rows + 1) if rows % n == 0), None)
         if slices is None:
             return None
         return dataclasses.replace(config, accumulation=slices)
@@ -153,15 +178,12 @@ def describe(facts: Facts, config: Config, fit: bool) -> Iterator[str]:
     gib = lambda size: "?" if size is None else f"{size / GIB:.2f} GiB"
     room = f" of {gib(facts['room'])}" if facts["room"] else ""
     if not facts["fits"]:
-        more = with_more_slices(config)
+        more = with_more_slices(config, devices)
         advice = ""
         if more is not None and not fit:
             advice = f" Try `{slices_flag(more)}`, or `--fit`."
         yield f"fits      no: {gib(facts['peak'])}{room} a device.{advice}"
         return
-    chip = chip_of(facts["device"])
-    if chip is not None and chip.capacity and not room:
-        room = f" of {chip.capacity} GiB"
     yield f"fits      yes: {gib(facts['peak'])}{room} a device at the peak"
     state = {name: size for name, size in facts["state"].items() if size > MEGA / 10}
     parts = [f"{name} {size / MEGA:,.1f}" for name, size in state.items()]
@@ -171,8 +193,9 @@ def describe(facts: Facts, config: Config, fit: bool) -> Iterator[str]:
         f"          in place: {facts['aliased_arrays']} of {facts['arrays']} arrays of "
         f"the state; program {facts['code'] / MEGA:,.1f}"
     )
+    updates = facts["updates"]
     found = [
-        f"{kind} {number} ({size / MEGA:,.1f} MB)"
+        f"{kind} {number / updates:g} ({size / updates / MEGA:,.1f} MB)"
         for kind, (number, size) in facts["collectives"].items()
     ]
     inside = facts["collectives_in_loops"]
@@ -181,28 +204,26 @@ def describe(facts: Facts, config: Config, fit: bool) -> Iterator[str]:
     if unknown:
         yield f"          {unknown} loops of unknown length count as one round"
     if "seconds" not in facts:
-        work = f"{facts['flops'] / GIGA:,.1f} GFLOP, {facts['bytes'] / GIGA:,.2f} GB"
+        work = (
+            f"{facts['flops'] / updates / GIGA:,.1f} GFLOP, "
+            f"{facts['bytes'] / updates / GIGA:,.2f} GB"
+        )
         yield f"at best   not known: {facts['device']} is not in the tables; {work}"
         return
-    seconds, rounds = facts["seconds"], facts["examples"] // facts["batch"]
+    collected = sum(size for _, size in facts["collectives"].values())
     amounts = {
-        "compute": f"{facts['flops'] / 1e12:,.2f} TFLOP",
-        "memory": f"{facts['bytes'] / GIGA:,.1f} GB",
-        "network": f"{_collected(facts) / MEGA:,.1f} MB in collectives",
+        "compute": f"{facts['flops'] / updates / 1e12:,.2f} TFLOP",
+        "memory": f"{facts['bytes'] / updates / GIGA:,.1f} GB",
+        "network": f"{collected / updates / MEGA:,.1f} MB in collectives",
     }
     for name, amount in amounts.items():
         mark = "  <- the bound" if name == facts["bound"] else ""
-        time_ms = 1000 * seconds[name] / rounds
+        time_ms = 1000 * facts["seconds"][name] / updates
         yield f"at best   {time_ms:8.2f} ms a step by {name}: {amount}{mark}"
     mfu = facts["rates"].get("mfu")
     mfu = "" if mfu is None else f", an MFU of {mfu:.0%}"
     yield f"          so at most {facts['best_rate']:,.0f} examples a second{mfu}"
     yield f"compiled  in {facts['compile_s']:.0f} s"
-
-
-def _collected(facts: Facts) -> int:
-    """Bytes of all collectives."""
-    return sum(size for _, size in facts["collectives"].values())
 
 
 def movers(program: Program, number: int) -> Iterator[str]:
@@ -254,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts, program = study(recipe_of(config, mesh), mesh, config.steps_per_call)
         for line in describe(facts, config, flags.fit):
             print(line, flush=True)
-        more = with_more_slices(config) if flags.fit else None
+        more = with_more_slices(config, mesh.size) if flags.fit else None
         if facts["fits"] or more is None:
             break
         config = more

@@ -42,7 +42,7 @@ from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
-from train.phases import Phase, with_batch
+from train.phases import Phase, require_batches, with_batch
 from train.presets import GPT_PRESETS
 from train.runs.loading import is_run, load_run, resumed_config
 from train.runs.record import Sizes
@@ -64,8 +64,7 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
         ValueError: if mesh, batch, data and weights do not go together.
     """
     mesh = make_mesh(config.mesh)
-    for size in config.batches.values:
-        process_rows(mesh, size)  # or it says why not
+    require_batches(config, mesh)
     prepare_missing(config.data.path, config.data.build)
     train = open_split(config, "train", config.batches, config.seed, mesh)
     sizes: Sizes = {"tokens": train.vocab_size}

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from configs import TrainGPT, TrainTRM
+from configs import TrainGPT, TrainTRM, require
 from train.gradients import StepConfig
+from train.mesh import require_divides
 from train.objective import Objective
 from train.optim import Optimizer
 from train.watch.speed import Rates
@@ -33,6 +35,19 @@ class Phase:
     def examples(self) -> int:
         """Rows of one step."""
         return self.step_config.batch_size * self.step_config.supervision_steps
+
+
+def require_batches(config: TrainTRM | TrainGPT, mesh: Mesh) -> None:
+    """Raise `UserError` unless devices and slices divide every batch of a run."""
+    for size in config.batches.values:
+        require_divides(mesh, size)
+        if isinstance(config, TrainTRM):
+            local = size // mesh.size
+            require(
+                local % config.accumulation == 0,
+                f"`accumulation` must divide the {local} puzzles of a device: got "
+                f"{config.accumulation}. Use fewer slices or a larger batch.",
+            )
 
 
 def with_batch(rates: Rates, config: TrainTRM | TrainGPT, batch: int) -> Rates:

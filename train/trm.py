@@ -42,7 +42,7 @@ from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
-from train.phases import Phase, with_batch
+from train.phases import Phase, require_batches, with_batch
 from train.presets import TRM_PRESETS
 from train.runs.integrity import kinds
 from train.runs.loading import LoadedRun, load_run, resumed_config
@@ -356,14 +356,7 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
     """
     paths, eval_batch = config.data.paths, config.eval.batch_size or config.batch_size
     test_rows = process_rows(mesh, eval_batch)
-    for size in config.batches.values:
-        process_rows(mesh, size)  # or it says why not
-        local = size // mesh.size
-        require(
-            local % config.accumulation == 0,
-            f"`accumulation` must divide the {local} puzzles of a device: got "
-            f"{config.accumulation}. Use fewer slices or a larger batch.",
-        )
+    require_batches(config, mesh)
     prepare_missing(paths[0], config.data.build)
     train = PuzzleDataset(
         paths,

@@ -31,22 +31,23 @@ class Chip:
     network: int | None = None
     """GB/s that a chip sends to its neighbours, over all links; None if not told."""
 
-    capacity: int
-    """GiB of its memory, of which a program may use a little less."""
+    usable: float | None = None
+    """GiB of its memory that a program may use, where the device itself does not say:
+    as libtpu does on refusing a program."""
 
 
 CHIPS = {
     # TPUs: cloud.google.com/tpu/docs/v4, v5p and v6e (which has v5e beside it); links
     # of v4 as six of 400 Gbit/s. GPUs: NVIDIA's data sheets, of NVLink one direction.
-    "TPU v4": Chip(memory=1228, network=300, capacity=32),
-    "TPU v5 lite": Chip(memory=800, network=200, capacity=16),
-    "TPU v5": Chip(memory=2765, network=600, capacity=95),
-    "TPU v6": Chip(memory=1600, network=400, capacity=32),
-    "H200": Chip(memory=4800, network=450, capacity=141),
-    "H100 PCIe": Chip(memory=2000, capacity=80),
-    "H100": Chip(memory=3350, network=450, capacity=80),
-    "A100": Chip(memory=2039, network=300, capacity=80),
-    "L40S": Chip(memory=864, capacity=48),
+    "TPU v4": Chip(memory=1228, network=300, usable=30.75),
+    "TPU v5 lite": Chip(memory=800, network=200, usable=15.75),
+    "TPU v5": Chip(memory=2765, network=600, usable=95.74),
+    "TPU v6": Chip(memory=1600, network=400, usable=31.25),
+    "H200": Chip(memory=4800, network=450),
+    "H100 PCIe": Chip(memory=2000),
+    "H100": Chip(memory=3350, network=450),
+    "A100": Chip(memory=2039, network=300),
+    "L40S": Chip(memory=864),
 }
 """By a part of the device's own name; the first that fits counts."""
 

@@ -158,7 +158,9 @@ class Program:
 
     def __init__(self, text: str):
         self.computations, self.entry = parse(text)
-        self.unknown_loops = 0
+        head = text.partition("\n")[0]
+        found = re.findall(r"(?:replica_count|num_partitions)=(\d+)", head)
+        self.devices = prod(map(int, found))
         self.runs = list(self._walk(self.entry, 1, False))
 
     def _walk(self, name: str, times: int, in_loop: bool) -> Iterator[Run]:
@@ -167,7 +169,6 @@ class Program:
             yield Run(operation, times, computation, in_loop)
             if operation.kind == "while":
                 count = trip_count(operation, self.computations)
-                self.unknown_loops += count is None
                 for called in _called(operation):
                     yield from self._walk(called, times * (count or 1), True)
             elif operation.kind in ("call", "conditional", "async-start"):
@@ -190,26 +191,34 @@ class Program:
         """
         number: Counter[str] = Counter()
         size: Counter[str] = Counter()
-        for run in self.runs:
-            operation = run.operation
-            kind = operation.kind.removesuffix("-start")
-            if kind not in COLLECTIVES:
-                continue
-            parts = [run.computation[name].shape for name in operation.operands]
-            before = sum(map(bytes_of, parts))
-            after = bytes_of(operation.shape)
-            if operation.kind == "all-gather-start":
-                after -= before  # its shape lists its operands too
+        for kind, run in self._collectives():
             number[kind] += run.times
-            size[kind] += run.times * (after if kind == "all-gather" else before)
+            size[kind] += run.times * _collected(kind, run)
         return {kind: (number[kind], size[kind]) for kind in number}
 
     def collectives_in_loops(self) -> int:
         """How many collectives stand in loops."""
-        kinds = (
-            r.operation.kind.removesuffix("-start") for r in self.runs if r.in_loop
-        )
-        return sum(kind in COLLECTIVES for kind in kinds)
+        return sum(run.in_loop for _, run in self._collectives())
+
+    def sent(self) -> float:
+        """Bytes that a device must at least send for the collectives.
+
+        A sum over a group of devices is a scatter and a gather, and each of these sends
+        all but a device's own part.
+        """
+        total = 0.0
+        for kind, run in self._collectives():
+            group = group_size(run.operation, self.devices)
+            share = (group - 1) / group
+            times = {"all-reduce": 2 * share, "collective-permute": 1.0}
+            total += times.get(kind, share) * run.times * _collected(kind, run)
+        return total
+
+    def _collectives(self) -> Iterator[tuple[str, Run]]:
+        for run in self.runs:
+            kind = run.operation.kind.removesuffix("-start")
+            if kind in COLLECTIVES:
+                yield kind, run
 
     def traffic(self) -> list[tuple[int, Run]]:
         """Bytes that each operation moves in the main memory, all its runs, ordered."""
@@ -273,6 +282,29 @@ class Program:
                     in_place += whole
                     total += min(written, whole)
         return total + max(bytes_of(fusion.shape, main=True) - in_place, 0)
+
+
+def _collected(kind: str, run: Run) -> int:
+    """Bytes of a collective's arrays, whole as they are before or after it."""
+    operation = run.operation
+    parts = [run.computation[name].shape for name in operation.operands]
+    before = sum(map(bytes_of, parts))
+    if kind != "all-gather":
+        return before
+    listed = operation.kind == "all-gather-start"  # its shape lists its operands too
+    return bytes_of(operation.shape) - (before if listed else 0)
+
+
+def group_size(collective: Operation, devices: int) -> int:
+    """How many devices exchange among themselves; all `devices` if it does not say.
+
+    Groups are written one by one, `{{0,1},{2,3}}`, or by their number and size,
+    `[2,2]<=[4]`.
+    """
+    found = re.search(r"replica_groups=(?:\{\{([\d,]+)|\[\d+,(\d+)\])", collective.rest)
+    if found is None:
+        return devices
+    return int(found[2]) if found[2] else len(found[1].split(","))
 
 
 def _used(

@@ -27,7 +27,7 @@ GIGA, GIB = 10**9, 2**30
 
 def trace(recipe: Recipe, mesh: Mesh, calls: int) -> tuple[Any, TrainState, PyTree]:
     """The train step traced for devices that need not be here; its inputs' shapes."""
-    state, phase = abstract_state(recipe.init, mesh), recipe.phases.values[-1]
+    state, phase = abstract_state(recipe.init, mesh), recipe.phases.at(0)
     leading = (calls, phase.step_config.supervision_steps)
     leading = () if recipe.episode else leading
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(leading), AXES))
@@ -46,14 +46,14 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
     """What a step needs and does, and its program; None if it does not fit.
 
     Args:
-        recipe: what it learns; of several phases the last, which is the deepest.
+        recipe: what it learns; of several phases the first.
         mesh: the devices.
         calls: updates made by one dispatch.
     """
     device = mesh.devices.flat[0]
     start = time.perf_counter()
     traced, state, batch = trace(recipe, mesh, calls)
-    phase = recipe.phases.values[-1]
+    phase = recipe.phases.at(0)
     config = phase.step_config
     each = lambda tree: sum(
         prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -65,11 +65,13 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
         "batch": config.batch_size,
         "slices": config.accumulation,
         "examples": phase.examples * calls,
+        "updates": calls,
         "state": {name: each(part) for name, part in vars(state).items()}
         | {"batch": each(batch)},
         "arrays": len(jax.tree.leaves(state)),
         "flops": flops(traced.jaxpr.jaxpr),
     }
+    room = room_of(device)
     lowered = traced.lower()
     middle = time.perf_counter()
     try:
@@ -77,15 +79,12 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G", str(error))
-        needed = float(used[1]) * GIB if used else None
-        room = float(used[2]) * GIB if used else None
+        needed = asked_for(str(error))
         return facts | {"fits": False, "peak": needed, "room": room}, None
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None
     assert text is not None
     program = Program(text)
-    room = room_of(device)
     facts |= {
         "lower_s": round(middle - start, 1),
         "compile_s": round(time.perf_counter() - middle, 1),
@@ -96,27 +95,35 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
         "aliased": memory.alias_size_in_bytes,
         "aliased_arrays": len(re.findall(r"(?:may|must)-alias", text.split("\n")[0])),
         "collectives": program.collectives(),
+        "sent": program.sent(),
         "collectives_in_loops": program.collectives_in_loops(),
         "loops": program.loops(),
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "bytes": program.bytes(),
     }
-    found = roofline(facts, mesh)
+    found = roofline(facts)
     if found:
         found["rates"] = phase.rates(found["best_rate"])
     return facts | found, program
 
 
+def asked_for(refusal: str) -> float | None:
+    """Bytes that a refused program would take; None if libtpu does not say."""
+    found = re.search(r"(?:Used |temporaries \()([\d.]+)G", refusal)
+    return float(found[1]) * GIB if found else None
+
+
 def room_of(device: Any) -> int | None:
-    """Bytes of a device that a program may use; None where the compiler sees to it."""
+    """Bytes of a device that a program may use; None if not known."""
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.platform == "tpu":
-        return None
+        chip = chip_of(device.device_kind)
+        return None if chip is None or chip.usable is None else int(chip.usable * GIB)
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def roofline(facts: Facts, mesh: Mesh) -> Facts:
+def roofline(facts: Facts) -> Facts:
     """Least seconds of a dispatch by each bound, and what follows from them.
 
     Nothing of a device that is not in the tables.
@@ -127,21 +134,8 @@ def roofline(facts: Facts, mesh: Mesh) -> Facts:
     bounds = {
         "compute": facts["flops"] / peak,
         "memory": facts["bytes"] / (chip.memory * GIGA),
-        "network": sent(facts["collectives"], mesh) / (chip.network * GIGA)
-        if chip.network
-        else 0.0,
+        "network": facts["sent"] / (chip.network * GIGA) if chip.network else 0.0,
     }
     bound = max(bounds, key=lambda name: bounds[name])
     rate = facts["examples"] / bounds[bound]
     return {"seconds": bounds, "bound": bound, "best_rate": rate}
-
-
-def sent(collectives: dict[str, tuple[int, int]], mesh: Mesh) -> float:
-    """Bytes that a device must at least send for them.
-
-    A sum over all devices is a scatter and a gather, and each of these sends all but
-    a device's own part.
-    """
-    share = (mesh.size - 1) / mesh.size
-    twice = {"all-reduce": 2 * share, "collective-permute": 1.0}
-    return sum(twice.get(kind, share) * size for kind, (_, size) in collectives.items())

@@ -28,7 +28,6 @@ def starting_point(
     Raises:
         UserError: if a run or file is of another kind of model, or cannot be read.
     """
-    first = next(iter(presets))
     (file, argv), (run_dir, _) = _take(FILE, argv), _take(RUN, argv)
     named = argv[0] if argv and argv[0] in presets else None
     if file is not None:
@@ -42,14 +41,15 @@ def starting_point(
     elif named is None and run_dir and has_checkpoint(run_dir):
         kind, config, record = recorded_run(run_dir)
     else:
-        name = named or first
+        name = named or next(iter(presets))
         return name, presets[name][1], argv
+    alike = [name for name, (_, one) in presets.items() if type(one) is type(config)]
     require(
-        type(config) is type(presets[first][1]),
+        bool(alike),
         f"A run must go on with the script that began it: `{file or run_dir}` is of "
         f"`train.{kind}`. Use `python -m train.{kind}`.",
     )
-    return record.get("preset") or first, config, argv
+    return record.get("preset") or alike[0], config, argv
 
 
 def _take(flag: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from configs import MeshConfig
 from train.mesh import AXES, make_mesh
-from train.roofline.hlo import Program, bytes_of, parse
+from train.roofline.hlo import Program, bytes_of, group_size, parse
 
 N = 256
 SIZE = 4 * N * N
@@ -58,7 +58,6 @@ def test_loops_in_loops() -> None:
 def test_a_loop_whose_length_the_data_decide() -> None:
     grow = lambda x: jax.lax.while_loop(lambda y: y.sum() < 1e6, lambda y: 2 * y, x)
     found = program(grow, (N,))
-    assert found.unknown_loops == 1
     assert found.loops() == [None]
 
 
@@ -98,6 +97,49 @@ def test_collectives_and_their_bytes() -> None:
         "all-gather": (1, 8 * 4 * N),
     }
     assert found.collectives_in_loops() == 1
+
+
+def test_what_is_sent_depends_on_the_group() -> None:
+    """All but one of 4, of 2 and of all 8 devices; a row to a neighbour."""
+    mesh: Mesh = make_mesh(MeshConfig(data=4, model=2))
+
+    def device(x: jax.Array) -> tuple[jax.Array, ...]:
+        return (
+            jax.lax.psum(x, "data"),
+            jax.lax.all_gather(x, "model", tiled=True),
+            jax.lax.psum_scatter(jnp.sin(x), "model", tiled=True),
+            jax.lax.psum(2 * x, AXES),
+            jax.lax.ppermute(x, "data", [(0, 1), (1, 0)]),
+        )
+
+    split = PartitionSpec(AXES)
+    shared = jax.shard_map(
+        device, mesh=mesh, in_specs=split, out_specs=split, check_vma=False
+    )
+    shares = 2 * 3 / 4 + 2 * 1 / 2 + 1 / 2 + 2 * 7 / 8 + 1
+    assert program(shared, (8 * N,)).sent() == pytest.approx(4 * N * shares)
+
+
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1},{2,3}}", 2),
+        ("{{0},{1}}", 1),
+        ("[4,2]<=[8]", 2),
+        ("[2,4]<=[4,2]T(1,0)", 4),
+        ("{}", 8),
+    ],
+)
+def test_the_size_of_a_group(groups: str, size: int) -> None:
+    text = f"""HloModule jit_f, num_partitions=8
+
+ENTRY %main (x: f32[4]) -> f32[4] {{
+  %x = f32[4]{{0}} parameter(0)
+  ROOT %s = f32[4]{{0}} all-reduce(%x), replica_groups={groups}, to_apply=%a
+}}
+"""
+    found = Program(text)
+    assert group_size(found.computations["main"]["s"], found.devices) == size
 
 
 TPU = """HloModule jit_step, is_scheduled=true
