@@ -7,7 +7,7 @@ from typing import Any
 from configs import require
 from data.storage import open_path
 from train.runs.loading import has_checkpoint
-from train.runs.record import read_settings, recorded_run
+from train.runs.record import read_settings, recorded_run, require_kind
 
 FILE, RUN = "--config-file", "--config.run-dir"
 
@@ -44,20 +44,19 @@ def starting_point(
     else:
         name = named or first
         return name, presets[name][1], argv
-    require(
-        type(config) is type(presets[first][1]),
-        f"A run must go on with the script that began it: `{file or run_dir}` is of "
-        f"`train.{kind}`. Use `python -m train.{kind}`.",
-    )
+    require_kind(kind, type(presets[first][1]), file or run_dir or "")
     return record.get("preset") or first, config, argv
 
 
 def _take(flag: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The last value of a flag in the arguments, and these without it."""
+    """The last value of a flag in the arguments, and these without it.
+
+    As for all flags, `_` is as good as `-`.
+    """
     value, rest, words = None, [], iter(argv)
     for word in words:
         name, equals, given = word.partition("=")
-        if name == flag:
+        if name.replace("_", "-") == flag:
             value = given if equals else next(words, "")
         else:
             rest.append(word)
