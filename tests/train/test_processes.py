@@ -362,15 +362,22 @@ def test_one_that_is_killed_ends_both(
     started[victim].communicate()
 
 
+BUILD = {"data.build.size": 4, "data.build.train": 64, "data.build.test": 16}
+
+
+def test_first_weights_of_a_run(finished: Finished, tmp_path: Path) -> None:
+    """Its weights must fit data that are made before, for all."""
+    where = {"data.paths": tmp_path / "data", "run-dir": tmp_path / "run"}
+    source = {"init-from": finished("trm", 2) / "run", "epochs": 1}
+    (out, err), (_, second) = ends(together({**where, **BUILD, **source}), 0)
+    assert err + second == ""
+    assert out.count("making it") == 1
+    assert "After 8 steps" in out
+
+
 def test_the_others_wait_for_a_dataset(tmp_path: Path) -> None:
     """Longer than a collective would."""
-    where = {
-        "data.paths": tmp_path / "data",
-        "data.build.size": 4,
-        "data.build.train": 64,
-        "data.build.test": 16,
-        "run-dir": tmp_path / "run",
-    }
+    where = {"data.paths": tmp_path / "data", "run-dir": tmp_path / "run", **BUILD}
     patch = (
         "import time\n"
         "make = feed.prepare\n"
