@@ -362,16 +362,20 @@ def test_one_that_is_killed_ends_both(
     started[victim].communicate()
 
 
-BUILD = {"data.build.size": 4, "data.build.train": 64, "data.build.test": 16}
+BUILD: Settings = {"data.build.size": 4, "data.build.train": 64, "data.build.test": 16}
 
 
-def test_first_weights_of_a_run(finished: Finished, tmp_path: Path) -> None:
-    """Its weights must fit data that are made before, for all."""
-    where = {"data.paths": tmp_path / "data", "run-dir": tmp_path / "run"}
-    source = {"init-from": finished("trm", 2) / "run", "epochs": 1}
-    (out, err), (_, second) = ends(together({**where, **BUILD, **source}), 0)
+@pytest.mark.parametrize("model", ["trm", "gpt"])
+def test_first_weights_of_a_run(
+    model: str, finished: Finished, where: Where, tmp_path: Path
+) -> None:
+    """Those of a TRM must fit data that are made before, for all."""
+    missing: Settings = {"data.paths": tmp_path / "data", **BUILD, "epochs": 1}
+    settings = {"trm": missing, "gpt": {**where["gpt"], "max-iters": 8}}[model]
+    settings |= {"init-from": finished(model, 2) / "run", "run-dir": tmp_path / "run"}
+    (out, err), (_, second) = ends(together(settings, model=model), 0)
     assert err + second == ""
-    assert out.count("making it") == 1
+    assert out.count("making it") == (model == "trm")
     assert "After 8 steps" in out
 
 
