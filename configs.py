@@ -126,8 +126,9 @@ class Piecewise(Generic[T]):
         raise AssertionError("the last has no end")
 
     def map(self, function: Callable[[T], U]) -> "Piecewise[U]":
-        """What a function makes of each value."""
-        return Piecewise(self.firsts, tuple(map(function, self.values)))
+        """What a function makes of each value; the same of one that comes again."""
+        made = {value: function(value) for value in dict.fromkeys(self.values)}
+        return Piecewise(self.firsts, tuple(made[value] for value in self.values))
 
 
 def piecewise(name: str, start: T, pairs: Iterable[tuple[int, T]]) -> Piecewise[T]:

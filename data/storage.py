@@ -73,6 +73,12 @@ def store_errors() -> Iterator[None]:
         raise OSError(f"the object store said: {said[:300]}") from error
 
 
+def exists(path: AnyPath) -> bool:
+    """Whether there is a file or a folder."""
+    with store_errors():
+        return path.exists()
+
+
 def read_text(path: AnyPath) -> str:
     """The text of a file, whatever is in it."""
     with store_errors():
@@ -109,7 +115,7 @@ def append_text(path: AnyPath, text: str) -> None:
         with path.open("a") as file:
             file.write(text)
     else:
-        write_whole(path, (read_text(path) if path.exists() else "") + text)
+        write_whole(path, (read_text(path) if exists(path) else "") + text)
 
 
 def move_folder(source: AnyPath, target: AnyPath) -> None:

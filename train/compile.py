@@ -52,7 +52,7 @@ from configs import (
     TrainTRM,
     require,
 )
-from data.storage import is_remote, open_path
+from data.storage import exists, open_path
 from train.job import Recipe
 from train.mesh import make_mesh
 from train.phases import require_batches
@@ -117,7 +117,7 @@ def sizes_of(config: Config) -> Sizes:
     """
     trm = isinstance(config, TrainTRM)
     path = open_path(config.data.paths[0] if trm else config.data.path)
-    if is_remote(path) or path.is_dir():
+    if exists(path):
         return importlib.import_module(f"train.{kind_of(config)}").sizes_of_data(config)
     match config.data.build:
         case SudokuExtreme():

@@ -1,6 +1,7 @@
 """Starting JAX, the other processes of a run, and signals."""
 
 import atexit
+import itertools
 import os
 import signal
 import socket
@@ -25,6 +26,9 @@ DAY = 24 * 3600 * 1000
 SILENCE = 30
 """Seconds without a sign of life after which a process counts as dead, and JAX ends the
 others (its own default is 100)."""
+
+_CALLS = itertools.count()
+"""Numbers of what the first process does for all."""
 
 ECHO = 0.5
 """Seconds in which a signal counts as the one before: launchers pass on a Ctrl-C that
@@ -121,12 +125,10 @@ def end_others(message: str) -> bool:
     return True
 
 
-def first_process_does(name: str, action: Callable[[], None]) -> None:
+def first_process_does(action: Callable[[], None]) -> None:
     """Have the first process do something, while the others wait, a day if need be.
 
-    Args:
-        name: of the action, the same in all processes and used once.
-        action: what to do.
+    All of them must ask equally often: they agree on the number of a call.
 
     Raises:
         UserError: if it failed in the first process.
@@ -134,7 +136,7 @@ def first_process_does(name: str, action: Callable[[], None]) -> None:
     if jax.process_count() == 1:
         action()
         return
-    client, key = _coordination(), f"train/done/{name}"
+    client, key = _coordination(), f"train/done/{next(_CALLS)}"
     if jax.process_index() == 0:
         action()  # if it fails, all processes end
         client.key_value_set(key, "done")

@@ -47,7 +47,7 @@ def prepare_missing(folder: str, build: Any) -> None:
         "one whose `--config.data.build` is given too.",
     )
     if build is not None:
-        first_process_does(f"dataset {folder}", make)
+        first_process_does(make)
 
 
 def train_input(

@@ -16,11 +16,12 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
 from configs import Piecewise, TrainGPT, TrainTRM, require
-from data.storage import AnyPath, append_text, open_path
+from data.storage import AnyPath, append_text, open_path, store_errors
 from train.evaluation import Evaluation, evaluate
 from train.feed import Split
 from train.loop import Intervals, Loop
@@ -31,7 +32,7 @@ from train.runs.checkpoint import Checkpoints
 from train.runs.metrics_file import scores
 from train.runs.provenance import code
 from train.runs.record import Sizes
-from train.runs.run_dir import RunDir, require_same_model
+from train.runs.run_dir import RunDir, make_folder, require_same_model
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from train.table import make_table
@@ -309,6 +310,8 @@ def evaluate_run(
         state = first_state(job, abstract)
         found = state.evaluated, state.table, 0
     model, table, done = found
+    if folder is not None:
+        make_folder(folder)
     splits = job.evaluator.splits("only")
     prefetch = config.data.prefetch
     with closing(Screen()) as screen:
@@ -341,8 +344,9 @@ def read_weights(
     Raises:
         UserError: if the run is of another model, or no checkpoint can be read.
     """
-    if not (folder / "checkpoints").is_dir():
-        return None
+    with store_errors():
+        if not (folder / "checkpoints").is_dir():
+            return None
     require_same_model(folder, config)
     checkpoints = Checkpoints(folder / "checkpoints", config.run, read_only=True)
     try:
@@ -356,15 +360,20 @@ def first_state(job: Job, abstract: TrainState) -> TrainState:
     state = init_state(job.init, job.mesh)
     if job.pretrained is None:
         return state
-    place = lambda x, like: jax.device_put(x, like.sharding)
     like = (abstract.model, abstract.table)
     model, rows = job.pretrained()
     first = (model, make_table(rows, job.mesh.size))
-    model, table = jax.tree.map(place, first, like)
+    model, table = jax.tree.map(placed, first, like)
     state = TrainState(**{**vars(state), "model": model, "table": table})
     if state.ema is None:
         return state
     return eqx.tree_at(lambda s: s.ema, state, jax.tree.map(jnp.copy, state.model))
+
+
+def placed(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """An array that every process has, as one over the devices of all."""
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, like.sharding, whole.__getitem__)
 
 
 def _opening(job: Job, folder: AnyPath, state: TrainState, resumed: bool) -> str:

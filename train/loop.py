@@ -112,7 +112,8 @@ class Loop:
             # It was killed between saving and evaluating.
             evaluation = self._evaluate(state, done, lambda: False, interval)
         interrupt = Interrupt()
-        tracing = Tracing(self.run.profiled, self.report.folder / "profile")
+        profile = self.report.folder / "profile"
+        tracing = Tracing(self.run.profiled, profile, range(done + 1, total + 1))
         try:
             calls = self.intervals.calls(done)
             with Prefetch(self.make_batch, calls, self.prefetch) as batches:

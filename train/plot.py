@@ -28,7 +28,7 @@ from jaxtyping import Float
 from tyro.conf import Positional
 
 from configs import require
-from data.storage import absolute, open_path, read_text
+from data.storage import absolute, exists, open_path, read_text
 from train.runs.metrics_file import parse_lines
 from train.runs.record import recorded_run
 
@@ -78,6 +78,10 @@ class Curves:
     """The lines of `train` and `eval`, in the order of steps."""
 
     batch_size: int
+    """Of steps whose line of metrics does not say it."""
+
+    supervision_steps: int
+    """Of each batch: as often its examples were counted."""
 
     @classmethod
     def read(cls, run_dir: str) -> "Curves":
@@ -89,7 +93,7 @@ class Curves:
         kind, config, _ = recorded_run(run_dir)
         folder = absolute(open_path(run_dir))
         path = folder / "metrics.jsonl"
-        text = read_text(path) if path.exists() else ""
+        text = read_text(path) if exists(path) else ""
         found, _ = parse_lines(text.splitlines())
         require(
             bool(found),
@@ -101,7 +105,8 @@ class Curves:
             split: [row for row in found if row.get("split") == split]
             for split in ("train", "eval")
         }
-        return cls(folder.name, kind, rows, config.batch_size)
+        passes = getattr(config, "supervision_steps", 1)
+        return cls(folder.name, kind, rows, config.batch_size, passes)
 
     def points(self, metric: str, split: str, x: Axis) -> Points:
         """Where a metric stands after steps or minutes, as far as it was counted.
@@ -122,7 +127,9 @@ class Curves:
         rows = [row for row in self.rows["train"] if row.get("examples_per_second")]
         ends = np.array([0, *(row["step"] for row in rows)], float)
         rates = np.array([row["examples_per_second"] for row in rows])
-        times = np.cumsum(np.diff(ends) * self.batch_size / rates / 60)
+        batches = np.array([row.get("batch_size", self.batch_size) for row in rows])
+        examples = np.diff(ends) * batches * self.supervision_steps
+        times = np.cumsum(examples / rates / 60)
         return np.interp(steps, ends, [0.0, *times])
 
 

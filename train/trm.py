@@ -31,7 +31,7 @@ from configs import ACTConfig, Piecewise, TrainTRM, TRMConfig, require
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from data.remote import local_dataset
-from data.storage import open_path
+from data.storage import exists, open_path
 from gpt.attention import Kernel, pick_kernel
 from train.devices import start
 from train.evaluation import Evaluation
@@ -164,7 +164,7 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
         return as_computed(before.model, config), None
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(local_dataset(config.data.paths[0]) / "train").seq_len
-    if (open_path(config.init_from) / "config.json").is_file():
+    if exists(open_path(config.init_from) / "config.json"):
         source = load_run(config.init_from)
         require(
             source.kind == "trm",

@@ -1,5 +1,7 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,6 +16,8 @@ from configs import (
 )
 from data.build import prepare
 from tests.tiny import assert_equal
+from train import devices
+from train.feed import prepare_missing
 from train.presets import TRM_PRESETS
 from train.runs.checkpoint import Checkpoints
 from train.state import abstract_state, init_state
@@ -37,6 +41,33 @@ def config(dataset: Path, **changes: object) -> TrainTRM:
         mesh=MeshConfig(data=1),
     )
     return replace(base, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_first_process_prepares_for_all(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as it is asked; a key of JAX's service is set once."""
+    keys: list[str] = []
+
+    def key_value_set(key: str, value: str) -> None:
+        assert key not in keys, "ALREADY_EXISTS"
+        keys.append(key)
+
+    client = SimpleNamespace(
+        key_value_set=key_value_set,
+        blocking_key_value_get=lambda key, _: keys.remove(key),
+    )
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(devices, "_coordination", lambda: client)
+    calls = []
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(devices, "_CALLS", itertools.count())
+        for _ in range(2):
+            devices.first_process_does(lambda: calls.append("made"))
+            prepare_missing(str(dataset), GeneratedSudoku(size=4))
+    assert calls == ["made"] * 2
+    assert keys == []
 
 
 def test_steps_are_whole_dispatches(dataset: Path) -> None:

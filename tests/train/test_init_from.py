@@ -240,9 +240,12 @@ def test_an_imported_run_is_trained_on(dataset: Path, tmp_path: Path) -> None:
 def test_first_weights_are_evaluated(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a run, as `eval_only` does for a GPT."""
+    """Without a run, as `eval_only` does for a GPT; or into a new folder."""
     source = write_official(tmp_path / "in", Golden(NAME))
     setting = config(dataset, tmp_path / "run", source)
     setting = replace(setting, run=replace(setting.run, eval_only=True))
     assert main("quickstart", replace(setting, run_dir="")) == 0
     assert "exact_accuracy" in capsys.readouterr().out
+    assert main("quickstart", setting) == 0
+    row = json.loads((tmp_path / "run" / "evaluations.jsonl").read_text())
+    assert (row["step"], row["weights"]) == (0, str(source))

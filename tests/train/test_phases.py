@@ -268,7 +268,7 @@ def test_a_run_of_several_batches(
     )
     made = replace(made, run=replace(made.run, save_every=2))
     lines = run(made, tmp_path / "whole")
-    assert traced == [8 // devices, 16 // devices, 8 // devices]
+    assert traced == [8 // devices, 16 // devices]
     train = [line for line in lines if line["split"] == "train"]
     assert [line["batch_size"] for line in train] == [8] * 4 + [16] * 4 + [8] * 8
     rates = [line["lr"] / made.optim.lr * made.optim.warmup for line in train]

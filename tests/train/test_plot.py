@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,15 @@ from train.runs.run_dir import RunDir
 TRAIN = {"split": "train", "lm_loss": 2.0, "exact_accuracy": None}
 
 
-def write(folder: Path, *rows: Mapping[str, object], kind: str = "trm") -> str:
+def write(
+    folder: Path, *rows: Mapping[str, object], kind: str = "trm", **changes: Any
+) -> str:
     """A run of batches of 32 (a GPT: 12) with these lines of metrics."""
     presets = {
         "trm": replace(TRM_PRESETS["quickstart"][1], batch_size=32),
         "gpt": GPT_PRESETS["shakespeare-char-cpu"][1],
     }
-    config = replace(presets[kind], run_dir=str(folder))
+    config = replace(presets[kind], run_dir=str(folder), **changes)
     run_dir = RunDir(config, "test", {"kind": kind, "sizes": {}, "data_hash": "a"})
     run_dir.write_config()
     run_dir.close()
@@ -63,6 +66,19 @@ def test_minutes_are_those_of_training(run: str) -> None:
     """10 steps of 32 at 8 a second: 40 s; then 20 s; the evaluation's own are none."""
     minutes = Curves.read(run).minutes(np.array([10.0, 15.0, 20.0]))
     np.testing.assert_allclose(minutes * 60, [40, 50, 60])
+
+
+def test_minutes_of_other_batches(tmp_path: Path) -> None:
+    """A line says its batch if that changes; each is worked on four times."""
+    rate = {"examples_per_second": 32.0}
+    path = write(
+        tmp_path / "run",
+        {"step": 10, **TRAIN, **rate, "batch_size": 32},
+        {"step": 20, **TRAIN, **rate, "batch_size": 64},
+        supervision_steps=4,
+    )
+    minutes = Curves.read(path).minutes(np.array([10.0, 15.0, 20.0]))
+    np.testing.assert_allclose(minutes * 60, [40, 80, 120])
 
 
 def test_a_gpt_has_the_loss_of_its_validation(tmp_path: Path) -> None:

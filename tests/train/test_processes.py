@@ -362,15 +362,26 @@ def test_one_that_is_killed_ends_both(
     started[victim].communicate()
 
 
+BUILD: Settings = {"data.build.size": 4, "data.build.train": 64, "data.build.test": 16}
+
+
+@pytest.mark.parametrize("model", ["trm", "gpt"])
+def test_first_weights_of_a_run(
+    model: str, finished: Finished, where: Where, tmp_path: Path
+) -> None:
+    """Those of a TRM must fit data that are made before, for all."""
+    missing: Settings = {"data.paths": tmp_path / "data", **BUILD, "epochs": 1}
+    settings = {"trm": missing, "gpt": {**where["gpt"], "max-iters": 8}}[model]
+    settings |= {"init-from": finished(model, 2) / "run", "run-dir": tmp_path / "run"}
+    (out, err), (_, second) = ends(together(settings, model=model), 0)
+    assert err + second == ""
+    assert out.count("making it") == (model == "trm")
+    assert "After 8 steps" in out
+
+
 def test_the_others_wait_for_a_dataset(tmp_path: Path) -> None:
     """Longer than a collective would."""
-    where = {
-        "data.paths": tmp_path / "data",
-        "data.build.size": 4,
-        "data.build.train": 64,
-        "data.build.test": 16,
-        "run-dir": tmp_path / "run",
-    }
+    where = {"data.paths": tmp_path / "data", "run-dir": tmp_path / "run", **BUILD}
     patch = (
         "import time\n"
         "make = feed.prepare\n"

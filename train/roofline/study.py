@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from configs import UserError
 from train.job import Recipe
 from train.mesh import AXES
 from train.roofline.chips import chip_of
@@ -78,7 +79,11 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            raise UserError(
+                "The compiler must take the program: it ended with an error of its own "
+                f"({str(error).splitlines()[0][:200]}). Try more slices of the batch, "
+                "or another slice of devices."
+            ) from error
         needed = asked_for(str(error))
         return facts | {"fits": False, "peak": needed, "room": room}, None
     memory, text = compiled.memory_analysis(), compiled.as_text()

@@ -7,7 +7,7 @@ from typing import Any
 from configs import require
 from data.storage import open_path
 from train.runs.loading import has_checkpoint
-from train.runs.record import read_settings, recorded_run
+from train.runs.record import read_settings, recorded_run, require_kind
 
 FILE, RUN = "--config-file", "--config.run-dir"
 
@@ -43,21 +43,21 @@ def starting_point(
     else:
         name = named or next(iter(presets))
         return name, presets[name][1], argv
-    alike = [name for name, (_, one) in presets.items() if type(one) is type(config)]
-    require(
-        bool(alike),
-        f"A run must go on with the script that began it: `{file or run_dir}` is of "
-        f"`train.{kind}`. Use `python -m train.{kind}`.",
-    )
-    return record.get("preset") or alike[0], config, argv
+    types = {name: type(one) for name, (_, one) in presets.items()}
+    require_kind(kind, file or run_dir or "", *types.values())
+    alike = (name for name in types if types[name] is type(config))
+    return record.get("preset") or next(alike), config, argv
 
 
 def _take(flag: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The last value of a flag in the arguments, and these without it."""
+    """The last value of a flag in the arguments, and these without it.
+
+    As for all flags, `_` is as good as `-`.
+    """
     value, rest, words = None, [], iter(argv)
     for word in words:
         name, equals, given = word.partition("=")
-        if name == flag:
+        if name.replace("_", "-") == flag:
             value = given if equals else next(words, "")
         else:
             rest.append(word)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from configs import RunConfig, UserError
-from data.storage import AnyPath, open_path
+from data.storage import AnyPath, open_path, store_errors
 from train.mesh import layout
 from train.runs.checkpoint import Checkpoints
 from train.runs.metrics_file import scores
@@ -19,7 +19,9 @@ from train.runs.record import (
     Sizes,
     from_settings,
     read_config,
+    recorded_kind,
     recorded_run,
+    require_kind,
     without_record,
 )
 from train.runs.stored import saved_steps
@@ -105,7 +107,8 @@ def load_run(
 def is_run(path: str) -> bool:
     """Whether a run of ours lies there, and not weights in another format."""
     folder = open_path(path)
-    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+    with store_errors():
+        return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
 
 
 def kept_steps(run_dir: str | AnyPath) -> list[int]:
@@ -127,8 +130,15 @@ def has_checkpoint(run_dir: str) -> bool:
 
 
 def resumed_config(kind: type[Config], run_dir: str) -> Config | None:
-    """The configuration of a run that has a checkpoint to go on with; None if none."""
+    """The configuration of a run that has a checkpoint to go on with; None if none.
+
+    Raises:
+        UserError: if the run is of another kind of model, or `config.json` is damaged.
+    """
     if not has_checkpoint(run_dir):
         return None
     tree = read_config(open_path(run_dir))
-    return None if tree is None else from_settings(kind, without_record(tree))
+    if tree is None:
+        return None
+    require_kind(recorded_kind(tree), run_dir, kind)
+    return from_settings(kind, without_record(tree))

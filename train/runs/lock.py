@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from etils import epath
 
 from configs import UserError
-from data.storage import AnyPath, create, read_text, store_errors, write_whole
+from data.storage import AnyPath, create, exists, read_text, store_errors, write_whole
 from train.devices import end_others
 from train.runs.periodic import Periodic
 
@@ -97,7 +97,7 @@ class StoreLock:
     def _beat(self) -> None:
         """Write the object again, or end if another process has taken it over."""
         with suppress(OSError):  # the network may come back
-            found = read_text(self._path) if self._path.exists() else self._mine
+            found = read_text(self._path) if exists(self._path) else self._mine
             if not found.startswith(self._mine):
                 self._end(found.partition("\n")[0])
             self._beats += 1

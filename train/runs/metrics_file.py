@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from configs import RunError
-from data.storage import AnyPath, append_text, read_text, write_whole
+from data.storage import AnyPath, append_text, exists, read_text, write_whole
 from train.runs.periodic import Periodic
 
 WAIT = 10.0
@@ -41,7 +41,7 @@ def scores(folder: AnyPath, done: int | None = None) -> dict[int, float | None]:
         done: the last step to look at; None for all.
     """
     path = folder / "metrics.jsonl"
-    if not path.exists():
+    if not exists(path):
         return {}
     rows, _ = parse_lines(read_text(path).splitlines())
     return {
@@ -57,7 +57,7 @@ def truncate(path: AnyPath, step: int) -> None:
     Lines that cannot be read are moved to a file beside it, with a warning; but the end
     of a line that was being written when the run was killed is dropped.
     """
-    if not path.exists():
+    if not exists(path):
         return
     lines = read_text(path).splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
@@ -159,7 +159,7 @@ class MetricsObject:
 
     def __init__(self, path: AnyPath):
         self._path = path
-        self._text = read_text(path) if path.exists() else ""
+        self._text = read_text(path) if exists(path) else ""
         self._written, self._writing = self._text, threading.Lock()
         self._thread = Periodic(self._try_to_flush, WAIT)
 

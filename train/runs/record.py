@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from configs import MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
-from data.storage import AnyPath, open_path, read_text
+from data.storage import AnyPath, exists, open_path, read_text
 
 Config = TypeVar("Config", TrainGPT, TrainTRM)
 Sizes = dict[str, int]
@@ -117,7 +117,7 @@ def read_config(folder: AnyPath) -> dict[str, Any] | None:
 
 def _read(path: AnyPath) -> dict[str, Any] | None:
     """What a `config.json` says; None if it is missing."""
-    if not path.exists():
+    if not exists(path):
         return None
     try:
         config = json.loads(read_text(path))
@@ -154,14 +154,29 @@ def read_settings(path: AnyPath) -> tuple[str, Any, dict[str, Any]]:
         f"A run must have a `config.json`: there is no `{path}`. Check the path.",
     )
     assert tree is not None
-    record = tree.get("recorded", {})
-    kind = record.get("kind") or ("trm" if "act" in tree else "gpt")
+    kind = recorded_kind(tree)
     require(
         kind in CONFIGS,
         f"A run must be of one of the kinds {', '.join(CONFIGS)}: `{path}` is of "
         f"`{kind}`. Use the version that made it.",
     )
-    return kind, from_settings(CONFIGS[kind], without_record(tree)), record
+    config = from_settings(CONFIGS[kind], without_record(tree))
+    return kind, config, tree.get("recorded", {})
+
+
+def recorded_kind(tree: dict[str, Any]) -> str:
+    """The kind of model of the run whose `config.json` this is."""
+    kind = tree.get("recorded", {}).get("kind")
+    return kind or ("trm" if "act" in tree else "gpt")
+
+
+def require_kind(found: str, where: str | AnyPath, *configs: type) -> None:
+    """Raise `UserError` unless the kind of model found there has such settings."""
+    require(
+        CONFIGS.get(found) in configs,
+        f"A run must go on with the script that began it: `{where}` is of "
+        f"`train.{found}`. Use `python -m train.{found}`.",
+    )
 
 
 def without_record(tree: dict[str, Any]) -> dict[str, Any]:

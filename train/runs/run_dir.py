@@ -16,7 +16,14 @@ import jax
 from configs import EVALUATION_MAY_CHANGE, MAY_CHANGE, UserError, require
 from data.storage import AnyPath, open_path, store_errors, write_whole
 from train.runs.lock import Lock, hold
-from train.runs.record import differences, read_config, settings, without_record
+from train.runs.record import (
+    differences,
+    read_config,
+    recorded_kind,
+    require_kind,
+    settings,
+    without_record,
+)
 from train.runs.stored import saved_steps
 
 
@@ -50,14 +57,13 @@ class RunDir:
         self.folder = open_path(config.run_dir or f"runs/{preset}-{started}")
         self._lock: Lock | None = None
         self.new_length = ""
+        make_folder(self.folder)
         try:
-            with store_errors():
-                self.folder.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
                 self._lock = hold(self.folder / "lock")
         except OSError as error:
             raise _unusable(self.folder, error) from error
-        self._new = settings(config)
+        self._kind, self._new = type(config), settings(config)
         self.recorded = {"id": uuid.uuid4().hex[:8], **recorded}
         try:
             old = read_config(self.folder) if self.started else None
@@ -95,6 +101,8 @@ class RunDir:
         Args:
             old: what `config.json` or a checkpoint says; nothing of the first version.
         """
+        if old:
+            require_kind(recorded_kind(old), self.folder, self._kind)
         changed = differences(without_record(old), self._new) if old else []
         for name in old.keys() & {"epochs", "max_iters"}:
             if old[name] != self._new[name]:
@@ -117,6 +125,19 @@ class RunDir:
         """Let go of the lock."""
         if self._lock is not None:
             self._lock.close()
+
+
+def make_folder(folder: AnyPath) -> None:
+    """Make the directory of a run, if it is missing.
+
+    Raises:
+        UserError: if it cannot be made.
+    """
+    try:
+        with store_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
 
 
 def require_same_model(folder: AnyPath, config: Any) -> None:

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from configs import UserError, require
-from data.storage import AnyPath, absolute
+from data.storage import AnyPath, absolute, store_errors
 from train.runs.integrity import Fingerprint, fingerprint, kinds
 from train.state import TrainState
 from train.table import Table, is_table
@@ -73,7 +73,8 @@ def metadata(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
 
 def saved_steps(folder: AnyPath) -> list[int]:
     """Steps of the checkpoints in a folder that are complete."""
-    return ocp.utils.checkpoint_steps(absolute(folder)) if folder.is_dir() else []
+    with store_errors():
+        return ocp.utils.checkpoint_steps(absolute(folder)) if folder.is_dir() else []
 
 
 def _crc(arrays: Mapping[str, Sequence[object]]) -> int:

@@ -9,21 +9,24 @@ from typing import Any
 
 import jax
 
-from data.storage import AnyPath, upload
+from data.storage import AnyPath, exists, upload
 
 
 class Tracing:
     """Traces some steps once, in the first process, into a folder of the run.
 
+    It warns if none of them will be made, unless the folder has a trace already.
+
     Args:
         steps: their numbers; none for no trace.
         folder: where the trace goes.
+        made: numbers of the steps that this process will make.
     """
 
-    def __init__(self, steps: range, folder: AnyPath):
-        here = jax.process_index() == 0
-        self._steps = steps if here and can_trace() else range(0)
-        self._folder = folder
+    def __init__(self, steps: range, folder: AnyPath, made: range):
+        here = bool(steps) and jax.process_index() == 0
+        possible = here and are_made(steps, made, folder) and can_trace()
+        self._steps, self._folder = steps if possible else range(0), folder
         self._running, self._ended = False, False
 
     def starts(self, first: int, last: int) -> bool:
@@ -57,6 +60,19 @@ class Tracing:
             if not isinstance(self._folder, Path):
                 upload(self._local, self._folder)
                 shutil.rmtree(self._local)
+
+
+def are_made(steps: range, made: range, folder: AnyPath) -> bool:
+    """Whether some steps will be made; else it warns, if there is no trace of them."""
+    found = range(max(steps[0], made.start), min(steps.stop, made.stop))
+    if not found and not exists(folder):
+        warnings.warn(
+            f"No trace is written: of the steps {steps[0]} to {steps[-1]} none is made "
+            f"from step {made.start - 1} to {made.stop - 1}. Ask for others with "
+            "`--config.run.profile FIRST:COUNT`.",
+            stacklevel=2,
+        )
+    return bool(found)
 
 
 def several_gpu_hosts() -> bool:

@@ -38,12 +38,13 @@ def test_characters_are_read_by_tokenizers(tmp_path):
 
 @pytest.mark.parametrize("kind", ["char", "gpt2"])
 def test_auto_tokenizer_reads_them(tmp_path, bpe_dir, kind):
-    transformers = pytest.importorskip("transformers")
+    from transformers import AutoTokenizer  # which takes its time
+
     characters = "".join(sorted(set("".join(MORE))))
     ours = Characters(characters) if kind == "char" else GPT2.load(bpe_dir)
     write_tokenizer(ours, tmp_path, 64)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.vocab_size, theirs.model_max_length) == (ours.vocab_size, 64)
     for text in MORE:
         tokens = ours.encode(text).tolist()

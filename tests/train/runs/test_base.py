@@ -5,12 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from gcsfs import GCSFileSystem
+from gcsfs.retry import HttpError
 
 from configs import GeneratedSudoku, UserError
+from data.remote import local_dataset
+from data.storage import open_path
 from tests import runs
 from train import cli
 from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.runs.loading import is_run
+from train.runs.metrics_file import scores
 from train.runs.record import settings
+from train.runs.stored import saved_steps
 
 SUDOKU, QUICK = (TRM_PRESETS[name][1] for name in ("sudoku", "quickstart"))
 
@@ -36,6 +43,7 @@ def test_a_run_is_its_own_base(run: Path) -> None:
     assert parse("--config.run-dir", str(run)) == ("quickstart", expected)
     name, config = parse(f"--config.run-dir={run}", "--config.epochs", "32")
     assert (name, config) == ("quickstart", replace(expected, epochs=32.0))
+    assert parse("--config.run_dir", str(run)) == ("quickstart", expected)
 
 
 def test_a_preset_that_is_named_goes_before_it(run: Path) -> None:
@@ -52,6 +60,7 @@ def test_what_a_failed_start_leaves_is_no_base(run: Path) -> None:
 def test_any_file_begins_a_new_run(run: Path) -> None:
     got = parse("--config-file", str(run / "config.json"), "--config.batch-size", "8")
     assert got == ("quickstart", replace(QUICK, seed=3, batch_size=8))
+    assert parse(f"--config_file={run}/config.json")[1] == replace(QUICK, seed=3)
     with pytest.raises(UserError, match="Leave out one"):
         parse("quickstart", "--config-file", str(run / "config.json"))
     with pytest.raises(UserError, match="there is no `nowhere`"):
@@ -61,6 +70,26 @@ def test_any_file_begins_a_new_run(run: Path) -> None:
 def test_a_run_of_the_other_script(run: Path) -> None:
     with pytest.raises(UserError, match=r"Use `python -m train\.trm`"):
         parse("--config.run-dir", str(run), presets=GPT_PRESETS)
+
+
+def test_a_store_that_is_closed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials: an error of a disk, which scripts print in a line."""
+
+    async def refuse(*args: object, **options: object) -> None:
+        raise HttpError({"code": 401, "message": "Anonymous caller has no access"})
+
+    monkeypatch.setattr(GCSFileSystem, "_call", refuse)
+    path = f"{bucket}/closed"
+    for action in (
+        lambda: parse("--config.run-dir", path),
+        lambda: parse("--config-file", f"{path}/config.json"),
+        lambda: is_run(path),
+        lambda: saved_steps(open_path(path)),
+        lambda: scores(open_path(path)),
+        lambda: local_dataset(path),
+    ):
+        with pytest.raises(OSError, match="object store said: Anonymous caller"):
+            action()
 
 
 def test_data_of_ones_own_are_not_made_by_themselves(run: Path) -> None:

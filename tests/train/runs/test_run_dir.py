@@ -11,11 +11,13 @@ import pytest
 from configs import (
     GeneratedSudoku,
     PuzzleDataConfig,
+    TrainGPT,
     TrainTRM,
     UserError,
 )
 from tests.runs import ROOT
-from train.presets import TRM_PRESETS
+from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.runs.loading import resumed_config
 from train.runs.record import recorded_run
 from train.runs.run_dir import RunDir
 
@@ -58,6 +60,16 @@ def test_what_may_not_change(tmp_path: Path) -> None:
     begin(tmp_path)
     with pytest.raises(UserError, match="another configuration: seed: 0 -> 3"):
         RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
+
+
+def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """Whatever its settings are; what asks for them alone says the same."""
+    begin(tmp_path)
+    gpt = replace(GPT_PRESETS["shakespeare-char-cpu"][1], run_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"is of `train\.trm`. Use `python -m"):
+        RunDir(gpt, "shakespeare-char-cpu", RECORD | {"kind": "gpt"})
+    with pytest.raises(UserError, match=r"is of `train\.trm`. Use `python -m"):
+        resumed_config(TrainGPT, str(tmp_path))
 
 
 def test_other_data_at_the_same_path_are_refused(tmp_path: Path) -> None:

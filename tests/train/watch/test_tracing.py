@@ -99,14 +99,14 @@ def test_names_are_all_that_they_change(
 def test_a_trace_is_started_and_stopped_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By dispatches of two steps; nothing on a run that is beyond it."""
+    """By dispatches of two steps."""
     calls: list[str] = []
     monkeypatch.setattr(
         jax.profiler, "start_trace", lambda *a, **k: calls.append("start")
     )
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
-    for done, expected in ((0, [2, 4]), (3, [3, 5]), (4, [])):
-        made, seen = Tracing(range(4, 5), tmp_path), []
+    for done, expected in ((0, [2, 4]), (3, [3, 5])):
+        made, seen = Tracing(range(4, 5), tmp_path, range(done + 1, 11)), []
         calls.clear()
         while done < 10:
             if made.starts(done + 1, done + 2):
@@ -118,7 +118,20 @@ def test_a_trace_is_started_and_stopped_once(
                 seen.append(done)
         made.stop()
         assert seen == expected
-        assert calls == (["start", "stop"] if expected else [])
+        assert calls == ["start", "stop"]
+
+
+@pytest.mark.parametrize(("done", "total"), [(24, 100), (0, 19), (30, 30)])
+def test_steps_that_are_not_made(tmp_path: Path, done: int, total: int) -> None:
+    """It is said, unless a process before has traced them."""
+    steps, made = range(20, 25), range(done + 1, total + 1)
+    with pytest.warns(UserWarning, match="of the steps 20 to 24 none is made") as said:
+        tracing = Tracing(steps, tmp_path / "profile", made)
+    assert len(said) == 1
+    assert f"from step {done} to {total}" in str(said[0].message)
+    assert not tracing.starts(1, 100)
+    (tmp_path / "profile").mkdir()
+    assert not Tracing(steps, tmp_path / "profile", made).starts(1, 100)
 
 
 def test_gpus_of_several_processes_are_left_out(
@@ -140,5 +153,5 @@ def test_gpus_of_several_processes_are_left_out(
     assert tracing.options().device_tracer_level == 0
     monkeypatch.setattr(jax.profiler, "ProfileOptions", Older)
     with pytest.warns(UserWarning, match="No trace is written"):
-        made = Tracing(range(1, 9), tmp_path)
+        made = Tracing(range(1, 9), tmp_path, range(1, 9))
     assert not made.starts(1, 8)
