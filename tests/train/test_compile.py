@@ -111,7 +111,7 @@ def test_sizes_of_data_in_a_store(
         TRM_PRESETS["quickstart"][1], data=PuzzleDataConfig(paths=(path,), build=None)
     )
     assert sizes_of(stored(address)) == {"vocab": 6, "seq": 16, "puzzles": 1}
-    with pytest.raises(UserError, match="there is none at `gs://"):
+    with pytest.raises(UserError, match="make `gs://"):
         sizes_of(stored(address + "-elsewhere"))
 
 
