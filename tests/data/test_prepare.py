@@ -65,7 +65,7 @@ def test_errors_are_messages_with_status_2(tmp_path, capsys, args, message):
 
 
 def test_wrong_options_have_status_2(capsys):
-    for args in (["maze"], ["generate", "--size", "6"], ["sudoku", "--nope"]):
+    for args in (["mazes"], ["generate", "--size", "6"], ["sudoku", "--nope"]):
         with pytest.raises(SystemExit) as stop:
             main(args)
         assert stop.value.code == 2

@@ -35,7 +35,8 @@ CONFIGS = {
 }
 # Those with official weights.
 OFFICIAL = ("trm", "single_z", "hier6", "hrm", "transformer")
-LONG = ("eqr-attention",)  # whose tests take long, and tell little beside `eqr-mlp`
+# Their tests take long, and tell little beside `eqr-mlp` and `trm-units`.
+LONG = ("eqr-attention", "single_z-units", "hier6-units", "hrm-units", "eqr-units")
 every = pytest.mark.parametrize(
     "config",
     [
