@@ -26,6 +26,7 @@ from train.mesh import AXES
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
 from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.runs.record import Sizes
 from train.state import abstract_state, make_init
 from train.step import make_train_step
 
@@ -40,6 +41,7 @@ def some(presets: Iterable[str]) -> list:
 
 
 SUDOKU = {"vocab": 11, "seq": 81, "puzzles": 1}
+GRIDS = {"vocab": 12, "seq": 900, "puzzles": 1000}
 TRM = {name: config for name, (_, config) in TRM_PRESETS.items()}
 GPT = {name: config for name, (_, config) in GPT_PRESETS.items()}
 
@@ -61,22 +63,24 @@ def tpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
 
 
-def trm_kernel(config: TrainTRM) -> Kernel:
+def trm_kernel(config: TrainTRM, sizes: Sizes = SUDOKU) -> Kernel:
     return pick_kernel(
         config.model.attention,
         precision=config.precision,
-        length=config.model.prefix + SUDOKU["seq"],
+        length=config.model.prefix + sizes["seq"],
         head_dim=config.model.head_dim,
     )
 
 
-def lower_trm(config: TrainTRM, mesh: Mesh, platform: str) -> str:
-    """The program of a preset's train step on 9x9 Sudoku."""
-    kernel, size, seq = trm_kernel(config), config.batch_size, SUDOKU["seq"]
+def lower_trm(
+    config: TrainTRM, mesh: Mesh, platform: str, sizes: Sizes = SUDOKU
+) -> str:
+    """The program of a preset's train step on 9x9 Sudoku, or on other puzzles."""
+    kernel, size, seq = trm_kernel(config, sizes), config.batch_size, sizes["seq"]
     objective = train.trm.make_objective(config.act, seq)
     batch = Puzzle(*(rows(mesh, size, *n) for n in ((seq,), (seq,), ())))
     optimizer = train.trm.make_trm_optimizer(config, 10**6)
-    build = partial(train.trm.build, config, SUDOKU, kernel)
+    build = partial(train.trm.build, config, sizes, kernel)
     return lower(config, objective, optimizer, build, batch, mesh, platform)
 
 
@@ -167,6 +171,14 @@ def test_trm_on_a_tpu(name: str, one_device: Mesh) -> None:
     """A length of 97 is none for splash."""
     assert trm_kernel(TRM[name]) == "xla"
     assert calls(lower_trm(TRM[name], one_device, "tpu")) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tpu")
+def test_grids_of_arc_on_a_tpu(one_device: Mesh) -> None:
+    """A length of 916 is worth to be filled up for splash."""
+    assert trm_kernel(TRM["arc1"], GRIDS) == "splash"
+    assert calls(lower_trm(TRM["arc1"], one_device, "tpu", GRIDS))
 
 
 @pytest.mark.usefixtures("tpu")
