@@ -365,17 +365,13 @@ def test_one_that_is_killed_ends_both(
 BUILD: Settings = {"data.build.size": 4, "data.build.train": 64, "data.build.test": 16}
 
 
-@pytest.mark.parametrize("model", ["trm", "gpt"])
-def test_first_weights_of_a_run(
-    model: str, finished: Finished, where: Where, tmp_path: Path
-) -> None:
-    """Those of a TRM must fit data that are made before, for all."""
-    missing: Settings = {"data.paths": tmp_path / "data", **BUILD, "epochs": 1}
-    settings = {"trm": missing, "gpt": {**where["gpt"], "max-iters": 8}}[model]
-    settings |= {"init-from": finished(model, 2) / "run", "run-dir": tmp_path / "run"}
-    (out, err), (_, second) = ends(together(settings, model=model), 0)
+def test_first_weights_of_a_run(finished: Finished, tmp_path: Path) -> None:
+    """They must fit data that are made before, for all."""
+    settings: Settings = {"data.paths": tmp_path / "data", **BUILD, "epochs": 1}
+    settings |= {"init-from": finished("trm", 2) / "run", "run-dir": tmp_path / "run"}
+    (out, err), (_, second) = ends(together(settings), 0)
     assert err + second == ""
-    assert out.count("making it") == (model == "trm")
+    assert out.count("making it") == 1
     assert "After 8 steps" in out
 
 
