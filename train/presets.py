@@ -122,8 +122,8 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
     "sudoku-small": (
-        "Sudoku-Extreme 1k, rows, columns and boxes told, 100 thousand parameters: 18 % "
-        "after 25 minutes on one CPU core.",
+        "Sudoku-Extreme 1k, rows, columns and boxes told, 100 thousand parameters: "
+        "18 % after 25 minutes on one CPU core.",
         replace(
             _SMALL,
             epochs=480.0,
