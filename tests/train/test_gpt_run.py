@@ -224,6 +224,7 @@ def test_first_weights_must_be_of_the_same_tokens(
                 resolve(config)
 
 
+@pytest.mark.slow
 def test_how_a_run_with_first_weights_is_computed_may_change(
     complete: Path, text: Path, tmp_path: Path
 ) -> None:

@@ -248,7 +248,8 @@ def test_rows_that_come_and_go(puzzles: Path) -> None:
     assert_equal(fewer, jax.tree.map(lambda a: a[:2], carry))
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
 def test_a_run_of_several_batches(
     puzzles: Path, tmp_path: Path, devices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,8 +35,12 @@ CONFIGS = {
 }
 # Those with official weights.
 OFFICIAL = ("trm", "single_z", "hier6", "hrm", "transformer")
-# Their tests take long, and tell little beside `eqr-mlp` and `trm-units`.
-LONG = ("eqr-attention", "single_z-units", "hier6-units", "hrm-units", "eqr-units")
+# Their tests tell little beside those of `trm` with the mixer, and of them with `mlp`.
+LONG = {
+    f"{variant}-{mixer}"
+    for variant in ("single_z", "hier6", "hrm", "eqr")
+    for mixer in ("attention", "units")
+}
 every = pytest.mark.parametrize(
     "config",
     [
