@@ -684,7 +684,7 @@ class TRMConfig:
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in bfloat16, splash (Pallas)
-    on a TPU for 512 positions or more, else XLA."""
+    on a TPU for multiples of 128 positions and for 512 or more, else XLA."""
 
     def __post_init__(self) -> None:
         require_positive(self, "dim", "heads", "layers", largest=MOST_STEPS)
