@@ -151,7 +151,7 @@ class OfficialStep(TorchProgram):
         self.metrics: dict[str, float] = {}
 
     def weights(self) -> Arrays:
-        """The network's state dict, for `trm.weights.load_official`."""
+        """The network's state dict, for `trm.official.names.load_official`."""
         state = self.head.model.inner.state_dict()
         return {name: host(tensor) for name, tensor in state.items()}
 

@@ -34,7 +34,7 @@ from train.objective import Metrics
 from train.state import TrainState, init_state
 from train.step import make_train_step
 from trm.flops import step_flops
-from trm.weights import load_official, to_official
+from trm.official.names import load_official, to_official
 
 Weights = Mapping[str, np.ndarray]
 Outcome = Callable[[TrainState, Metrics], dict[str, np.ndarray]]

@@ -24,7 +24,7 @@ from train.trm import make_objective, make_trm_optimizer
 from trm.act import init_carry
 from trm.build import build_trm
 from trm.model import TRM, cast
-from trm.weights import load_official
+from trm.official.names import load_official
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = (

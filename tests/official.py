@@ -8,7 +8,7 @@ import yaml
 from jax import numpy as jnp
 
 from tests.golden import Golden
-from trm.state_dict import write_state_dict
+from trm.official.state_dict import write_state_dict
 
 STYLES = ("_orig_mod.model.inner.", "model.inner.", "")
 """Compiled, not compiled, and the network alone."""

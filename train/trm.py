@@ -54,11 +54,11 @@ from trm.build import build_trm
 from trm.flops import step_flops
 from trm.model import TRM, cast
 from trm.objective import evaluate, row_ids, supervision_loss
-from trm.official import Given, Official
-from trm.pretrained import first_table, read_official
+from trm.official.infer import Given, Official
+from trm.official.names import TABLE, load_official
+from trm.official.pretrained import first_table, read_official
 from trm.puzzle_table import sign_sgd_rows
 from trm.summary import NOTES
-from trm.weights import TABLE, load_official
 
 
 def main(preset: str, config: TrainTRM) -> int:

@@ -41,17 +41,17 @@ from train.runs.loading import CheckpointName, load_run
 from train.runs.record import recorded_run
 from train.state import TrainState
 from train.trm import make_trm_init, make_trm_optimizer
-from trm.all_config import (
+from trm.official.all_config import (
     FILE,
     all_config,
     read_all_config,
     train_config,
     write_all_config,
 )
-from trm.official import Given, Official
-from trm.pretrained import build_official, find, read_file, step_of
-from trm.state_dict import write_state_dict
-from trm.weights import PREFIX, TABLE, to_official
+from trm.official.infer import Given, Official
+from trm.official.names import PREFIX, TABLE, to_official
+from trm.official.pretrained import build_official, find, read_file, step_of
+from trm.official.state_dict import write_state_dict
 
 
 def convert(

@@ -51,12 +51,12 @@ from data.remote import local_dataset
 from train.devices import start
 from train.runs.loading import CheckpointName, LoadedRun, load_run
 from train.table import make_table
-from trm.all_config import train_config
-from trm.draw import require_pillow, write_pictures
-from trm.frames import Solution, draw_text, frames_of
 from trm.model import cast
-from trm.official import Given
-from trm.pretrained import build_official, read_official, step_of
+from trm.official.all_config import train_config
+from trm.official.infer import Given
+from trm.official.pretrained import build_official, read_official, step_of
+from trm.show.frames import Solution, draw_text, frames_of
+from trm.show.pictures import require_pillow, write_pictures
 from trm.trace import Trace, in_parts, trace
 
 __all__ = ["load_official", "load_run", "run_kind", "solve", "think", "write_pictures"]

@@ -30,8 +30,8 @@ from train.runs.record import recorded_run
 from train.table import make_table
 from train.trm import build, first_weights, main, make_trm_optimizer, resolve
 from trm import convert
-from trm.official import Official
-from trm.weights import TABLE
+from trm.official.infer import Official
+from trm.official.names import TABLE
 
 NAME = "trm_attention"
 # Equinox silences it while it compiles, but filters are shared with other threads.

@@ -25,14 +25,14 @@ from train.runs.record import recorded_run
 from train.step import make_eval_step
 from trm import convert
 from trm.act import init_carry, refill
-from trm.all_config import train_config
 from trm.build import build_trm
 from trm.model import TRM, Prediction
-from trm.official import Given, infer
-from trm.pretrained import build_official, choose, find, is_checkpoint, step_of
+from trm.official.all_config import train_config
+from trm.official.infer import Given, infer
+from trm.official.names import TABLE, load_official, to_official
+from trm.official.pretrained import build_official, choose, find, is_checkpoint, step_of
+from trm.official.state_dict import read_state_dict, write_state_dict
 from trm.recursion import Latents
-from trm.state_dict import read_state_dict, write_state_dict
-from trm.weights import TABLE, load_official, to_official
 
 ALL = [*CASES, "trm_attention_bfloat16"]
 

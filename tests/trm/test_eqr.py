@@ -18,10 +18,10 @@ from trm.build import build_trm
 from trm.evaluation import Answers, Effort, answer
 from trm.model import TRM
 from trm.noise import Noise, fold, puzzle_keys
+from trm.official.names import load_official
 from trm.recursion import deep_recursion
 from trm.scoring import residual
 from trm.variants.eqr import SCALE, STEP, EqR
-from trm.weights import load_official
 
 BARE = TRMConfig(
     variant="eqr",

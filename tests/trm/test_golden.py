@@ -17,7 +17,7 @@ from train.state import TrainState
 from train.step import make_eval_step, make_train_step
 from trm.act import init_carry, refill
 from trm.model import cast
-from trm.weights import to_official
+from trm.official.names import to_official
 
 STEPS = 6
 LATENTS = ("z_H", "z_L", "z_L1", "z_L2", "z_L3", "z_L4", "z_L5", "z_L6")

@@ -11,10 +11,10 @@ from configs import TRMConfig, UserError
 from tests.golden import CASES, FOLDER, Golden
 from tests.official import STYLES, options_of, weights_of
 from train.presets import TRM_PRESETS
-from trm.all_config import all_config, train_config
 from trm.build import build_trm
-from trm.official import Given, infer
-from trm.weights import TABLE, to_official
+from trm.official.all_config import all_config, train_config
+from trm.official.infer import Given, infer
+from trm.official.names import TABLE, to_official
 
 
 def official(config: TRMConfig, vocab: int, seq: int) -> dict[str, np.ndarray]:

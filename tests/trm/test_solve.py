@@ -37,11 +37,13 @@ from train.runs.run_dir import RunDir
 from train.state import init_state, make_init
 from train.table import make_table
 from train.trm import build
-from trm import draw, page, solve
+from trm import solve
 from trm.act import init_carry, refill
 from trm.act import solve as evaluate
-from trm.frames import Solution, crop, draw_text, frames_of
-from trm.official import Given
+from trm.official.infer import Given
+from trm.show import page
+from trm.show import pictures as draw
+from trm.show.frames import Solution, crop, draw_text, frames_of
 
 SIZES = {"vocab": 6, "seq": 16, "puzzles": 1}
 BOARDS = ("12..34..21..43..", "1.34............", "0000000000000004")

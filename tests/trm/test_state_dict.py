@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from trm.state_dict import read_state_dict, write_state_dict
+from trm.official.state_dict import read_state_dict, write_state_dict
 
 WEIGHTS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

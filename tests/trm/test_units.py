@@ -10,9 +10,9 @@ from configs import TRMConfig, UserError
 from data.puzzles.board import BOXES
 from train.muon import hidden_matrices
 from trm.build import build_trm
+from trm.official.names import to_official
 from trm.symbols import SymbolEmbedding
 from trm.units import UnitMixer
-from trm.weights import to_official
 
 
 @pytest.mark.parametrize("size", [4, 6])

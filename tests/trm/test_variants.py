@@ -16,8 +16,8 @@ from tests.tiny import assert_close
 from train.optim import scale_by_adam_atan2, split_trainable
 from trm.build import build_trm
 from trm.model import TRM
+from trm.official.names import load_official, to_official
 from trm.recursion import deep_recursion
-from trm.weights import load_official, to_official
 
 VARIANTS, MIXERS = (
     get_args(get_type_hints(TRMConfig)[name]) for name in ("variant", "mixer")

@@ -15,8 +15,8 @@ import numpy as np
 
 from configs import require
 from data.puzzles.kinds import Kind
-from trm.frames import Frame, Solution, crop
-from trm.page import write_page
+from trm.show.frames import Frame, Solution, crop
+from trm.show.page import write_page
 
 if TYPE_CHECKING:
     from PIL.Image import Image

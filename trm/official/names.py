@@ -54,7 +54,7 @@ def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
         "Official weights must be of a model that the official code has: got "
         f"variant={config.variant}, mixer={config.mixer}, gate={config.gate}, "
         f"inner_multiple={config.inner_multiple}. Keep it as a run of ours, or add its "
-        "names to `trm/weights.py`.",
+        "names to `trm/official/names.py`.",
     )
     named: dict[str, tuple[Any, str]] = {
         EMBEDDING: (model.embedding.weight, ""),

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array
 
 from configs import TrainTRM, TRMConfig, UserError, require
-from trm.all_config import FILE, read_all_config
 from trm.build import build_trm
 from trm.model import TRM
-from trm.official import Given, Official, infer
-from trm.state_dict import SUFFIXES, brief, read_state_dict
-from trm.weights import TABLE, load_official
+from trm.official.all_config import FILE, read_all_config
+from trm.official.infer import Given, Official, infer
+from trm.official.names import TABLE, load_official
+from trm.official.state_dict import SUFFIXES, brief, read_state_dict
 
 _HUB = re.compile(r"(?P<model>[\w.-]+/[\w.-]+)(?:/(?P<path>[\w./-]+))?")
 _STEP = re.compile(r"step_(\d+)(?!\d)")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.puzzles.kinds import Kind
-from trm.frames import Frame, crop
+from trm.show.frames import Frame, crop
 
 GIVEN, CHANGED, WRONG, ALTERED = 1, 2, 4, 8
 """Marks of a cell, which add up."""

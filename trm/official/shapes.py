@@ -10,7 +10,7 @@ from typing import Any
 
 from configs import UserError, require
 from trm.layers import swiglu_width
-from trm.weights import EMBEDDING, TABLE
+from trm.official.names import EMBEDDING, TABLE
 
 LEARNED = "embed_pos.embedding_weight"
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from configs import TRMConfig, require
-from trm.shapes import (
+from trm.official.names import EMBEDDING, TABLE, split_prefix
+from trm.official.shapes import (
     LEARNED,
     count_layers,
     fixed_prefix,
@@ -25,7 +26,6 @@ from trm.shapes import (
     which_variant,
 )
 from trm.variants.eqr import SCALE, STEP
-from trm.weights import EMBEDDING, TABLE, split_prefix
 
 CELLS = {11: 81, 12: 900, 6: 900}
 """Cells of a puzzle by the size of the vocabulary: Sudoku-Extreme, ARC, Maze-Hard."""

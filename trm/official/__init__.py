@@ -1,0 +1,1 @@
+"""Checkpoints of the official code: names, shapes, options and files."""
