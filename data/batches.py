@@ -1,33 +1,25 @@
-"""How large the batches of a run are, and which rows of them a process loads."""
-
-from collections.abc import Callable
+"""The rows of a batch that a process loads."""
 
 import numpy as np
 from jaxtyping import Int, Integer
 
-from configs import Piecewise, require
-
-
-def sizes_of(batch_size: int | Piecewise[int]) -> Piecewise[int]:
-    """The size of each batch, where it may be the same for all."""
-    return Piecewise((0,), (batch_size,)) if isinstance(batch_size, int) else batch_size
+from configs import require
 
 
 def rows_of(
-    size: int,
-    rows: Integer[np.ndarray, " rows"] | Callable[[int], np.ndarray] | None,
+    batch_size: int, rows: Integer[np.ndarray, " rows"] | None
 ) -> Int[np.ndarray, " rows"]:
-    """The rows to load of a batch of some size, in order; None means all.
+    """Return `rows` as indices of a batch; None means all rows.
 
     Raises:
         UserError: if the batch has no such row.
     """
     if rows is None:
-        return np.arange(size)
-    found = (rows(size) if callable(rows) else rows).astype(int)
+        return np.arange(batch_size)
+    rows = rows.astype(int)
     require(
-        bool(((found >= 0) & (found < size)).all()),
-        f"`rows` must lie in 0 .. batch_size - 1 = {size - 1}: got {found}. Pass this "
-        "process's row numbers in the global batch.",
+        bool(((rows >= 0) & (rows < batch_size)).all()),
+        f"`rows` must lie in 0 .. batch_size - 1 = {batch_size - 1}: got {rows}. Pass "
+        "this process's row numbers in the global batch.",
     )
-    return found
+    return rows

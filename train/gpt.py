@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from configs import Piecewise, TrainGPT, UserError, require
+from configs import TrainGPT, UserError, require
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from data.text.tokenizer import Tokenizer
 from gpt.attention import Kernel, pick_kernel
@@ -66,7 +66,10 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
     mesh = make_mesh(config.mesh)
     require_batches(config, mesh)
     prepare_missing(config.data.path, config.data.build)
-    train = open_split(config, "train", config.batches, config.seed, mesh)
+    datasets = config.batches.map(
+        lambda size: open_split(config, "train", size, config.seed, mesh)
+    )
+    train = datasets.at(0)
     sizes: Sizes = {"tokens": train.vocab_size}
     recipe = make_recipe(config, sizes, mesh)
     eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
@@ -83,7 +86,12 @@ def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) ->
             per_call=config.steps_per_call,
             eval_every=config.eval.interval,
         ),
-        make_batch=train_input(train.batch, mesh, recipe.phases, config.steps_per_call),
+        make_batch=train_input(
+            lambda step: datasets.at(step).batch(step),
+            mesh,
+            recipe.phases,
+            config.steps_per_call,
+        ),
         evaluator=Evaluator(
             batch_size=eval_batch,
             splits=partial(eval_splits, config, eval_batch, mesh),
@@ -250,7 +258,7 @@ def tokens_of(config: TrainGPT) -> Mapping[str, str | int] | None:
 def open_split(
     config: TrainGPT,
     split: str,
-    batch: int | Piecewise[int],
+    batch: int,
     seed: int,
     mesh: Mesh | None = None,
 ) -> TokenDataset:
@@ -261,7 +269,7 @@ def open_split(
         block_size=config.model.block_size,
         batch_size=batch,
         seed=seed,
-        rows=None if mesh is None else partial(process_rows, mesh),
+        rows=None if mesh is None else process_rows(mesh, batch),
     )
 
 

@@ -79,7 +79,7 @@ def make_job(
     mesh = make_mesh(config.mesh)
     train, test = open_data(config, mesh)
     require(
-        train.steps(config.epochs) > 0,
+        steps_in(config.epochs, config, train) > 0,
         f"The batches of a run must fill: got batch_size={config.batch_size} for "
         f"{config.epochs:g} epochs of {train.metadata.total_groups:,} groups. Use a "
         "smaller batch or more epochs.",
@@ -101,7 +101,7 @@ def make_job(
             eval_every=steps_of(config.eval.epochs, config, train),
         ),
         make_batch=train_input(
-            train.batch,
+            train_batches(train, config, mesh),
             mesh,
             recipe.phases,
             None if recipe.episode else config.steps_per_call,
@@ -361,10 +361,10 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
     train = PuzzleDataset(
         paths,
         "train",
-        batch_size=config.batches.stretched(config.supervision_steps),
+        batch_size=config.batch_size,
         seed=config.seed,
         epochs_per_block=config.data.block,
-        rows=partial(process_rows, mesh),
+        rows=process_rows(mesh, config.batch_size),
         hints=config.data.hints,
     )
     require(
@@ -383,9 +383,28 @@ def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDatase
     return train, test
 
 
+def train_batches(
+    train: PuzzleDataset, config: TrainTRM, mesh: Mesh
+) -> Callable[[int], Puzzle]:
+    """Return the function from the number of a training batch to its local rows."""
+    batches = config.batches.stretched(config.supervision_steps)
+    datasets: list[PuzzleDataset] = []
+    for first, size in zip(batches.firsts, batches.values, strict=True):
+        rows = process_rows(mesh, size)
+        datasets.append((datasets or [train])[-1].resized(first, size, rows))
+    by_step = Piecewise(batches.firsts, tuple(datasets))
+    return lambda step: by_step.at(step).batch(step)
+
+
+def steps_in(epochs: float, config: TrainTRM, train: PuzzleDataset) -> int:
+    """Return the training batches that make up `epochs`; 0 if they fill none."""
+    batches = config.batches.stretched(config.supervision_steps)
+    return batches.reached(train.examples_in(epochs))
+
+
 def steps_of(epochs: float, config: TrainTRM, train: PuzzleDataset) -> int:
     """Steps that make up so many epochs, whole dispatches of them."""
-    steps = max(train.steps(epochs) // config.supervision_steps, 1)
+    steps = max(steps_in(epochs, config, train) // config.supervision_steps, 1)
     return -(-steps // config.steps_per_call) * config.steps_per_call
 
 

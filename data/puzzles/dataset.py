@@ -5,8 +5,9 @@ Everything that trains or evaluates reads its puzzles here. Below it lie the for
 training examples (`sampler.py`).
 """
 
+import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
-from configs import Piecewise, UserError, require
-from data.batches import rows_of, sizes_of
+from configs import UserError, require
+from data.batches import rows_of
 from data.folder import fingerprint
 from data.puzzles.metadata import Metadata, recorded_hash
 from data.puzzles.render import CHECKS, guess_kind, render_solution
@@ -49,8 +50,7 @@ class PuzzleDataset:
     Attributes:
         metadata: of all datasets together.
         num_examples: examples in all datasets.
-        batch_size: examples of the first batch, and of each test batch, over all
-            processes.
+        batch_size: examples of a batch, over all processes.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class PuzzleDataset:
         paths: Sequence[str | Path],
         split: str,
         *,
-        batch_size: int | Piecewise[int],
+        batch_size: int,
         seed: int = 0,
         epochs_per_block: int = 1,
-        rows: Integer[np.ndarray, " rows"] | Callable[[int], np.ndarray] | None = None,
+        rows: Integer[np.ndarray, " rows"] | None = None,
         hints: float = 0.0,
     ):
         """Open and check the datasets.
@@ -69,11 +69,10 @@ class PuzzleDataset:
         Args:
             paths: dataset directories.
             split: `train` or `test`.
-            batch_size: examples of a batch, or of each, over all processes.
+            batch_size: examples of a batch, over all processes.
             seed: of the order of the training examples.
             epochs_per_block: epochs strung together before a partial batch is dropped.
-            rows: the rows of each batch to load, in order, or a function from its size
-                to them; None loads all.
+            rows: the rows of each batch to load, in order; None loads all.
             hints: share of the training examples that are made easier: a random part
                 of the cells is given as it is in the solution.
 
@@ -85,13 +84,12 @@ class PuzzleDataset:
                 f"`paths` must be a list of dataset directories: got {paths!r}. "
                 "Name at least one, in a list."
             )
-        self._sizes = sizes_of(batch_size)
-        _require_least("batch_size", min(self._sizes.values), 1)
+        _require_least("batch_size", batch_size, 1)
         _require_least("epochs_per_block", epochs_per_block, 1)
         _require_least("seed", seed, 0)
-        self.batch_size = self._sizes.at(0)
-        self._rows = self._sizes.map(lambda size: rows_of(size, rows))
-        self._seed, self._hints = seed, hints
+        self.batch_size, self._rows = batch_size, rows_of(batch_size, rows)
+        self._seed, self._hints, self._epochs = seed, hints, epochs_per_block
+        self._first_step = 0
         self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
         require(
@@ -101,8 +99,40 @@ class PuzzleDataset:
         )
         self.num_examples = len(self._store)
         self._sampler = EpochSampler(
-            self._store.index, self._sizes, epochs_per_block, seed=seed
+            self._store.index, batch_size, epochs_per_block, seed=seed
         )
+
+    def resized(
+        self,
+        first_step: int,
+        batch_size: int,
+        rows: Integer[np.ndarray, " rows"] | None = None,
+    ) -> "PuzzleDataset":
+        """Return the same order of examples in batches of another size.
+
+        Args:
+            first_step: the first training batch of the new size; it begins where the
+                batch before it ends in this dataset.
+            batch_size: examples of a batch, over all processes.
+            rows: the rows of each batch to load, in order; None loads all.
+
+        Raises:
+            UserError: if an argument is out of range.
+        """
+        _require_least("first_step", first_step, self._first_step)
+        _require_least("batch_size", batch_size, 1)
+        other = copy.copy(self)
+        other.batch_size, other._rows = batch_size, rows_of(batch_size, rows)
+        other._first_step = first_step
+        other._sampler = EpochSampler(
+            self._store.index,
+            batch_size,
+            self._epochs,
+            seed=self._seed,
+            first_step=first_step,
+            first_visit=self._sampler.end(first_step - 1),
+        )
+        return other
 
     @cached_property
     def kind(self) -> str:
@@ -127,13 +157,12 @@ class PuzzleDataset:
             return parts[0]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def steps(self, epochs: int | float) -> int:
-        """The training steps that make up `epochs`; 0 if they fill no batch.
+    def examples_in(self, epochs: int | float) -> float:
+        """Return the examples that `epochs` epochs use on average.
 
         Source: `total_steps` of the official `pretrain.py`.
         """
-        total = epochs * self.metadata.total_groups * self.metadata.mean_puzzle_examples
-        return self._sizes.reached(total)
+        return epochs * self.metadata.total_groups * self.metadata.mean_puzzle_examples
 
     def batch(self, step: int) -> Puzzle:
         """This process's rows of training batch `step`, counted from 0.
@@ -142,12 +171,12 @@ class PuzzleDataset:
         call it at the same time.
 
         Raises:
-            UserError: if `step` is negative, the batch is larger than a block of
-                epochs, or a token of it is out of range.
+            UserError: if `step` is below the first one, the batch is larger than a
+                block of epochs, or a token of it is out of range.
         """
-        _require_least("step", step, 0)
+        _require_least("step", step, self._first_step)
         examples, puzzles = self._sampler.examples(step)
-        rows = self._rows.at(step)
+        rows = self._rows
         puzzle = self._load(examples[rows], puzzles[rows])
         if self._hints:
             # The 3 parts this seed from those of the sampler.
@@ -205,7 +234,7 @@ class PuzzleDataset:
                 f"`index` must lie in 0 .. {total - 1}: got {index}. "
                 "Ask for no more than `num_test_batches(limit)` batches."
             )
-        examples = index * self.batch_size + self._rows.at(0)
+        examples = index * self.batch_size + self._rows
         padding = examples >= self._count(limit)
         examples[padding] = 0
         starts = self._store.index.puzzles

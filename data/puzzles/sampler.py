@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64
 
-from configs import Piecewise, UserError
+from configs import UserError
 
 SPAN = 1 << 16
 """Visits planned at once, but never less than an epoch: 1 MB at most, or one epoch."""
@@ -40,163 +40,188 @@ class Index(NamedTuple):
         return len(self.groups) - 1
 
 
-class EpochPlan(NamedTuple):
-    """The visits of a span of epochs.
-
-    The last three say how examples fall into batches; they are empty if every visit has
-    one, where that is arithmetic.
-    """
+class Plan(NamedTuple):
+    """The visits of a span."""
 
     visits: Int[np.ndarray, " visits"]
     """The puzzle of each visit."""
 
-    ends: Int64[np.ndarray, " ends"]
-    """Examples of the visits before each visit, and of all."""
-
-    starts: Int64[np.ndarray, " batches"]
-    """First visits of the batches that begin here."""
-
-    fill: int
-    """Examples in the last batch, if it is not full; else 0."""
-
-    def take(self, first: int, examples: int) -> tuple[Int[np.ndarray, " taken"], int]:
-        """The visits from `first` on that hold so many examples, and how many it is."""
-        if not len(self.ends):
-            visits = self.visits[first : first + examples]
-            return visits, len(visits)
-        begin = int(self.ends[first])
-        stop = min(int(self.ends.searchsorted(begin + examples)), len(self.visits))
-        return self.visits[first:stop], int(self.ends[stop]) - begin
+    ends: Int64[np.ndarray, " ends"] | None
+    """Examples before each visit, then of all; None if every visit has one."""
 
 
 class EpochSampler:
-    """The examples of any step; threads may share it."""
+    """The examples of each batch; threads may share it.
 
-    def __init__(self, index: Index, sizes: Piecewise[int], epochs: int, *, seed: int):
-        """Prepare for batches of these sizes from blocks of `epochs` epochs."""
+    Visits have running numbers over all epochs, including the dropped ones.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        batch_size: int,
+        epochs: int,
+        *,
+        seed: int,
+        first_step: int = 0,
+        first_visit: int = 0,
+    ):
+        """Prepare batches from blocks of `epochs` epochs.
+
+        Args:
+            index: the groups and puzzles.
+            batch_size: examples of a batch.
+            epochs: epochs of a block.
+            seed: seed of the order.
+            first_step: number of the first batch.
+            first_visit: visit at which the first batch begins, or with the next block
+                if what is left of the block does not fill it.
+        """
         self._index, self._seed = index, seed
-        self._batches, self._epochs = sizes, epochs
+        self._batch_size, self._epochs = batch_size, epochs
         self._per_span = min(epochs, max(1, SPAN // index.num_groups))
+        self._span_visits = self._per_span * index.num_groups
+        self._block_visits = epochs * index.num_groups
         self._spans = -(-epochs // self._per_span)  # of a block
         puzzles = index.puzzles
         self._sizes = None if puzzles is None else np.diff(puzzles).astype(np.int32)
         self._lock = threading.Lock()
-        self._plans: dict[int, EpochPlan] = {}
-        # Of span i: the first batch that begins in it, and the examples that the batch
-        # begun before it already has.
-        self._firsts, self._fills = [0], [0]
+        self._plans: dict[int, Plan] = {}
+        self._counted = [(first_step, first_visit)]
+        self._walks: dict[int, list[int]] = {}
 
     def examples(
         self, step: int
     ) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
-        """The examples of batch `step` and the puzzle that each belongs to.
+        """Return the examples of batch `step` and the puzzle of each.
 
         Raises:
             UserError: if a block of epochs does not fill a batch.
         """
         with self._lock:
-            visits = self._visits(*self._locate(step), self._batches.at(step))
+            visits = self._visits(*self._fit(self._reached(step)))
         if self._index.puzzles is None:
             return visits, visits
         # The 1 and 2 part the seeds: (s, b) and (s, b, 0) would be the same seed.
         rng = np.random.default_rng((self._seed, 2, step))
-        size = self._batches.at(step)
-        return _expand(visits, self._index.puzzles, size, rng)
+        return _expand(visits, self._index.puzzles, self._batch_size, rng)
 
-    def _locate(self, step: int) -> tuple[int, int]:
-        """The span in which batch `step` begins, and its first visit there."""
-        if self._index.puzzles is None:
-            block, begin = self._begin(step)
-            per_span = self._index.num_groups * self._per_span
-            span, visit = divmod(begin, per_span)
-            return block * self._spans + span, visit
-        while self._firsts[-1] - (self._fills[-1] > 0) <= step:
-            self._count()
-        span = bisect.bisect_right(self._firsts, step) - 1
-        return span, int(self._plan(span).starts[step - self._firsts[span]])
+    def end(self, step: int) -> int:
+        """Return the visit after the last one of batch `step`.
 
-    def _begin(self, step: int) -> tuple[int, int]:
-        """The block of batch `step`, and the visits before it there: arithmetic.
-
-        Through the sizes up to the step's; what is left of a block when a batch does
-        not fit into it is dropped.
+        For the step before the first one, this is `first_visit`.
         """
-        visits = self._index.num_groups * self._epochs
-        block, begin = 0, 0
-        ends = (*self._batches.firsts[1:], step)
-        for first, end, size in zip(
-            self._batches.firsts, ends, self._batches.values, strict=True
-        ):
-            if first > step:
-                break
-            count = min(end, step) - first
-            more = count - (visits - begin) // size  # than fit into this block
-            if more <= 0:
-                begin += count * size
-                continue
-            whole = self._at_least_one(visits // size, size)
-            blocks = -(-more // whole)
-            block, begin = block + blocks, (more - (blocks - 1) * whole) * size
-        size = self._batches.at(step)
-        self._at_least_one(visits // size, size)
-        return (block, begin) if begin + size <= visits else (block + 1, 0)
+        with self._lock:
+            return self._reached(step + 1)
 
-    def _count(self) -> None:
-        """Count the batches of the next span."""
-        span = len(self._firsts) - 1
-        plan = self._plan(span)
-        first, fill = self._firsts[-1] + len(plan.starts), plan.fill
-        if (span + 1) % self._spans == 0:
-            first, fill = first - (fill > 0), 0
-            batches = first - self._firsts[span + 1 - self._spans]
-            self._at_least_one(batches, self._batches.at(first))
-            # The batch that is dropped may have begun some spans ago.
-            for i in range(span, -1, -1):
-                if self._firsts[i] <= first:
-                    break
-                self._firsts[i] = first
-        self._firsts.append(first)
-        self._fills.append(fill)
+    def _reached(self, step: int) -> int:
+        """Return the visit after the last one of batch `step - 1`."""
+        if self._sizes is None:
+            return self._reached_flat(step)
+        # `_counted` has the first batch of each span, and the visit reached before it.
+        while self._counted[-1][0] < step:
+            first, _ = self._counted[-1]
+            reached = self._walk(len(self._counted) - 1)
+            self._counted.append((first + len(reached) - 1, reached[-1]))
+        at = bisect.bisect_right(self._counted, step, key=lambda item: item[0]) - 1
+        first, visit = self._counted[at]
+        return visit if step == first else self._walk(at)[step - first]
 
-    def _visits(
-        self, span: int, visit: int, examples: int
-    ) -> Int[np.ndarray, " visits"]:
-        """The visits that fill a batch, from this one on."""
-        parts, missing = [], examples
-        while missing > 0:
-            part, taken = self._plan(span).take(visit, missing)
-            parts.append(part)
-            span, visit, missing = span + 1, 0, missing - taken
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _reached_flat(self, step: int) -> int:
+        """Return `_reached(step)` where every visit has one example: arithmetic."""
+        (first_step, first_visit), size = self._counted[0], self._batch_size
+        batches = step - first_step
+        fitting = -first_visit % self._block_visits or self._block_visits
+        fitting //= size
+        if batches <= fitting:
+            return first_visit + batches * size
+        per_block = self._block_visits // size
+        if not per_block:
+            raise self._too_large()
+        blocks, rest = divmod(batches - fitting - 1, per_block)
+        block = first_visit // self._block_visits + 1 + blocks
+        return block * self._block_visits + (rest + 1) * size
 
-    def _plan(self, span: int) -> EpochPlan:
-        """The plan of a span, made now unless it is one of the latest two."""
+    def _walk(self, at: int) -> list[int]:
+        """Return the visits reached before each batch of a span and the next batch."""
+        if at not in self._walks:
+            reached = [self._counted[at][1]]
+            span, _ = self._locate(reached[0])
+            while self._locate(reached[-1])[0] == span:
+                reached.append(self._fit(reached[-1])[1])
+            self._walks = {at: reached}
+        return self._walks[at]
+
+    def _fit(self, visit: int) -> tuple[int, int]:
+        """Return the visits at which the next batch begins and ends.
+
+        It begins at `visit` or, if the rest of the block is too small, with the next
+        block.
+        """
+        if (end := self._end(visit)) is not None:
+            return visit, end
+        begin = visit + -visit % self._block_visits
+        if begin == visit or (end := self._end(begin)) is None:
+            raise self._too_large()
+        return begin, end
+
+    def _end(self, begin: int) -> int | None:
+        """Return the end of a batch that begins at a visit; None if the block ends."""
+        if self._sizes is None:
+            left = self._block_visits - begin % self._block_visits
+            return begin + self._batch_size if self._batch_size <= left else None
+        missing, (span, offset) = self._batch_size, self._locate(begin)
+        while True:
+            ends = self._plan(span).ends
+            assert ends is not None
+            stop = int(ends.searchsorted(ends[offset] + missing))
+            if stop < len(ends):
+                return begin + stop - offset
+            missing -= int(ends[-1] - ends[offset])
+            begin += len(ends) - 1 - offset
+            span, offset = span + 1, 0
+            if span % self._spans == 0:
+                return None
+
+    def _locate(self, visit: int) -> tuple[int, int]:
+        """Return the span of a visit and its number there."""
+        block, visit = divmod(visit, self._block_visits)
+        span, visit = divmod(visit, self._span_visits)
+        return block * self._spans + span, visit
+
+    def _visits(self, begin: int, end: int) -> Int[np.ndarray, " visits"]:
+        """Return the puzzles of the visits of a batch."""
+        parts = []
+        while begin < end:
+            span, offset = self._locate(begin)
+            parts.append(self._plan(span).visits[offset : offset + end - begin])
+            begin += len(parts[-1])
+        return np.concatenate(parts)
+
+    def _plan(self, span: int) -> Plan:
+        """Return the plan of a span, made now unless it is one of the latest two."""
         if span not in self._plans:
-            number = span % self._spans
-            epochs = min(self._per_span, self._epochs - number * self._per_span)
+            epochs = min(
+                self._per_span, self._epochs - span % self._spans * self._per_span
+            )
             rng = np.random.default_rng((self._seed, 1, span))
-            visits = draw_epochs(self._index.groups, epochs, rng)
-            plan = EpochPlan(visits, np.empty(0, np.int64), np.empty(0, np.int64), 0)
+            visits, ends = draw_epochs(self._index.groups, epochs, rng), None
             if self._sizes is not None:
-                ends = np.cumsum(self._sizes[visits], dtype=np.int64)
-                ends = np.concatenate([np.zeros(1, np.int64), ends])
-                first, fill = self._firsts[span], self._fills[span]
-                plan = EpochPlan(visits, ends, *_cut(ends, fill, first, self._batches))
+                ends = np.zeros(len(visits) + 1, np.int64)
+                np.cumsum(self._sizes[visits], out=ends[1:])
             while len(self._plans) > 1:
                 del self._plans[next(iter(self._plans))]
-            self._plans[span] = plan
+            self._plans[span] = Plan(visits, ends)
         return self._plans[span]
 
-    def _at_least_one(self, batches: int, size: int) -> int:
-        """The number of batches, unless a block has none."""
-        if batches < 1:
-            raise UserError(
-                f"A batch must not be larger than the data of a block: got "
-                f"batch_size={size:,} for {self._epochs:,} epochs of "
-                f"{self._index.num_groups:,} groups. Use a smaller batch or more "
-                "epochs per block."
-            )
-        return batches
+    def _too_large(self) -> UserError:
+        """Return the error of a block of epochs that does not fill a batch."""
+        return UserError(
+            f"A batch must not be larger than the data of a block: got "
+            f"batch_size={self._batch_size:,} for {self._epochs:,} epochs of "
+            f"{self._index.num_groups:,} groups. Use a smaller batch or more epochs "
+            "per block."
+        )
 
 
 def draw_epochs(
@@ -215,29 +240,6 @@ def draw_epochs(
         # Twice as fast as whole random numbers, and even to one part in 2**53 / size.
         visits[at] = first + (rng.random(len(sizes)) * sizes).astype(np.int64)
     return visits
-
-
-def _cut(
-    ends: Int64[np.ndarray, " ends"], fill: int, first: int, sizes: Piecewise[int]
-) -> tuple[Int64[np.ndarray, " batches"], int]:
-    """First visits of the batches that begin in a span, and what the last one has.
-
-    The visit that fills a batch ends it, and its examples beyond are not used.
-
-    Args:
-        ends: examples before each visit, and in all.
-        fill: examples of the batch that began before the span; 0 if none did.
-        first: number of the first batch that begins in the span.
-        sizes: examples of each batch.
-    """
-    starts, begin = ([], -fill) if fill else ([0], 0)
-    number = first - (fill > 0)
-    while (stop := int(ends.searchsorted(begin + sizes.at(number)))) < len(ends):
-        if stop == len(ends) - 1:
-            return np.array(starts, np.int64), 0
-        starts.append(stop)
-        begin, number = int(ends[stop]), number + 1
-    return np.array(starts, np.int64), int(ends[-1]) - begin
 
 
 def _expand(

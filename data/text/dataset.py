@@ -5,7 +5,6 @@ begin anywhere, and tokens have no epochs. Each batch has its own random numbers
 (seed, split, step), so that a run continues exactly and every process draws the same.
 """
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64, Integer, UInt16
 
-from configs import Piecewise, UserError, require
-from data.batches import rows_of, sizes_of
+from configs import UserError, require
+from data.batches import rows_of
 from data.folder import fingerprint
 from data.remote import local_dataset
 from data.text.reading import read_about
@@ -45,7 +44,7 @@ class TokenDataset:
         tokenizer: how text turns into these tokens.
         vocab_size: tokens are 0 .. vocab_size - 1.
         num_tokens: tokens of the split.
-        batch_size: sequences of the first batch over all processes.
+        batch_size: sequences of a batch over all processes.
         block_size: tokens of a sequence.
     """
 
@@ -55,9 +54,9 @@ class TokenDataset:
         split: str,
         *,
         block_size: int,
-        batch_size: int | Piecewise[int],
+        batch_size: int,
         seed: int = 0,
-        rows: Integer[np.ndarray, " rows"] | Callable[[int], np.ndarray] | None = None,
+        rows: Integer[np.ndarray, " rows"] | None = None,
     ):
         """Open the split; its tokens are read, and checked, batch by batch.
 
@@ -65,20 +64,18 @@ class TokenDataset:
             path: folder of the dataset.
             split: `train` or `val`.
             block_size: tokens of a sequence.
-            batch_size: sequences of a batch, or of each, over all processes.
+            batch_size: sequences of a batch, over all processes.
             seed: of the places where sequences begin.
-            rows: the rows of each batch to load, in order, or a function from its size
-                to them; None loads all.
+            rows: the rows of each batch to load, in order; None loads all.
 
         Raises:
             UserError: if an argument is out of range or the dataset is not usable.
         """
-        self._sizes = sizes_of(batch_size)
-        _check_arguments(split, block_size, min(self._sizes.values), seed)
+        _check_arguments(split, block_size, batch_size, seed)
         self.tokenizer = Tokenizer.read(path)
         self.vocab_size = self.tokenizer.vocab_size
-        self.block_size, self.batch_size = block_size, self._sizes.at(0)
-        self._rows = self._sizes.map(lambda size: rows_of(size, rows))
+        self.block_size, self.batch_size = block_size, batch_size
+        self._rows = rows_of(batch_size, rows)
         self._key = np.array([seed, SPLITS.index(split)], np.uint64)
         self._file = local_dataset(path) / f"{split}.bin"
         data = _open(self._file, block_size)
@@ -111,7 +108,7 @@ class TokenDataset:
 
         Source: nanoGPT `train.get_batch`, which draws from the same range.
         """
-        starts = self._starts(step)[self._rows.at(step)]
+        starts = self._starts(step)[self._rows]
         windows = self._windows[starts]
         if windows.size and windows.max() >= self.vocab_size:
             for start, window in zip(starts, windows, strict=True):
@@ -125,9 +122,7 @@ class TokenDataset:
         # The highest word of the counter, which no draw ever reaches, parts the steps.
         counter = np.array([0, 0, 0, step], np.uint64)
         rng = np.random.Generator(np.random.Philox(key=self._key, counter=counter))
-        return rng.integers(
-            self.num_tokens - self.block_size, size=self._sizes.at(step)
-        )
+        return rng.integers(self.num_tokens - self.block_size, size=self.batch_size)
 
     def _check(self, tokens: UInt16[np.ndarray, " tokens"], start: int) -> None:
         """Raise `UserError` unless the tokens from `start` are in the vocabulary."""

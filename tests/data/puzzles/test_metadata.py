@@ -81,4 +81,4 @@ def test_a_missing_key_is_named(write_dataset):
 
 def test_official_sudoku_counts_its_groups_as_puzzles(write_dataset):
     path = write_dataset(FLAT, total_puzzles=10)
-    assert load(path).steps(8) == 20
+    assert load(path).examples_in(8) == 80

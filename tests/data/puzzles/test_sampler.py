@@ -1,10 +1,12 @@
+import hashlib
+import itertools
 import time
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from configs import Piecewise, UserError
+from configs import UserError
 from data.puzzles.dataset import PuzzleDataset
 from data.puzzles.sampler import EpochSampler, Index
 
@@ -18,11 +20,7 @@ STAY = [
 MIXED = [[3, 1], [2], [5, 4, 1], [1], [7]]
 
 
-def constant(size):
-    return Piecewise((0,), (size,))
-
-
-def load(path, *, batch_size: int | Piecewise[int] = 4, **settings):
+def load(path, *, batch_size=4, **settings):
     return PuzzleDataset([path], "train", batch_size=batch_size, **settings)
 
 
@@ -97,65 +95,113 @@ def test_a_block_without_a_full_batch_is_refused(write_dataset):
             dataset.batch(0)
 
 
-def test_steps_follow_the_official_formula(write_dataset):
-    dataset = load(write_dataset(MIXED), batch_size=4)
-    assert dataset.steps(10) == int(10 * 5 * (24 / 8) / 4)
-    assert dataset.steps(0.5) == int(0.5 * 5 * 3 / 4)
+def test_examples_follow_the_official_formula(write_dataset):
+    dataset = load(write_dataset(MIXED))
+    assert dataset.examples_in(10) == 10 * 5 * (24 / 8)
+    assert dataset.examples_in(0.5) == 0.5 * 5 * 3
 
 
-# -- spans of epochs -------------------------------------------------------------------
+# -- spans and batch sizes -------------------------------------------------------------
 
 
-def reference(sampler, index, batch_size, epochs, blocks):
-    """The visits of each batch, going through all epochs one visit after another."""
-    batches = []
-    for block in range(blocks):
-        batch, size = [], 0
-        spans = range(block * sampler._spans, (block + 1) * sampler._spans)
-        visits = np.concatenate([sampler._plan(span).visits for span in spans])
-        assert len(visits) == epochs * index.num_groups
-        for puzzle in visits.tolist():
-            batch.append(puzzle)
-            size += int(index.puzzles[puzzle + 1] - index.puzzles[puzzle])
-            if size >= batch_size:
-                batches.append(batch)
-                batch, size = [], 0
-    return batches
+def index_of(groups):
+    sizes = [size for group in groups for size in group]
+    puzzles = None if set(sizes) == {1} else np.cumsum([0, *sizes])
+    return Index(np.cumsum([0, *map(len, groups)]), puzzles)
+
+
+def samplers(index, sizes, epochs):
+    """Samplers by their first steps."""
+    first, made = None, {}
+    for step, size in sizes.items():
+        visit = 0 if first is None else made[first].end(step - 1)
+        made[step] = EpochSampler(
+            index, size, epochs, seed=5, first_step=step, first_visit=visit
+        )
+        first = step
+    return made
+
+
+def reference(groups, sizes, epochs, steps):
+    """The puzzles of each batch, from a walk over single visits."""
+    counts = [size for group in groups for size in group]
+    index = index_of(groups)
+    single = EpochSampler(index, 1, epochs, seed=5)
+    block, visit = epochs * index.num_groups, 0
+    for step in range(steps):
+        size = sizes[max(first for first in sizes if first <= step)]
+        puzzles = []
+        while len(puzzles) < size:
+            puzzle = int(single.examples(visit)[1][0])
+            puzzles += [puzzle] * counts[puzzle]
+            visit += 1
+            if visit % block == 0 and len(puzzles) < size:
+                puzzles = []
+        yield puzzles[:size]
 
 
 @pytest.mark.parametrize("span", [1, 7, 12, 100])
-@pytest.mark.parametrize("batch_size", [1, 4, 6, 17, 40])
+@pytest.mark.parametrize("groups", [FLAT, MIXED])
+@pytest.mark.parametrize(
+    "sizes", [{0: 1}, {0: 6}, {0: 4, 3: 7, 9: 2, 11: 5}, {0: 17, 1: 3, 8: 20, 9: 1}]
+)
 @pytest.mark.parametrize("epochs", [2, 5])
-def test_spans_do_not_change_how_batches_are_cut(monkeypatch, span, batch_size, epochs):
-    """Whether a batch ends in an epoch, begins spans before, or is dropped."""
+def test_batches_are_cut_from_one_stream(monkeypatch, span, groups, sizes, epochs):
+    """Batches may end in an epoch, begin spans before, or be dropped."""
     monkeypatch.setattr("data.puzzles.sampler.SPAN", span)
-    sizes = np.array([size for group in MIXED for size in group])
-    index = Index(
-        groups=np.cumsum([0, *map(len, MIXED)]), puzzles=np.cumsum([0, *sizes])
-    )
-    make = lambda: EpochSampler(index, constant(batch_size), epochs, seed=5)
-    counted = make()
-    for _ in range(counted._spans * 6):
-        try:
-            counted._count()
-        except UserError:
-            return  # a block without a batch: another test
-    expected = reference(counted, index, batch_size, epochs, 6)
-    backward = make()
-    for sampler, steps in (
-        (make(), range(len(expected))),
-        (backward, range(len(expected) - 1, -1, -1)),
-    ):
-        for step in steps:
-            examples, puzzles = sampler.examples(step)
-            assert len(examples) == batch_size
-            found = sampler._visits(*sampler._locate(step), batch_size)
-            assert found.tolist() == expected[step]
-            assert index.puzzles is not None
-            owner = index.puzzles.searchsorted(examples, side="right") - 1
-            assert owner.tolist() == puzzles.tolist()
-            order = [v for v in expected[step] for _ in range(sizes[v])]
-            assert puzzles.tolist() == order[:batch_size]
+    index, steps = index_of(groups), 40
+    expected = list(reference(groups, sizes, epochs, steps))
+    forward, backward = (samplers(index, sizes, epochs) for _ in range(2))
+    for made, order in (forward, range(steps)), (backward, range(steps - 1, -1, -1)):
+        for step in order:
+            first = max(first for first in sizes if first <= step)
+            examples, puzzles = made[first].examples(step)
+            assert puzzles.tolist() == expected[step]
+            if index.puzzles is not None:
+                owner = index.puzzles.searchsorted(examples, side="right") - 1
+                assert owner.tolist() == expected[step]
+
+
+@pytest.mark.parametrize(
+    ("groups", "sizes", "digest"),
+    [
+        (FLAT, {0: 4, 3: 6, 9: 2}, "121d600b20c23d67"),
+        (FLAT, {0: 4, 3: 7, 9: 2, 11: 5}, "a3ec1aca06cff937"),
+        (FLAT, {0: 2, 1: 7, 2: 1, 20: 6}, "2cb462325d845d37"),
+        (MIXED, {0: 4, 3: 6, 9: 2}, "e46664d3c1260efe"),
+        (MIXED, {0: 4, 3: 7, 9: 2, 11: 5}, "4e541a8a2662b5cc"),
+        (MIXED, {0: 2, 1: 7, 2: 1, 20: 6}, "c28dcaa194928fce"),
+    ],
+)
+def test_resized_batches_stay_what_they_are(
+    write_dataset, monkeypatch, groups, sizes, digest
+):
+    """A run with a batch schedule resumes exactly with a later version."""
+    path, content = write_dataset(groups), hashlib.sha256()
+    for epochs, span in itertools.product((1, 2, 3), (1 << 16, 12)):
+        monkeypatch.setattr("data.puzzles.sampler.SPAN", span)
+        settings = {"seed": 5, "epochs_per_block": epochs, "hints": 0.5}
+        dataset = load(path, batch_size=sizes[0], **settings)
+        for step in range(60):
+            if step in sizes:
+                dataset = dataset.resized(step, sizes[step])
+            puzzle = dataset.batch(step)
+            assert len(puzzle.inputs) == dataset.batch_size
+            content.update(puzzle.inputs.tobytes())
+    assert content.hexdigest()[:16] == digest
+
+
+def test_a_resized_dataset_loads_its_rows(write_dataset):
+    dataset = load(write_dataset(MIXED))
+    whole = dataset.resized(3, 6)
+    some = dataset.resized(3, 6, rows=np.array([5, 0]))
+    assert (some.batch(4).inputs == whole.batch(4).inputs[[5, 0]]).all()
+    again = whole.resized(3, 4)
+    assert (again.batch(3).inputs == dataset.batch(3).inputs).all()
+    with pytest.raises(UserError, match="`step`"):
+        whole.batch(2)
+    with pytest.raises(UserError, match="`first_step`"):
+        whole.resized(2, 4)
 
 
 def test_the_length_of_a_block_costs_nothing():
@@ -163,7 +209,7 @@ def test_the_length_of_a_block_costs_nothing():
     index = Index(groups=np.arange(0, 36001, 9), puzzles=None)
     tracemalloc.start()
     start = time.perf_counter()
-    sampler = EpochSampler(index, constant(32), 10**9, seed=0)
+    sampler = EpochSampler(index, 32, 10**9, seed=0)
     for step in (0, 10**6, 10**12):
         sampler.examples(step)
     assert time.perf_counter() - start < 2
@@ -176,7 +222,7 @@ def test_a_late_step_of_many_examples_is_found_fast():
     sizes = rng.integers(3, 8, 960 * 900)
     index = Index(np.arange(0, 960 * 900 + 1, 900), np.cumsum([0, *sizes]))
     start = time.perf_counter()
-    sampler = EpochSampler(index, constant(768), 5000, seed=0)
+    sampler = EpochSampler(index, 768, 5000, seed=0)
     first = sampler.examples(20_000)
     assert time.perf_counter() - start < 10  # 0.2 s on an idle machine
     again = sampler.examples(20_000)
@@ -188,56 +234,8 @@ def test_batches_stay_what_they_are():
     flat = Index(groups=np.arange(0, 41, 4), puzzles=None)
     mixed = Index(np.array([0, 2, 3, 5]), np.array([0, 3, 4, 6, 11, 12]))
     found = [
-        EpochSampler(index, constant(6), 3, seed=1).examples(step)[0].tolist()
+        EpochSampler(index, 6, 3, seed=1).examples(step)[0].tolist()
         for index in (flat, mixed)
         for step in (0, 7)
     ]
     assert found == STAY
-
-
-# -- batches of several sizes ----------------------------------------------------------
-
-SIZES = Piecewise((0, 3, 9, 11), (4, 7, 2, 5))
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 3])
-def test_sizes_change_and_every_visit_is_used_as_before(epochs):
-    """Batches are cut from one stream; what does not fit into a block is dropped."""
-    index = Index(groups=np.arange(0, 41, 4), puzzles=None)
-    single = EpochSampler(index, constant(1), epochs, seed=5)
-    sampler, begin, block = EpochSampler(index, SIZES, epochs, seed=5), 0, 10 * epochs
-    for step in range(40):
-        size = SIZES.at(step)
-        if begin % block + size > block:
-            begin += block - begin % block
-        expected = [single.examples(begin + i)[0].item() for i in range(size)]
-        assert sampler.examples(step)[0].tolist() == expected
-        begin += size
-    again = EpochSampler(index, SIZES, epochs, seed=5)
-    assert again.examples(39)[0].tolist() == sampler.examples(39)[0].tolist()
-
-
-def test_sizes_change_where_puzzles_have_many_examples():
-    sizes = np.array([size for group in MIXED for size in group])
-    index = Index(np.cumsum([0, *map(len, MIXED)]), np.cumsum([0, *sizes]))
-    sampler, step = EpochSampler(index, SIZES, 3, seed=5), 0
-    for block in range(8):
-        spans = range(block * sampler._spans, (block + 1) * sampler._spans)
-        visits = np.concatenate([sampler._plan(span).visits for span in spans]).tolist()
-        batch = []
-        for puzzle in visits:
-            batch.append(puzzle)
-            if sizes[batch].sum() >= SIZES.at(step):
-                _, puzzles = sampler.examples(step)
-                order = [v for v in batch for _ in range(sizes[v])]
-                assert puzzles.tolist() == order[: SIZES.at(step)]
-                batch, step = [], step + 1
-    assert step > 12
-
-
-def test_steps_of_several_sizes(write_dataset):
-    """40 examples: 3 x 4, then 6 x 4 and a rest; or 10 x 4."""
-    path = write_dataset(FLAT)
-    assert load(path, batch_size=4).steps(4) == 10
-    assert load(path, batch_size=Piecewise((0, 3), (4, 6))).steps(4) == 3 + 4
-    assert load(path, batch_size=Piecewise((0, 3), (4, 6))).steps(1) == 2
