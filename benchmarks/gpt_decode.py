@@ -7,9 +7,6 @@ timed. On a machine without a GPU the process is pinned to one core and computes
 float32.
 """
 
-if not __package__:
-    raise SystemExit("Run it from the project's root: python -m benchmarks.gpt_decode")
-
 import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -13,9 +13,6 @@ Examples:
     python -m benchmarks.gpt_recipe --nanogpt ../nanoGPT --preset shakespeare-char-fast
 """
 
-if not __package__:
-    raise SystemExit("Run it from the project's root: python -m benchmarks.gpt_recipe")
-
 import json
 import pickle
 import re

@@ -10,9 +10,6 @@ Examples:
     python -m benchmarks.gpt_step --nanogpt ../nanoGPT --cases gpt2 --block-size 256
 """
 
-if not __package__:
-    raise SystemExit("Run it from the project's root: python -m benchmarks.gpt_step")
-
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal

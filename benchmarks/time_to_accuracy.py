@@ -10,11 +10,6 @@ Examples:
     python -m benchmarks.time_to_accuracy draw
 """
 
-if not __package__:
-    raise SystemExit(
-        "Run it from the project's root: python -m benchmarks.time_to_accuracy"
-    )
-
 import json
 import os
 import re

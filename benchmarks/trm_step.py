@@ -8,9 +8,6 @@ Examples:
     python -m benchmarks.trm_step --official ../TinyRecursiveModels --batch-size 2 4
 """
 
-if not __package__:
-    raise SystemExit("Run it from the project's root: python -m benchmarks.trm_step")
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal

@@ -20,15 +20,7 @@ Text, as nanoGPT's files:
     python -m data.prepare text --input a.txt b.txt.gz --out datasets/mine
 """
 
-# ruff: noqa: E402 - Ctrl-C ends the imports below without a traceback.
 import signal
-
-INTERRUPT = signal.getsignal(signal.SIGINT)
-if __name__ == "__main__" and INTERRUPT is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing to clean up while importing
-
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,9 +37,9 @@ from configs import (
     Shakespeare,
     SudokuExtreme,
     TextFiles,
-    UserError,
 )
 from data.build import prepare
+from train import cli
 
 
 def _command(kind: Any, default: str | None = None) -> Callable[..., None]:
@@ -113,21 +105,14 @@ COMMANDS = {
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (None: the process's own).
 
-    Exits with status 2 and a message if an option or a file is wrong, with status 130
-    on Ctrl-C.
+    Raises:
+        UserError: if an option or a file is wrong.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="python -m data.prepare", description=__doc__, args=args
-        )
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # remove a partial folder
+    tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog="python -m data.prepare", description=__doc__, args=args
+    )
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, INTERRUPT)
-    main()
+    cli.run(main)

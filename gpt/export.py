@@ -6,15 +6,6 @@
 `transformers` read it, and so does `python -m train.gpt --config.init-from exported`.
 """
 
-if not __package__:
-    raise SystemExit(
-        "Run it as a module, from the project's root: python -m gpt.export"
-    )
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +14,7 @@ import tyro
 from configs import MeshConfig, RunConfig, UserError, require
 from data.text.tokenizer import Tokenizer
 from gpt.hugging_face import save_hugging_face
+from train import cli
 from train.devices import start
 from train.runs.loading import CheckpointName, load_run
 
@@ -78,5 +70,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        main()
+    cli.run(main)

@@ -8,15 +8,6 @@ One sample appears as it is written; several are written at once, and each is pr
 when all of them are complete.
 """
 
-if not __package__:
-    raise SystemExit(
-        "Run it as a module, from the project's root: python -m gpt.sample"
-    )
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 import codecs
 import signal
 import sys
@@ -48,6 +39,7 @@ from gpt.decode import Decoder, generate, row_keys
 from gpt.model import cast
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
+from train import cli
 from train.devices import start
 from train.runs.loading import CheckpointName, load_run
 
@@ -283,5 +275,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        main()
+    cli.run(main)

@@ -1,7 +1,4 @@
-"""The command line of the train scripts: a preset by name, then fields to override.
-
-Imports the standard library alone at first: `begin` must run before JAX is there.
-"""
+"""The command line of the scripts: presets, overrides, a process's start and end."""
 
 import ctypes
 import dataclasses
@@ -12,9 +9,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from configs import RunError, UserError, require
 
@@ -25,17 +22,20 @@ Presets = Mapping[str, tuple[str, Config]]
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
-def begin() -> None:
-    """Set up the process of a script, before JAX is imported and has threads.
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` as the program of this process; exit with the status it returns.
 
-    A signal ends it at once, until the training loop has something to save. What is
-    printed may get lost: a run does not end for that.
+    A signal ends the process at once, until the training loop has something to save.
+    Output errors (closed pipe, full disk) never stop a run. Errors that a user can fix
+    are messages, see `clean_exit`.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     keep_freed_memory()
     sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # we say it ourselves
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    with clean_exit():
+        raise SystemExit(main())
 
 
 class Output:
@@ -79,11 +79,10 @@ class Output:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep memory that XLA frees, for the next step's temporaries.
+    """Let glibc keep memory that XLA frees, for the temporaries of the next step.
 
-    Else Linux takes it back and hands it out anew, page by page, at every step. Threads
-    that are there already keep what they have, so it must come before them. Does
-    nothing where the library is not glibc.
+    Otherwise Linux reclaims it and maps it again, page by page, at every step. Call it
+    before JAX starts its threads. A no-op with other C libraries.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -185,7 +184,8 @@ def clean_exit() -> Iterator[None]:
         message = f"{error}. Check the path, its rights and the room left."
         status = 2
     except KeyboardInterrupt:
-        message, status = "interrupted", 130
+        _tell_others("interrupted")
+        raise SystemExit(130) from None
     except BaseException as error:
         _tell_others(f"{type(error).__name__}: {error}")
         if not _is_out_of_memory(error):

@@ -16,15 +16,6 @@ for the devices that are (`here`). Besides the fields:
 `docs/compile.md` says how to read what is printed.
 """
 
-if not __package__:
-    raise SystemExit(
-        "Run it as a module, from the project's root: python -m train.compile"
-    )
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 import argparse
 import dataclasses
 import importlib
@@ -53,6 +44,7 @@ from configs import (
     require,
 )
 from data.storage import exists, open_path
+from train import cli
 from train.job import Recipe
 from train.mesh import make_mesh
 from train.phases import require_batches
@@ -290,5 +282,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        raise SystemExit(main())
+    cli.run(main)

@@ -8,15 +8,6 @@ The run is only read, and may be going on; results go to a file of their own. Al
 is explained in `docs/evaluate.md`.
 """
 
-if not __package__:
-    raise SystemExit(
-        "Run it as a module, from the project's root: python -m train.evaluate"
-    )
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 import json
 import time
 import warnings
@@ -46,6 +37,7 @@ from configs import (
 from data.puzzles.arc_voting import Votes
 from data.puzzles.dataset import PuzzleDataset
 from data.remote import local_dataset
+from train import cli
 from train.answers import Arrays, KeptAnswers, named
 from train.devices import start
 from train.gradients import StepConfig
@@ -383,5 +375,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        main()
+    cli.run(main)

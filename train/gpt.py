@@ -8,13 +8,6 @@ Examples:
     python -m train.gpt finetune-shakespeare --config.init-from gpt2
 """
 
-if not __package__:
-    raise SystemExit("Run it as a module, from the project's root: python -m train.gpt")
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,6 +26,7 @@ from gpt.model import GPT, build_gpt, cast
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, adopted, as_computed, read_pretrained
 from gpt.size import flops_per_token
+from train import cli
 from train.devices import start
 from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
@@ -310,5 +304,4 @@ def summary(evaluation: Evaluation) -> str:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        raise SystemExit(main(*cli.parse(GPT_PRESETS, __doc__)))
+    cli.run(lambda: main(*cli.parse(GPT_PRESETS, __doc__)))

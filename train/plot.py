@@ -7,15 +7,6 @@ Lines are of training, lines with points of evaluations. It only reads, so a run
 going on. Needs the extra `show`.
 """
 
-if not __package__:
-    raise SystemExit(
-        "Run it as a module, from the project's root: python -m train.plot"
-    )
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,6 +20,7 @@ from tyro.conf import Positional
 
 from configs import require
 from data.storage import absolute, exists, open_path, read_text
+from train import cli
 from train.runs.metrics_file import parse_lines
 from train.runs.record import recorded_run
 
@@ -252,5 +244,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        main()
+    cli.run(main)

@@ -8,13 +8,6 @@ Examples:
     python -m train.trm sudoku-attention --config.seed 3
 """
 
-if not __package__:
-    raise SystemExit("Run it as a module, from the project's root: python -m train.trm")
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +26,7 @@ from data.puzzles.metadata import Metadata
 from data.remote import local_dataset
 from data.storage import exists, open_path
 from gpt.attention import Kernel, pick_kernel
+from train import cli
 from train.devices import start
 from train.evaluation import Evaluation
 from train.feed import Split, prepare_missing, train_input
@@ -445,5 +439,4 @@ def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        raise SystemExit(main(*cli.parse(TRM_PRESETS, __doc__)))
+    cli.run(lambda: main(*cli.parse(TRM_PRESETS, __doc__)))

@@ -10,15 +10,6 @@ and trained on like any other; to adapt it to other puzzles, use
 `python -m train.trm --config.init-from`. Exported again, it is the same bit for bit.
 """
 
-if not __package__:
-    raise SystemExit(
-        "Run it as a module, from the project's root: python -m trm.convert"
-    )
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
@@ -35,6 +26,7 @@ import tyro
 from configs import MeshConfig, RunConfig, TrainTRM, require
 from data.folder import check_vacant
 from data.puzzles.metadata import Metadata
+from train import cli
 from train.adopt import adopt
 from train.devices import start
 from train.runs.loading import CheckpointName, load_run
@@ -240,5 +232,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        main()
+    cli.run(main)

@@ -13,13 +13,6 @@ file of JSON. The same from Python:
     print(solution)
 """
 
-if not __package__:
-    raise SystemExit("Run it as a module, from the project's root: python -m trm.solve")
-from train import cli
-
-if __name__ == "__main__":
-    cli.begin()  # before JAX is there
-
 import shutil
 import sys
 import warnings
@@ -48,6 +41,7 @@ from data.puzzles.dataset import Metadata, Puzzle
 from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import guess_kind
 from data.remote import local_dataset
+from train import cli
 from train.devices import start
 from train.runs.loading import CheckpointName, LoadedRun, load_run
 from train.table import make_table
@@ -300,5 +294,4 @@ def show(solution: Solution, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    with cli.clean_exit():
-        main()
+    cli.run(main)

@@ -30,13 +30,11 @@ SETTINGS: runs.Settings = {
 }
 CODE = """
 from train import cli
-cli.begin()
 from train import trm
 from train.runs import lock
 from train.presets import TRM_PRESETS
 lock.BEAT, lock.LEASE = 1.0, 4.0
-with cli.clean_exit():
-    raise SystemExit(trm.main(*cli.parse(TRM_PRESETS, "")))
+cli.run(lambda: trm.main(*cli.parse(TRM_PRESETS, "")))
 """
 
 

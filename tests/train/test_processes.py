@@ -64,14 +64,12 @@ Finished = Callable[[str, int], Path]
 PRESET = {"trm": "quickstart", "gpt": "shakespeare-char-cpu"}
 CODE = """
 from train import cli
-cli.begin()
 from configs import UserError
 from train.presets import {presets}
 from train import feed, {model}
 from train.runs import checkpoint
 {patch}
-with cli.clean_exit():
-    raise SystemExit({model}.main(*cli.parse({presets}, "")))
+cli.run(lambda: {model}.main(*cli.parse({presets}, "")))
 """
 RECORD = """
 import numpy as np

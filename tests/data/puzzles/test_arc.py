@@ -201,13 +201,11 @@ def test_a_dataset_that_does_not_fit_onto_the_disk_is_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_files_are_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_bad_files_are_the_users_error(tmp_path: Path):
     (tmp_path / "x_training_challenges.json").write_text('{"a": ')
     command = ["arc", "--source", str(tmp_path), "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(UserError, match="x_training_challenges"):
         prepare_main([*command, "--subsets", "training", "--test", "training"])
-    assert stop.value.code == 2
-    assert "error: An ARC file must be readable JSON" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -234,12 +234,10 @@ def test_nothing_is_left_of_a_failure(tmp_path, bpe_dir, monkeypatch):
         ["text", "--input", "none.txt"],
     ],
 )
-def test_an_output_in_use_is_refused(tmp_path, capsys, args):
+def test_an_output_in_use_is_refused(tmp_path, args):
     write(tmp_path / "a.txt")
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(UserError, match=str(tmp_path)):
         main([*args, "--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert "new or empty folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -251,11 +249,9 @@ def test_an_output_in_use_is_refused(tmp_path, capsys, args):
         (["openwebtext", "--processes", "0"], "at least 1"),
     ],
 )
-def test_errors_are_messages_with_status_2(tmp_path, capsys, args, message):
-    with pytest.raises(SystemExit) as stop:
+def test_errors_are_the_users(tmp_path, args, message):
+    with pytest.raises(UserError, match=message):
         main([*args, "--out", str(tmp_path / "out")])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 # -- downloads -------------------------------------------------------------------------
