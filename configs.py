@@ -41,6 +41,11 @@ class RunError(RuntimeError):
     """A run that was going well cannot go on: why, what is kept, what to do."""
 
 
+def ceil_div(a: int, b: int) -> int:
+    """Return `a / b` rounded up."""
+    return -(-a // b)
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless `condition` holds."""
     if not condition:
@@ -72,6 +77,16 @@ def require_not_negative(config: object, *names: str) -> None:
 def require_seed(seed: int) -> None:
     """Raise `UserError` unless `seed` is in 0 .. 2**32 - 1."""
     require(0 <= seed < SEEDS, f"`seed` must lie in 0 .. {SEEDS - 1}: got {seed}.")
+
+
+def require_seeds(config: "TrainTRM | TrainGPT") -> None:
+    """Raise `UserError` unless `seed` and `seeds` are in range and distinct."""
+    for seed in (config.seed, *config.seeds):
+        require_seed(seed)
+    require(
+        len(set(config.seeds)) == len(config.seeds),
+        f"`seeds` must be distinct: got {', '.join(map(str, config.seeds))}.",
+    )
 
 
 def require_processes(processes: int) -> None:
@@ -175,7 +190,7 @@ def _batches(config: "TrainTRM | TrainGPT") -> Piecewise[int]:
     """
     name, call = "batch_schedule", config.steps_per_call
     parts = _parts(name, config.batch_schedule, r"(\d+):(\d+)", "0:768,20000:3072")
-    pairs = [(-(-int(step) // call) * call, int(size)) for step, size in parts]
+    pairs = [(ceil_div(int(step), call) * call, int(size)) for step, size in parts]
     for _, size in pairs:
         _require_within(name, size, 1, MOST_ROWS)
     return piecewise(name, config.batch_size, pairs)
@@ -592,7 +607,7 @@ class GPTConfig:
             f"`n_head` must divide `n_embd`: got n_embd={self.n_embd}, "
             f"n_head={self.n_head}. Use n_embd="
             f"{self.n_embd // self.n_head * self.n_head or self.n_head} or "
-            f"n_embd={-(-self.n_embd // self.n_head) * self.n_head}.",
+            f"n_embd={ceil_div(self.n_embd, self.n_head) * self.n_head}.",
         )
         require(
             0.0 <= self.dropout < 1.0,
@@ -619,7 +634,7 @@ class GPTConfig:
     def hidden(self) -> int:
         """Width of the feed-forward layer."""
         wide = 8 * self.n_embd // (1 + self.ups)
-        return wide if self.ups == 1 else -(-wide // 64) * 64
+        return wide if self.ups == 1 else ceil_div(wide, 64) * 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -713,7 +728,7 @@ class TRMConfig:
             self.mixer != "attention" or self.dim % self.heads == 0,
             f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
             f"Use dim={self.dim // self.heads * self.heads or self.heads} or "
-            f"dim={-(-self.dim // self.heads) * self.heads}.",
+            f"dim={ceil_div(self.dim, self.heads) * self.heads}.",
         )
         require(
             self.mixer == "attention" or self.positions != "rope",
@@ -1056,6 +1071,10 @@ class TrainTRM:
     seed: int = 0
     """Seed of the weights, the data's order and the exploration. `seed`."""
 
+    seeds: tuple[int, ...] = ()
+    """Train once per seed, one after the other, into RUN/seed<N>. Empty: `seed` alone.
+    """
+
     loop: Literal["stream", "episode"] = "stream"
     """`stream`: one update a batch, halted rows refilled (official code). `episode`:
     updates on one batch until all its rows halt or `max_steps` (paper, figure 3)."""
@@ -1111,7 +1130,7 @@ class TrainTRM:
             self, "supervision_steps", "steps_per_call", largest=MOST_STEPS
         )
         require_finite_positive(self, "epochs")
-        require_seed(self.seed)
+        require_seeds(self)
         for size in self.batches.values:
             require(
                 size % self.accumulation == 0,
@@ -1238,6 +1257,10 @@ class TrainGPT:
     seed: int = 1337
     """Seed of the weights, the data's order and dropout."""
 
+    seeds: tuple[int, ...] = ()
+    """Train once per seed, one after the other, into RUN/seed<N>. Empty: `seed` alone.
+    """
+
     steps_per_call: int = 1
     """Updates made by one dispatch to the devices; must divide `max_iters`."""
 
@@ -1260,7 +1283,7 @@ class TrainGPT:
         require_positive(self, "batch_size", "microbatch_size", largest=MOST_ROWS)
         require_positive(self, "max_iters")
         require_positive(self, "steps_per_call", largest=MOST_STEPS)
-        require_seed(self.seed)
+        require_seeds(self)
         if self.lr_decay_iters is not None:
             require_positive(self, "lr_decay_iters")
         require(

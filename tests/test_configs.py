@@ -1,7 +1,5 @@
 import dataclasses
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +142,8 @@ def test_help_names_presets_and_fields(capsys: pytest.CaptureFixture[str]) -> No
         (lambda: TrainTRM(seed=-1), "`seed`"),
         (lambda: TrainTRM(seed=2**32), "`seed` must lie in 0 .. 4294967295"),
         (lambda: TrainGPT(seed=2**63), "`seed`"),
+        (lambda: TrainTRM(seeds=(1, 2, 1)), "1, 2, 1"),
+        (lambda: TrainGPT(seeds=(0, -1)), "-1"),
         (lambda: SudokuExtreme(seed=2**63), "`seed`"),
         (lambda: GeneratedSudoku(seed=2**63), "`seed`"),
         (lambda: GeneratedSudoku(augmentations=2**31), "at most 2147483647"),
@@ -186,15 +186,3 @@ def test_a_continued_run_may_differ_in_mesh_and_reports_only() -> None:
     assert differences(settings(config), settings(other)) == [
         "optim.lr: 0.0001 -> 0.0002"
     ]
-
-
-def test_a_script_run_as_a_file_says_how_to_run_it() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train" / "trm.py")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip().endswith("python -m train.trm")
-    assert "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ WIDTH = 80
 
 OFTEN = (
     *("run_dir", "data.paths", "data.path", "batch_size", "epochs", "max_iters"),
-    *("run.wandb", "run.tensorboard", "seed", "precision", "init_from"),
+    *("run.wandb", "run.tensorboard", "seed", "seeds", "precision", "init_from"),
     *("microbatch_size", "accumulation", "optim.lr"),
     *("eval.epochs", "eval.interval", "eval.puzzles", "eval.iters", "run.eval_only"),
     *("run.log_every", "run.save_every", "run.profile"),
