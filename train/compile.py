@@ -13,7 +13,7 @@ for the devices that are (`here`). Besides the fields:
     --top N      show the N places of the code that move the most
     --json FILE  add what comes out to a file
 
-`docs/compile.md` says how to read what is printed.
+`docs/memory.md` says how to read what is printed.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def kind_of(config: Config) -> str:
 
 
 ARC_PUZZLES = {"arc1": 876_410, "arc2": 1_191_733}
-"""Identifiers of the data of these presets, as `docs/arc.md` counts them."""
+"""Identifiers of the data of these presets, as `docs/results.md` counts them."""
 
 
 def arc_puzzles(build: ARC) -> int | None:

@@ -137,7 +137,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
     ),
     "sudoku-fast": (
         "Sudoku-Extreme 1k, token MLP with Muon: 74.5 % after five minutes of training "
-        "on one H200, 83.2 % with 16 rollouts (docs/recipes.md).",
+        "on one H200, 83.2 % with 16 rollouts (docs/results.md).",
         TrainTRM(
             batch_size=384,
             epochs=2304.0,

@@ -70,7 +70,7 @@ def test_flags(page: Path) -> None:
     """Training commands, however they are launched, are understood."""
     for line in commands(page):
         found = re.search(r"\b(train\.(?:trm|gpt|compile)) (.*)", line)
-        if not found or re.search(r"\.\.\.|\[|--help|MODULE", line):
+        if not found or re.search(r"\.\.\.|\[|--help|--command|MODULE", line):
             continue
         words = shlex.split(found[2].split("; do")[0].rstrip("'& "), comments=True)
         words = ["0" if word == "$i" else word for word in words]  # of a loop
