@@ -4,24 +4,25 @@
 #   export NAME=trm ZONE=us-central2-b TYPE=v4-64
 #   docs/launch/tpu_pod.sh run train.trm sudoku --config.run-dir gs://BUCKET/runs/trm
 #
-#   run MODULE ARGUMENT...    create, install, start, watch; the same again after a
-#                             preemption; delete at the end, whatever the end
-#   create, install, start MODULE ARGUMENT..., watch, log, stop, delete    one by one
-#   on WORKERS COMMAND        a shell command on some workers: `on all 'df -h'`
+#   run MODULE ARGUMENT...    create, install, start, watch; repeat after a preemption;
+#                             always delete at the end
+#   create, install, start MODULE ARGUMENT..., watch, log, stop, delete    one step
+#   on WORKERS COMMAND        run a shell command on workers: `on all 'df -h'`
 #
-# Run it at the root of the project. What is committed is sent; what is not, is not.
+# Run it at the root of the project. Only committed files are sent to the slice.
+# DRY_RUN=1 prints the commands of a run without a failure, and executes none.
 set -uo pipefail
 
 : "${NAME:?name of the slice, for example: export NAME=trm}"
 : "${ZONE:?zone, for example: export ZONE=us-central2-b}"
 : "${TYPE:?kind and size, for example: export TYPE=v4-64}"
 RUNTIME=${RUNTIME:-tpu-ubuntu2204-base} # v5e, v5p, v6e have others: docs/tpu-pod.md
-SPOT=${SPOT:-1}                         # 0: not preemptible, and dearer
-POLL=${POLL:-60}                        # seconds between two looks
-RESTARTS=${RESTARTS:-10}                # most restarts that no preemption has caused
-UNSEEN=${UNSEEN:-10}                    # looks in vain after which a slice is replaced
+SPOT=${SPOT:-1}                         # 0: not preemptible, more expensive
+POLL=${POLL:-60}                        # seconds between two status checks
+RESTARTS=${RESTARTS:-10}                # maximum of restarts without a preemption
+UNSEEN=${UNSEEN:-10}                    # failed checks before a slice is replaced
 EXTRAS=${EXTRAS:-tpu}                   # of the package, as in pip install '.[tpu]'
-PREPARE=${PREPARE:-}                    # a command on every worker, after the installation
+PREPARE=${PREPARE:-}                    # command for every worker after installation
 
 CODE=tiny-recursive-jax # folder on the workers
 
@@ -30,13 +31,28 @@ pause() { sleep "$POLL" >/dev/null 2>&1 & wait $!; } # a signal ends it at once
 tpus() { gcloud compute tpus "$@" --zone="$ZONE" --quiet; }
 on() { tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2"; }
 
-# The state of the queued resource; nothing if there is none, UNKNOWN if nobody answers.
+# Print the state of the queued resource: empty if there is none, UNKNOWN without answer.
 state() {
   local list
   list=$(tpus queued-resources list --format='value(name.basename(),state.state)') ||
     { echo UNKNOWN && return; }
   awk -v name="$NAME" '$1 == name { print $2 }' <<<"$list"
 }
+
+if [ "${DRY_RUN:-0}" != 0 ]; then
+  POLL=0 STATE=
+  state() { echo "$STATE"; }
+  show() { printf '%q ' "$@" >&2 && echo >&2; }
+  git() { show git "$@"; }
+  gcloud() {
+    show gcloud "$@"
+    case "$*" in
+    *" create "*) STATE=ACTIVE ;;
+    *" delete "*) STATE= ;;
+    *"worker.sh state"*) echo 0 ;;
+    esac
+  }
+fi
 
 create() {
   local now spot=()
@@ -46,14 +62,14 @@ create() {
     case "$now" in
     "") tpus queued-resources create "$NAME" --node-id="$NAME" \
       --accelerator-type="$TYPE" --runtime-version="$RUNTIME" "${spot[@]}" || return ;;
-    SUSPENDING | SUSPENDED) delete || return ;; # preempted; it never comes back
+    SUSPENDING | SUSPENDED) delete || return ;; # preempted: never active again
     FAILED) tpus queued-resources describe "$NAME" >&2 && return 1 ;;
     esac
     pause
   done
 }
 
-# The code, Python 3.12 (the image has 3.10) and the packages, on every worker.
+# Install code, Python 3.12 (the image has 3.10) and packages on every worker.
 install() {
   local code
   code=$(mktemp --suffix=.tar.gz) || return
@@ -80,15 +96,15 @@ stop() { on all "bash $CODE/docs/launch/worker.sh stop"; }
 
 log() { on 0 "tail -n 100 -F $CODE/train.log"; }
 
-# Waits for the end and sets END to how it came: an exit status, `lost` (no process, no
-# status: the machine has started anew), `preempted`, or `unseen`.
+# Wait for the end and set END: an exit status, `lost` (no process and no status: the
+# machine was restarted), `preempted`, or `unseen`.
 watch() {
   local unseen=0
   while [ "$unseen" -lt "$UNSEEN" ]; do
     pause
     case "$(state)" in
     ACTIVE) ;;
-    UNKNOWN) say "the cloud does not answer" && continue ;; # this machine's network
+    UNKNOWN) say "no answer from the cloud" && continue ;; # local network
     *) END=preempted && return ;;
     esac
     if END=$(on 0 "bash $CODE/docs/launch/worker.sh state"); then
@@ -101,7 +117,7 @@ watch() {
   END=unseen
 }
 
-# Whether all machines are still there, and have been all along.
+# Succeed if no machine was lost or restarted.
 intact() {
   local states
   pause
@@ -116,7 +132,7 @@ run() {
   trap 'delete || exit 1' EXIT
   while [ "$restarts" -le "$RESTARTS" ]; do
     if ! create; then
-      [ "$had" = 1 ] || return # the request itself is wrong
+      [ "$had" = 1 ] || return # a wrong request
       restarts=$((restarts + 1)) && pause && continue
     fi
     had=1
@@ -133,7 +149,7 @@ run() {
     case "$END" in
     0) return 0 ;;
     1 | 2)
-      if intact; then # a restart would end likewise
+      if intact; then # a restart would fail again
         on all "tail -n 20 $CODE/train.log" >&2
         return "$END"
       fi
@@ -144,7 +160,7 @@ run() {
     *) restarts=$((restarts + 1)) ;;
     esac
   done
-  say "restarted $RESTARTS times in vain"
+  say "not complete after $RESTARTS restarts"
   return 1
 }
 
@@ -156,7 +172,7 @@ delete() {
     tpus queued-resources delete "$NAME" --force || pause
   done
   [ -z "$(state)" ] && return
-  say "NOT DELETED after $try tries, and may cost money: delete it by hand"
+  say "NOT DELETED after $try attempts, may cost money: delete it manually"
   return 1
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One training process on this machine that outlives the connection that started it.
+# Manage one training process that survives the connection that started it.
 #
 #   worker.sh start MODULE ARGUMENT...   start it, unless it is running
-#   worker.sh state                      running, its exit status, or lost
-#   worker.sh stop                       have it save and end; kill it after two minutes
+#   worker.sh state                      print running, its exit status, or lost
+#   worker.sh stop                       save and end; killed after two minutes
 #
 # In the project's root: train.log (output), train.status (exit status), train.pid.
 set -euo pipefail
@@ -20,7 +20,7 @@ state() {
 }
 
 start() {
-  flock -w 1 9 || return 0 # a connection that broke is made again, with its command
+  flock -w 1 9 || return 0 # ssh repeats the command after a lost connection
   rm -f train.status
   # The process inherits the lock.
   # shellcheck disable=SC2016
