@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from configs import ARC
-from data.puzzles.arc_tasks import read_subset
+from data.puzzles.arc.tasks import read_subset
 
 SUBSETS = ("training", "evaluation")
 

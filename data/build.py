@@ -18,8 +18,12 @@ from configs import (
     TextFiles,
 )
 from data.folder import only_maker, say
-from data.puzzles import arc, generate, maze, maze_generate, sudoku
+from data.puzzles.arc import build as arc
+from data.puzzles.maze import generate as maze_generate
+from data.puzzles.maze import kind as maze
 from data.puzzles.metadata import Metadata
+from data.puzzles.sudoku import extreme as sudoku
+from data.puzzles.sudoku import generate
 from data.text import build as text
 from data.text import openwebtext, shards
 from data.text.reading import read_about

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data.puzzles.arc_voting import Votes
+from data.puzzles.arc.voting import Votes
 
 Arrays = dict[str, np.ndarray]
 """Puzzles and what is answered, a row each."""

@@ -34,7 +34,7 @@ from configs import (
     require,
     require_positive,
 )
-from data.puzzles.arc_voting import Votes
+from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import PuzzleDataset
 from data.remote import local_dataset
 from train import cli

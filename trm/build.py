@@ -7,7 +7,7 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from configs import TRMConfig, require
-from data.puzzles.board import BOXES
+from data.puzzles.sudoku.board import BOXES
 from gpt.attention import Kernel
 from trm.layers import (
     AbstractMixer,

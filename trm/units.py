@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from data.puzzles.board import Box
+from data.puzzles.sudoku.board import Box
 from gpt.layers import truncated_normal
 from gpt.primitives import project
 from trm.layers import AbstractMixer, rms_norm

@@ -17,8 +17,10 @@ import numpy as np
 from jaxtyping import Int32, Integer
 
 from configs import UserError, require
-from data.puzzles import arc_grid, arc_tasks, maze
-from data.puzzles.board import Box
+from data.puzzles.arc import grid as arc_grid
+from data.puzzles.arc import tasks as arc_tasks
+from data.puzzles.maze import kind as maze
+from data.puzzles.sudoku.board import Box
 
 
 class Question(NamedTuple):

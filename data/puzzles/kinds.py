@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from data.puzzles import arc_grid, maze, sudoku
+from data.puzzles.arc import grid as arc_grid
 from data.puzzles.asking import (
     Question,
     read_arc,
@@ -20,10 +20,12 @@ from data.puzzles.asking import (
     read_numbers,
     read_sudoku,
 )
-from data.puzzles.board import BOXES, Box
-from data.puzzles.flood import distances
+from data.puzzles.maze import kind as maze
+from data.puzzles.maze.flood import distances
 from data.puzzles.render import CHECKS, KINDS, Check, Render, numbers
-from data.puzzles.solver import solutions_known
+from data.puzzles.sudoku import extreme as sudoku
+from data.puzzles.sudoku.board import BOXES, Box
+from data.puzzles.sudoku.solver import solutions_known
 
 Boards = Integer[np.ndarray, "boards seq"]
 Cells = Bool[np.ndarray, "boards seq"]

@@ -11,7 +11,9 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from data.puzzles import arc_grid, maze, sudoku
+from data.puzzles.arc import grid as arc_grid
+from data.puzzles.maze import kind as maze
+from data.puzzles.sudoku import extreme as sudoku
 
 Render = Callable[[Integer[np.ndarray, " seq"], Bool[np.ndarray, " seq"]], list[str]]
 Check = Callable[

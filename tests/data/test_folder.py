@@ -14,7 +14,7 @@ import data.folder
 from configs import GeneratedSudoku, UserError
 from data.build import prepare
 from data.folder import fingerprint, new_folder, only_maker, parallel_map
-from data.puzzles import generate
+from data.puzzles.sudoku import generate
 
 ROOT = Path(data.folder.__file__).parents[1]
 SMALL = GeneratedSudoku(size=4, train=4, test=2)

@@ -23,7 +23,7 @@ from configs import (
     UserError,
 )
 from data.build import prepare
-from data.puzzles.arc_voting import Votes
+from data.puzzles.arc.voting import Votes
 from tests import runs
 from tests.arc_golden import write_official
 from train.evaluate import main

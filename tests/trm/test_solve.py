@@ -19,11 +19,11 @@ from PIL import Image
 
 from configs import GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
-from data.puzzles.arc_grid import to_tokens
+from data.puzzles.arc.grid import to_tokens
 from data.puzzles.asking import Question, table_rows
 from data.puzzles.kinds import Kind, kind_of
 from data.puzzles.render import numbers
-from data.puzzles.sudoku import faults
+from data.puzzles.sudoku.extreme import faults
 from tests import runs
 from tests.golden import Golden
 from tests.official import write_official

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import TRMConfig, UserError
-from data.puzzles.board import BOXES
+from data.puzzles.sudoku.board import BOXES
 from train.muon import hidden_matrices
 from trm.build import build_trm
 from trm.official.names import to_official

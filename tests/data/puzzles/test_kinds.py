@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from data.puzzles import arc_grid, maze, sudoku
+from data.puzzles.arc import grid as arc_grid
 from data.puzzles.asking import (
     Question,
     read_arc,
@@ -13,10 +13,12 @@ from data.puzzles.asking import (
     read_numbers,
     read_sudoku,
 )
-from data.puzzles.board import BOXES
 from data.puzzles.kinds import kind_of
+from data.puzzles.maze import kind as maze
 from data.puzzles.render import numbers
-from data.puzzles.solver import BoundedSearch, Search, solutions_known
+from data.puzzles.sudoku import extreme as sudoku
+from data.puzzles.sudoku.board import BOXES
+from data.puzzles.sudoku.solver import BoundedSearch, Search, solutions_known
 
 SOLVED = "1234341221434321"
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from data.puzzles import sudoku
 from data.puzzles.render import guess_kind, numbers, render_solution
+from data.puzzles.sudoku import extreme as sudoku
 
 
 def render(tokens):

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from data.puzzles.arc_grid import crop, turn
-from data.puzzles.arc_images import Images, distinct, draw_images, image_tokens
-from data.puzzles.arc_tasks import Pair
+from data.puzzles.arc.grid import crop, turn
+from data.puzzles.arc.images import Images, distinct, draw_images, image_tokens
+from data.puzzles.arc.tasks import Pair
 
 RNG = np.random.default_rng(0)
 PAIRS = [

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data.puzzles.arc_grid import (
+from data.puzzles.arc.grid import (
     INVERSE,
     SIDE,
     crop,

@@ -15,7 +15,6 @@ from jaxtyping import Bool, Integer, UInt8
 
 from configs import SudokuExtreme, UserError
 from data.folder import check_vacant, require_memory
-from data.puzzles.board import BOXES, Box, augment, is_solved
 from data.puzzles.lists import (
     bad_row,
     draw_subsample,
@@ -23,6 +22,7 @@ from data.puzzles.lists import (
     names_of,
     read_rows,
 )
+from data.puzzles.sudoku.board import BOXES, Box, augment, is_solved
 from data.puzzles.writer import Examples, write_puzzles
 
 BOX = BOXES[9]

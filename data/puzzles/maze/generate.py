@@ -16,8 +16,8 @@ from jaxtyping import Bool, Int
 
 from configs import GeneratedMaze, UserError
 from data.folder import check_vacant, parallel_map
-from data.puzzles.flood import distances, flood, to_cells, to_words
-from data.puzzles.maze import (
+from data.puzzles.maze.flood import distances, flood, to_cells, to_words
+from data.puzzles.maze.kind import (
     FREE,
     GOAL,
     IMAGES,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from configs import MazeHard, UserError
-from data.puzzles import maze
 from data.puzzles.dataset import Metadata, PuzzleDataset
-from data.puzzles.flood import distances
+from data.puzzles.maze import kind as maze
+from data.puzzles.maze.flood import distances
 from data.puzzles.render import render_solution
 from data.puzzles.writer import Examples, write_puzzles
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import SudokuExtreme, UserError
-from data.puzzles.board import BOXES, is_solved
 from data.puzzles.dataset import Metadata, PuzzleDataset
-from data.puzzles.sudoku import build, is_solution, read_csv
+from data.puzzles.sudoku.board import BOXES, is_solved
+from data.puzzles.sudoku.extreme import build, is_solution, read_csv
 
 HEADER = "source,question,answer,rating"
 QUESTION = (

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from configs import GeneratedMaze, UserError
-from data.puzzles import maze, maze_generate
 from data.puzzles.dataset import Metadata
-from data.puzzles.flood import distances
+from data.puzzles.maze import generate as maze_generate
+from data.puzzles.maze import kind as maze
+from data.puzzles.maze.flood import distances
 
 SMALL = GeneratedMaze(size=8, least_path=12, train=150, test=50)
 

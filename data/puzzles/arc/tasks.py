@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from configs import ARC, UserError, require
-from data.puzzles.arc_grid import COLORS, SIDE
+from data.puzzles.arc.grid import COLORS, SIDE
 
 UNKNOWN = [[0]]
 """What stands for a solution that is kept secret. Source: the official builder."""

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Int, Integer, UInt8
 
 from configs import MazeHard, UserError, require
 from data.folder import check_vacant
-from data.puzzles.flood import LARGEST, distances
 from data.puzzles.lists import (
     bad_row,
     draw_subsample,
@@ -22,6 +21,7 @@ from data.puzzles.lists import (
     names_of,
     read_rows,
 )
+from data.puzzles.maze.flood import LARGEST, distances
 from data.puzzles.writer import Examples, write_puzzles
 
 SIGNS = "# SGo"

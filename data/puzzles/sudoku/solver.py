@@ -7,7 +7,7 @@ bit masks, bit d for digit d.
 import random
 from collections.abc import Iterator
 
-from data.puzzles.board import Box
+from data.puzzles.sudoku.board import Box
 
 
 class Search:

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from data.puzzles.flood import distances, flood, to_cells, to_words
+from data.puzzles.maze.flood import distances, flood, to_cells, to_words
 
 
 def search(free, start):

@@ -26,9 +26,9 @@ from jaxtyping import Int
 
 from configs import ARC, LARGEST, require
 from data.folder import check_vacant, new_folder, parallel_map
-from data.puzzles.arc_grid import SIDE, VOCAB, name_image
-from data.puzzles.arc_images import Images, draw_images, image_tokens
-from data.puzzles.arc_tasks import Pair, Task, read_subsets
+from data.puzzles.arc.grid import SIDE, VOCAB, name_image
+from data.puzzles.arc.images import Images, draw_images, image_tokens
+from data.puzzles.arc.tasks import Pair, Task, read_subsets
 from data.puzzles.metadata import Metadata
 
 CELLS = SIDE * SIDE

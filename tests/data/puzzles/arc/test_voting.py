@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from data.puzzles.arc_grid import name_image, to_tokens, turn
-from data.puzzles.arc_voting import PLACEHOLDER, Votes, grid_key, grid_of
+from data.puzzles.arc.grid import name_image, to_tokens, turn
+from data.puzzles.arc.voting import PLACEHOLDER, Votes, grid_key, grid_of
 from tests.arc_golden import expected, predictions, write_official
 
 

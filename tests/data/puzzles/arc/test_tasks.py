@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import ARC, UserError
-from data.puzzles.arc_tasks import (
+from data.puzzles.arc.tasks import (
     as_grid,
     read_json,
     read_subset,

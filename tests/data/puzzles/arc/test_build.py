@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data.puzzles.arc
+import data.puzzles.arc.build
 from configs import (
     ARC,
     EvalConfig,
@@ -20,10 +20,10 @@ from configs import (
     UserError,
 )
 from data.prepare import main as prepare_main
-from data.puzzles.arc import build
-from data.puzzles.arc_grid import crop, parse_image, undo
-from data.puzzles.arc_tasks import read_json
-from data.puzzles.arc_voting import Votes
+from data.puzzles.arc.build import build
+from data.puzzles.arc.grid import crop, parse_image, undo
+from data.puzzles.arc.tasks import read_json
+from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import Metadata, PuzzleDataset
 from tests.arc_golden import RAW, write_official
 from train.presets import TRM_PRESETS
@@ -195,7 +195,7 @@ def test_a_dataset_that_does_not_fit_onto_the_disk_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     full = lambda path: shutil._ntuple_diskusage(10, 10, 0)
-    monkeypatch.setattr(data.puzzles.arc.shutil, "disk_usage", full)
+    monkeypatch.setattr(data.puzzles.arc.build.shutil, "disk_usage", full)
     with pytest.raises(UserError, match=r"needs 464,400 bytes.*has 0"):
         build(CONFIG, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from configs import GeneratedSudoku, UserError
-from data.puzzles.board import BOXES, is_solved
 from data.puzzles.dataset import Metadata
-from data.puzzles.generate import build
-from data.puzzles.solver import count_solutions
+from data.puzzles.sudoku.board import BOXES, is_solved
+from data.puzzles.sudoku.generate import build
+from data.puzzles.sudoku.solver import count_solutions
 
 
 def load(out, split, name):

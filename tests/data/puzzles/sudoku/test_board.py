@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data.puzzles.board import BOXES, augment, draw_symmetries, is_solved
+from data.puzzles.sudoku.board import BOXES, augment, draw_symmetries, is_solved
 
 SOLVED = {
     4: "1234341221434321",

@@ -27,8 +27,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from configs import require
-from data.puzzles.arc_grid import crop, parse_image, undo
-from data.puzzles.arc_tasks import as_grid, read_json
+from data.puzzles.arc.grid import crop, parse_image, undo
+from data.puzzles.arc.tasks import as_grid, read_json
 from data.remote import local_dataset
 
 KS = (1, 2, 5, 10, 100, 1000)

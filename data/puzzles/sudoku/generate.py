@@ -12,9 +12,9 @@ from jaxtyping import UInt8
 
 from configs import GeneratedSudoku
 from data.folder import check_vacant, require_memory
-from data.puzzles.board import BOXES, Box, augment
-from data.puzzles.solver import Search, carve
-from data.puzzles.sudoku import check_memory, to_tokens
+from data.puzzles.sudoku.board import BOXES, Box, augment
+from data.puzzles.sudoku.extreme import check_memory, to_tokens
+from data.puzzles.sudoku.solver import Search, carve
 from data.puzzles.writer import write_puzzles
 
 

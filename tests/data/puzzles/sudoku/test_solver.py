@@ -2,8 +2,8 @@ import random
 
 import numpy as np
 
-from data.puzzles.board import BOXES, is_solved
-from data.puzzles.solver import Search, carve, count_solutions
+from data.puzzles.sudoku.board import BOXES, is_solved
+from data.puzzles.sudoku.solver import Search, carve, count_solutions
 
 
 def test_all_grids_of_4x4_are_found_once():

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8, UInt64
 
-from data.puzzles.arc_grid import COLORS, FIRST, SIDE, VOCAB, draw, turn
-from data.puzzles.arc_tasks import Pair
+from data.puzzles.arc.grid import COLORS, FIRST, SIDE, VOCAB, draw, turn
+from data.puzzles.arc.tasks import Pair
 
 TRIES = 5
 """Images drawn for each one wanted, at most."""

@@ -1,0 +1,1 @@
+"""The Abstraction and Reasoning Corpus (ARC)."""
