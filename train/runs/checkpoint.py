@@ -1,24 +1,27 @@
-"""Checkpoints of a whole train state, by Orbax, in the background, from all processes.
+"""Checkpoints of a whole train state, written by Orbax in the background.
 
-A checkpoint is written under another name and renamed when complete, so that a process
-killed while saving leaves the checkpoints before it as they were.
+A checkpoint is written under a temporary name and renamed when complete, so a process
+killed while saving does not affect earlier checkpoints.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from configs import RunConfig, RunError, UserError, require
-from data.storage import AnyPath, absolute
-from train.runs.damage import first_good, first_line
-from train.runs.integrity import fingerprint, quiet_reads
-from train.runs.retention import preservation
+from data.storage import AnyPath, absolute, move_folder
+from train.devices import all_agree
+from train.runs.integrity import fingerprint
 from train.runs.stored import (
+    OtherModelError,
     arrays_of,
     describe,
     metadata,
@@ -33,11 +36,11 @@ Result = TypeVar("Result")
 
 
 class NonFiniteError(RunError):
-    """Some number of a run is not finite.
+    """A number of a run is not finite.
 
     Args:
-        what: is not finite.
-        step: after which it was seen.
+        what: name and value.
+        step: the step after which it was read.
         saved: step of the newest checkpoint.
     """
 
@@ -60,10 +63,36 @@ class SaveError(RunError):
     """A state could not be saved."""
 
 
-class Checkpoints:
-    """The checkpoints of one run. Every process must make the same calls.
+class _Best(policies.PreservationPolicy):
+    """Keep the checkpoints of the highest scores; of equal scores, the newest.
 
-    Opened for reading alone, nothing in the folder changes: the run may be going on.
+    Orbax's own policy forgets the scores when a process ends.
+    """
+
+    def __init__(self, scores: Mapping[int, float], number: int):
+        self._scores, self._number = scores, number
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        """Return, for each checkpoint, True if it is one of the best."""
+        steps = [info.step for info in checkpoints if info.step in self._scores]
+        steps.sort(key=lambda step: (self._scores[step], step), reverse=True)
+        return [info.step in steps[: self._number] for info in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run. Collective: every process makes the same calls.
+
+    Args:
+        folder: the folder of the checkpoints.
+        config: which of them to keep.
+        settings: the content of `config.json`, saved with each checkpoint.
+        scores: score of every step evaluated so far.
+        read_only: change nothing in the folder, so that the run may be training.
+
+    Raises:
+        UserError: if the folder cannot be used.
     """
 
     def __init__(
@@ -72,105 +101,73 @@ class Checkpoints:
         config: RunConfig,
         *,
         settings: Mapping[str, Any] | None = None,
-        scores: Mapping[int, float | None] | None = None,
+        scores: Mapping[int, float] | None = None,
         read_only: bool = False,
     ):
-        """Open the folder.
-
-        Args:
-            folder: of the checkpoints.
-            config: which of them are kept.
-            settings: what `config.json` says, saved with each checkpoint.
-            scores: of steps that have been evaluated.
-            read_only: whether to leave all as it is.
-
-        Raises:
-            UserError: if the folder cannot be used.
-        """
         self._folder, self._read_only = folder, read_only
-        self._settings, self._saving = dict(settings or {}), 0
-        self._failed = False
+        self._settings, self._scores = dict(settings or {}), dict(scores or {})
+        self._saving, self._failed = 0, False
+        keep = [policies.LatestN(config.keep_last)]
+        keep.append(_Best(self._scores, config.keep_best))
+        if config.keep_every:
+            keep.append(policies.EveryNSteps(config.keep_every))
         try:
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"Checkpoints must have a folder to go to: got `{folder}` ({error}). "
-                "Move what is there away, or choose another `--config.run-dir`."
-            ) from error
-        self._scores: dict[int, float] = {}
-        try:
-            with quiet_reads():
-                self._manager = self._open(config)
+            self._manager = ocp.CheckpointManager(
+                absolute(folder),
+                options=ocp.CheckpointManagerOptions(
+                    save_decision_policy=policies.FixedIntervalPolicy(1),
+                    preservation_policy=policies.AnyPreservationPolicy(keep),
+                    cleanup_tmp_directories=not read_only,
+                    read_only=read_only,
+                ),
+                item_handlers={
+                    name: ocp.StandardCheckpointHandler()
+                    for name in TrainState.__dataclass_fields__ | {"counters": None}
+                },
+            )
         except Exception as error:
             raise UserError(
-                f"The checkpoints in `{folder}` must be readable: one is so damaged "
-                f"that Orbax gives up ({first_line(error)}). Move the newest one away."
+                f"Could not open the checkpoints in `{folder}` ({first_line(error)}). "
+                "Move away the newest one, or the file that takes the folder's place; "
+                "or choose another `--config.run-dir`."
             ) from error
-        self._unreadable: set[int] = set()
-        self._read_scores(scores or {})
-
-    def _open(self, config: RunConfig) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(
-            absolute(self._folder),
-            options=ocp.CheckpointManagerOptions(
-                save_decision_policy=policies.FixedIntervalPolicy(1),
-                preservation_policy=preservation(config, self._scores),
-                cleanup_tmp_directories=not self._read_only,
-                read_only=self._read_only,
-            ),
-            item_handlers={
-                name: ocp.StandardCheckpointHandler()
-                for name in TrainState.__dataclass_fields__ | {"counters": None}
-            },
-        )
-
-    def _read_scores(self, scores: Mapping[int, float | None]) -> None:
-        """Note the scores of the checkpoints; the first version kept them inside."""
-        for step in self._manager.all_steps():
-            try:
-                with quiet_reads():
-                    inside = metadata(self._manager, step).get("score")
-            except Exception:
-                self._unreadable.add(step)
-                continue
-            score = scores.get(step)
-            score = inside if score is None else score
-            if score is not None:
-                self._scores[step] = score
 
     # -- saving
 
     def save(self, state: TrainState) -> None:
-        """Start saving `state`; returns when it has been copied off the devices.
+        """Start saving `state`; return when it has been copied off the devices.
 
-        Args:
-            state: its step names the checkpoint. A step already saved is left alone.
+        A step that is saved already is not saved again.
 
         Raises:
             NonFiniteError: if a number in the state is not finite.
-            SaveError: if it cannot be saved, or the save before could not.
+            SaveError: if this state cannot be saved, or the one before could not.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self.steps:
             return
-        items = parts_of(state)
-        arrays, finite = fingerprint(items)
+        parts = parts_of(state)
+        arrays, finite = fingerprint(parts)
         if not finite:
             raise NonFiniteError("infinite or undefined weights", step, self.newest)
-        about = describe(arrays, self._settings)
-        parts = {
+        items = {
             name: ocp.args.StandardSave(  # pyright: ignore[reportCallIssue]
                 arrays_of(part)
             )
-            for name, part in items.items()
+            for name, part in parts.items()
         }
         self.check()
         self._saving = step
         with self._save_errors():
-            self._manager.save(
-                step, args=ocp.args.Composite(**parts), custom_metadata=about
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(**items),
+                custom_metadata=describe(step, arrays, self._settings),
             )
+            if not saved:
+                raise RuntimeError("Orbax did not save it")
 
     def check(self) -> None:
         """Raise `SaveError` if the save under way has failed."""
@@ -186,24 +183,8 @@ class Checkpoints:
         with self._save_errors():
             self._manager.wait_until_finished()
 
-    @contextmanager
-    def _save_errors(self) -> Iterator[None]:
-        """Errors of Orbax as a `SaveError` that says what is kept."""
-        try:
-            yield
-        except Exception as error:
-            self._failed = True
-            kept = set(saved_steps(self._folder)) - {self._saving}
-            newest = f"that of step {max(kept)}" if kept else "none"
-            raise SaveError(
-                f"A checkpoint must have room and rights in `{self._folder}`: the "
-                f"state of step {self._saving} could not be saved "
-                f"({first_line(error)}). The newest one kept is {newest}. Make room, "
-                "and the same command goes on from there."
-            ) from error
-
     def close(self) -> None:
-        """Complete all saves and let go of the folder; not after one has failed.
+        """Complete all saves and close the folder, unless a save has failed.
 
         Raises:
             SaveError: if one fails.
@@ -212,18 +193,27 @@ class Checkpoints:
             with self._save_errors():
                 self._manager.close()
 
-    def score(self, step: int, score: float) -> None:
-        """Note the score of a step; higher is better."""
-        self._scores[step] = score
+    @contextmanager
+    def _save_errors(self) -> Iterator[None]:
+        """Turn errors of Orbax into a `SaveError`."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            kept = set(saved_steps(self._folder)) - {self._saving}
+            newest = f"that of step {max(kept)}" if kept else "none"
+            raise SaveError(
+                f"Could not save the state of step {self._saving} to `{self._folder}` "
+                f"({first_line(error)}). The newest checkpoint is {newest}. Make room "
+                "or give write permission, and the same command resumes from there."
+            ) from error
+
+    # -- what is there
 
     @property
-    def best(self) -> float:
-        """The highest score of a checkpoint that is still there."""
-        kept = set(self._manager.all_steps())
-        return max(
-            (score for step, score in self._scores.items() if step in kept),
-            default=-math.inf,
-        )
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     @property
     def newest(self) -> int | None:
@@ -231,80 +221,116 @@ class Checkpoints:
         return self._manager.latest_step()
 
     @property
+    def best(self) -> float:
+        """The highest score of a checkpoint that still exists; else minus infinity."""
+        scores = [self._scores.get(step, -math.inf) for step in self.steps]
+        return max(scores, default=-math.inf)
+
+    def score(self, step: int, score: float) -> None:
+        """Note the score of a step; higher is better."""
+        self._scores[step] = score
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """What `config.json` said when the newest readable checkpoint was saved."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            if step not in self._unreadable:
+        """The content of `config.json` when the newest readable one was saved."""
+        for step in reversed(self.steps):
+            try:
                 return metadata(self._manager, step).get("settings") or {}
+            except Exception:  # of many types, if it is damaged
+                continue
         return {}
 
     # -- restoring
 
     def restore(self, abstract: Callable[[int], TrainState]) -> TrainState | None:
-        """The newest state that can be read, or None if there is no checkpoint.
+        """Return the newest readable state; None without a checkpoint.
 
-        A damaged checkpoint is set aside with a warning, and the one before is tried.
+        Damaged checkpoints are quarantined with a warning.
 
         Args:
-            abstract: from a step to shapes, types and the shardings wanted now, on any
+            abstract: from a step to the shapes, types and shardings wanted, on any
                 mesh.
 
         Raises:
-            UserError: if a checkpoint is that of another model, or if there are
-                checkpoints and none can be read.
+            UserError: if a checkpoint is of another model, or none is readable.
         """
         self.wait()
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        return self._first_good(
-            steps, lambda step: read_state(self._manager, step, abstract(step))
-        )
+        read = lambda step: read_state(self._manager, step, abstract(step))
+        return self._first_readable(self.steps[::-1], read)
 
     def restore_weights(
         self, model: PyTree, table: PyTree, *, best: bool, only: int | None = None
     ) -> tuple[PyTree, PyTree, int] | None:
-        """The weights to release, the table, and their step; None without a checkpoint.
+        """Return the weights to release, the table, and their step.
 
-        They are the averaged weights where the run has these. A damaged checkpoint is
-        passed over with a warning for the next best one, or the one before.
+        The weights are the averaged ones if the run has these. Return None without a
+        checkpoint. A damaged checkpoint is skipped with a warning.
 
         Args:
             model: shapes, types and shardings wanted, on any mesh.
-            table: the same of the puzzle table; () without one.
-            best: the checkpoint of the highest score instead of the newest one; the
-                newest if none has a score.
-            only: the checkpoint of this step and no other.
+            table: shapes, types and shardings of the puzzle table; () without one.
+            best: prefer the highest score to the newest step.
+            only: read the checkpoint of this step and no other.
 
         Raises:
-            UserError: if there are checkpoints, and they are those of another model or
-                none can be read, or if that of `only` is not among them.
+            UserError: if a checkpoint is of another model, none is readable, or there
+                is none of step `only`.
         """
-
-        def order(step: int) -> tuple[float, int]:
-            # What cannot be read may have been the best: a warning will tell.
-            unscored = math.inf if step in self._unreadable else -math.inf
-            return self._scores.get(step, unscored) if best else 0.0, step
-
-        steps = sorted(self._manager.all_steps(), key=order, reverse=True)
+        steps, kept = self.steps[::-1], ", ".join(map(str, self.steps)) or "none"
+        if best:
+            steps.sort(key=lambda step: self._scores.get(step, -math.inf), reverse=True)
         if only is not None:
-            kept = ", ".join(map(str, sorted(steps))) or "none"
             require(
                 only in steps,
-                f"A checkpoint must be one of those that are kept: got step {only}, "
-                f"and there are {kept}. Name one of these.",
+                f"The checkpoint of step {only} does not exist: the steps are {kept}.",
             )
             steps = [only]
-        return self._first_good(
-            steps, lambda step: read_weights(self._manager, step, model, table)
-        )
+        read = lambda step: read_weights(self._manager, step, model, table)
+        return self._first_readable(steps, read)
 
-    @property
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
-
-    def _first_good(
-        self, steps: list[int], read: Callable[[int], Result]
+    def _first_readable(
+        self, steps: Sequence[int], read: Callable[[int], Result]
     ) -> Result | None:
-        return first_good(
-            self._manager, self._folder, steps, read, read_only=self._read_only
+        """Return the first of these checkpoints that all processes can read."""
+        damaged: dict[int, str] = {}
+        for step in steps:
+            result, fault = None, "another process cannot read it"
+            try:
+                result = read(step)
+            except OtherModelError:
+                raise
+            except Exception as error:  # of many types
+                fault = first_line(error)
+            if all_agree(result is not None):
+                self._quarantine(damaged, f"Going on from step {step}.")
+                return result
+            damaged[step] = fault
+        if not damaged:
+            return None
+        raise UserError(
+            f"No checkpoint in `{self._folder}` is readable: "
+            f"{'; '.join(f'step {step}: {fault}' for step, fault in damaged.items())}. "
+            "Restore the folder from a copy, or choose another `--config.run-dir`."
         )
+
+    def _quarantine(self, damaged: Mapping[int, str], outcome: str) -> None:
+        """Move damaged checkpoints out of the way of later saves, with a warning."""
+        for step, fault in damaged.items() if jax.process_index() == 0 else ():
+            target = self._folder.parent / "damaged" / str(step)
+            what = "skipped" if self._read_only else f"moved to `{target}`"
+            warnings.warn(
+                f"The checkpoint at step {step} is damaged ({fault}) and was {what}. "
+                f"{outcome}",
+                stacklevel=5,
+            )
+            if not self._read_only:
+                move_folder(self._folder / str(step), target)
+        if damaged and not self._read_only:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints quarantined")
+            self._manager.reload()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, shortened."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,14 +1,6 @@
-"""A checkpoint is read back as it was saved, or the caller says why not.
+"""Checksums of arrays, the same on any mesh."""
 
-Checksums of arrays, the same on any mesh, and silence around reads that may fail.
-"""
-
-import inspect
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,16 +10,11 @@ from jaxtyping import Array, Bool, PyTree, UInt32
 from train.table import Table, is_table
 
 Fingerprint = dict[str, tuple[str, int]]
-"""Type and shape, as `float32[4,2]`, and checksum of every array, by its path."""
-
-
-def name(path: tuple[Any, ...]) -> str:
-    """The path of a leaf as one word."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+"""Type and shape, as `float32[4,2]`, and checksum of every array, by path."""
 
 
 def kinds(tree: PyTree) -> dict[str, str]:
-    """Type and shape of every leaf, by its path; of a table, of the rows that count."""
+    """Return type and shape of every leaf, by path; of a table, without padding."""
 
     def kind(leaf: Any) -> str:
         array = leaf.rows if is_table(leaf) else leaf
@@ -35,18 +22,19 @@ def kinds(tree: PyTree) -> dict[str, str]:
         return f"{array.dtype}[{','.join(map(str, shape))}]"
 
     leaves = jax.tree.leaves_with_path(tree, is_leaf=is_table)
+    name = partial(jax.tree_util.keystr, simple=True, separator=".")
     return {name(path): kind(leaf) for path, leaf in leaves}
 
 
 def fingerprint(tree: PyTree[Array]) -> tuple[Fingerprint, bool]:
-    """The fingerprint of all arrays, and whether all their values are finite."""
-    sums, finite = jax.device_get(_look(jax.tree.leaves(tree, is_leaf=is_table)))
+    """Return the fingerprint of all arrays, and True if every number is finite."""
+    sums, finite = jax.device_get(_sums(jax.tree.leaves(tree, is_leaf=is_table)))
     pairs = zip(kinds(tree).items(), sums, strict=True)
     return {name: (kind, int(total)) for (name, kind), total in pairs}, bool(finite)
 
 
 @jax.jit
-def _look(
+def _sums(
     leaves: list[Array | Table],
 ) -> tuple[list[UInt32[Array, ""]], Bool[Array, ""]]:
     arrays = jax.tree.leaves(leaves)
@@ -55,9 +43,9 @@ def _look(
 
 
 def _checksum(x: Array | Table) -> UInt32[Array, ""]:
-    """The sum of the hashes of all elements, of a table in the rows that count.
+    """Return the sum of the hashes of all elements; of a table, without padding.
 
-    Sums of integers do not depend on their order, so neither on the mesh.
+    A sum of integers depends neither on their order nor on the mesh.
     """
     if not isinstance(x, Table):
         return jnp.sum(_hashes(x), dtype=jnp.uint32)
@@ -66,7 +54,7 @@ def _checksum(x: Array | Table) -> UInt32[Array, ""]:
 
 
 def _hashes(x: Array) -> UInt32[Array, "..."]:
-    """A hash of each element's bits and place.
+    """Return a hash of each element's bits and position.
 
     It is one-to-one in the bits: a change of one element always changes the sum.
 
@@ -85,38 +73,3 @@ def _hashes(x: Array) -> UInt32[Array, "..."]:
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
     return h ^ (h >> 16)
-
-
-@contextmanager
-def quiet_reads() -> Iterator[None]:
-    """Hide what libraries say of a failed read: the caller reports it, once."""
-    _ignore_other_reads()
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@cache
-def _ignore_other_reads() -> None:
-    """Drop what the other reads say when one fails, now or when they are collected.
-
-    Orbax closes its event loop at the first error. TensorStore then prints a traceback
-    for each read still under way, from its own threads, at any later time, and Python
-    one for each coroutine of Orbax that nobody waits for any more.
-    """
-    report = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        closed = str(unraisable.exc_value) == "Event loop is closed"
-        if not closed and not inspect.iscoroutine(unraisable.object):
-            report(unraisable)
-
-    sys.unraisablehook = hook
-    never = "Task exception was never retrieved"
-    logging.getLogger("asyncio").addFilter(
-        lambda record: never not in record.getMessage()
-    )

@@ -9,13 +9,14 @@ lock           held by the process that trains
 import json
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from configs import EVALUATION_MAY_CHANGE, MAY_CHANGE, UserError, require
 from data.storage import AnyPath, open_path, store_errors, write_whole
-from train.runs.lock import Lock, hold
+from train.runs.lock import acquire
 from train.runs.record import (
     differences,
     read_config,
@@ -55,12 +56,12 @@ class RunDir:
         )
         started = time.strftime("%Y%m%d-%H%M%S")
         self.folder = open_path(config.run_dir or f"runs/{preset}-{started}")
-        self._lock: Lock | None = None
+        self._release: Callable[[], None] = lambda: None
         self.new_length = ""
         make_folder(self.folder)
         try:
             if jax.process_index() == 0:
-                self._lock = hold(self.folder / "lock")
+                self._release = acquire(self.folder / "lock")
         except OSError as error:
             raise _unusable(self.folder, error) from error
         self._kind, self._new = type(config), settings(config)
@@ -122,9 +123,8 @@ class RunDir:
         )
 
     def close(self) -> None:
-        """Let go of the lock."""
-        if self._lock is not None:
-            self._lock.close()
+        """Release the lock."""
+        self._release()
 
 
 def make_folder(folder: AnyPath) -> None:

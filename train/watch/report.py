@@ -11,7 +11,7 @@ import numpy as np
 from configs import RunConfig, require
 from data.storage import AnyPath, is_remote
 from train.objective import Metrics
-from train.runs.metrics_file import MetricsWriter, open_metrics, scores, truncate
+from train.runs.metrics_file import MetricsFile, scores
 from train.watch.screen import Screen, clock
 from train.watch.speed import Values
 
@@ -108,13 +108,13 @@ class Report:
         done: int,
     ):
         self.folder = folder
-        self._file: MetricsWriter | None = None
+        self._file: MetricsFile | None = None
         self._wandb: Any = None
         self._tensorboard: Any = None
         self._total, self._latest = total, list[str]()
         self._first: tuple[int, float] | None = None
         self.screen = Screen()
-        self._evaluated = set(scores(folder, done))
+        self._evaluated = {step for step in scores(folder) if step <= done}
         self._main = jax.process_index() == 0
         if not self._main:
             return
@@ -122,8 +122,7 @@ class Report:
             self._wandb = _wandb(config.wandb, folder, name, settings)
         if config.tensorboard:
             self._tensorboard = _tensorboard(folder)
-        truncate(folder / "metrics.jsonl", done)
-        self._file = open_metrics(folder / "metrics.jsonl")
+        self._file = MetricsFile(folder / "metrics.jsonl", done)
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

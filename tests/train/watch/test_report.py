@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 
 from configs import RunConfig
-from train.runs.metrics_file import scores
 from train.watch.report import (
     Report,
     averages,
@@ -81,17 +80,12 @@ def test_a_resumed_report_goes_on_after_the_checkpoint(tmp_path: Path) -> None:
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-def test_scores_of_evaluations(tmp_path: Path) -> None:
-    """Those of the first version had none."""
+def test_an_evaluation_is_recorded_once(tmp_path: Path) -> None:
     made = report(tmp_path)
-    made.record(2, "eval", {"loss": 1.0, "score": -1.0})
-    made.record(4, "eval", {"loss": 2.0})
-    made.record(4, "train", {"loss": 2.0})
-    assert scores(tmp_path) == {2: -1.0, 4: None}
-    assert scores(tmp_path, 3) == {2: -1.0}
-    assert made.knows(4)
-    assert not made.knows(3)
+    made.record(4, "eval", {"loss": 2.0, "score": -2.0})
     made.close()
+    assert report(tmp_path, done=4).knows(4)
+    assert not report(tmp_path, done=3).knows(4)
 
 
 @pytest.mark.parametrize(
