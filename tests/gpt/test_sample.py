@@ -156,7 +156,7 @@ def test_without_an_average_the_weights_themselves(run_dir: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over(run_dir: Path) -> None:
     """For the next best one; nothing is moved, since the run may be going on."""
     damage(run_dir, 1)
-    with pytest.warns(UserWarning, match="step 1 is damaged .* passed over"):
+    with pytest.warns(UserWarning, match="step 1 is damaged"):
         run = load_run(run_dir)
     assert run.step == 2
     assert (run_dir / "checkpoints" / "1").is_dir()
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_passed_over(run_dir: Path) -> None:
     with pytest.warns(UserWarning, match="step 3 is damaged"):
         assert load_run(run_dir, "newest").step == 2
     damage(run_dir, 2)
-    with pytest.raises(ValueError, match="steps 3, 2, 1 are all damaged"):
+    with pytest.raises(ValueError, match=r"step 3: .*step 2: .*step 1: "):
         load_run(run_dir, "newest")
 
 
@@ -200,7 +200,7 @@ def test_a_run_of_the_first_version(run_dir: Path) -> None:
         ({"model": {"dim": 3}}, "another setting .*'dim'"),
         ({"unknown": 3}, "another setting .*'unknown'"),
         ({"batch_size": 0}, "`batch_size` must be"),
-        ({"model": {"n_embd": 64}}, "must be of the configured model"),
+        ({"model": {"n_embd": 64}}, "is of another model"),
         ({"recorded": {"kind": "rnn"}}, "is of `rnn`"),
     ],
 )
@@ -226,7 +226,7 @@ def test_weights_that_are_not_finite(
         trusting = lambda tree: (fingerprint(tree)[0], True)
         patch.setattr(train.runs.checkpoint, "fingerprint", trusting)
         save(run_dir, bad, scores={})
-    with pytest.raises(UserError, match=r"are all damaged .*: not all of its numbers"):
+    with pytest.raises(UserError, match="not all of its numbers"):
         load_run(run_dir)
     save(run_dir, state(3), scores={})
     with pytest.warns(UserWarning, match="step 1 is damaged .not all of its numbers"):

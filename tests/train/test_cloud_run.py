@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,28 +27,12 @@ SETTINGS: runs.Settings = {
     "run.save-every": 16,
     "run.log-every": 1,
 }
-CODE = """
-from train import cli
-from train import trm
-from train.runs import lock
-from train.presets import TRM_PRESETS
-lock.BEAT, lock.LEASE = 1.0, 4.0
-cli.run(lambda: trm.main(*cli.parse(TRM_PRESETS, "")))
-"""
 
 
 def start(run_dir: AnyPath, data: AnyPath, *more: str) -> subprocess.Popen[str]:
-    """A run whose lock, once it is killed, is free in seconds."""
     where = {"run-dir": run_dir, "data.paths": data}
     words = runs.words("quickstart", {**SETTINGS, **where})
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, *words, *more],
-        cwd=ROOT,
-        env=runs.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return runs.start("train.trm", [*words, *more])
 
 
 def test_killed_and_resumed_and_evaluated(bucket: str, tmp_path: Path) -> None:
@@ -65,8 +48,10 @@ def test_killed_and_resumed_and_evaluated(bucket: str, tmp_path: Path) -> None:
     reached = max(saved_steps(folder / "checkpoints"))
     assert reached < 48, "it was to be killed on the way"
 
+    _, err = finish(start(folder, data), 2)
+    assert f"process {killed.pid} on" in err
+    (folder / "lock").unlink()
     out, _ = finish(start(folder, data))
-    assert f"was in use by process {killed.pid} on" in out
     assert f"Going on from step {reached}" in out
     assert metrics(folder) == metrics(tmp_path / "run")
     assert not (folder / "lock").exists()

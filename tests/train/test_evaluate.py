@@ -173,10 +173,10 @@ def test_data_of_another_size(run: Path, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_left_out_of_all(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     (copy / "checkpoints" / "16" / "ema" / "manifest.ocdbt").unlink()
-    with pytest.warns(UserWarning, match="steps 16 are all damaged"):
+    with pytest.warns(UserWarning, match="are damaged: step 16"):
         results = evaluated(copy, tmp_path, "--checkpoints", "all", "--puzzles", "4")
     assert [found["step"] for found in results] == [8, 12, 24]
-    with pytest.raises(UserError, match="steps 16 are all damaged"):
+    with pytest.raises(UserError, match="are damaged: step 16"):
         evaluated(copy, tmp_path, "--checkpoints", "16")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -204,8 +205,7 @@ def test_a_disk_that_fills_up(complete: Path, dataset: Path, tmp_path: Path) -> 
     )
     assert time.monotonic() - since < 100, "no waiting for what never comes"
     assert done.returncode == 1
-    assert "state of step 8 could not be saved" in done.stderr
-    assert "The newest one kept is that of step 4" in done.stderr
+    assert re.search("state of step 8 .* that of step 4", done.stderr)
     assert "Traceback" not in done.stderr
     finish(start(dataset, folder))
     assert metrics(folder) == metrics(complete)
@@ -223,7 +223,7 @@ def test_no_room_for_metrics(dataset: Path, tmp_path: Path) -> None:
         command, cwd=ROOT, env=runs.environment(), capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "must be writable" in done.stderr or "could not be saved" in done.stderr
+    assert "error: Could not" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -268,7 +268,7 @@ def test_metrics_removed_under_a_run_are_written_again(
     wait_for(lambda: last_step(folder) >= 5, process)
     (folder / "metrics.jsonl").unlink()
     _, err = finish(process)
-    assert "was removed while the run was going on" in err
+    assert "metrics.jsonl` was removed" in err
     assert metrics(folder) == metrics(complete)
 
 

@@ -107,8 +107,8 @@ class Checkpoints:
         self._folder, self._read_only = folder, read_only
         self._settings, self._scores = dict(settings or {}), dict(scores or {})
         self._saving, self._failed = 0, False
-        keep = [policies.LatestN(config.keep_last)]
-        keep.append(_Best(self._scores, config.keep_best))
+        best = _Best(self._scores, config.keep_best)
+        keep: list[Any] = [policies.LatestN(config.keep_last), best]
         if config.keep_every:
             keep.append(policies.EveryNSteps(config.keep_every))
         try:
@@ -308,7 +308,7 @@ class Checkpoints:
         if not damaged:
             return None
         raise UserError(
-            f"No checkpoint in `{self._folder}` is readable: "
+            f"All checkpoints in `{self._folder}` are damaged: "
             f"{'; '.join(f'step {step}: {fault}' for step, fault in damaged.items())}. "
             "Restore the folder from a copy, or choose another `--config.run-dir`."
         )

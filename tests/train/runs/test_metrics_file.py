@@ -66,6 +66,7 @@ def test_a_store_has_every_row_after_a_flush(bucket: str) -> None:
         assert steps(path)[-1] == 99
 
 
+@pytest.mark.usefixtures("bucket")
 def test_a_store_that_cannot_be_written() -> None:
     file = MetricsFile(open_path("gs://no-such-bucket/metrics.jsonl"), 0)
     file.append({"step": 1})
