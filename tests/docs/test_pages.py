@@ -1,4 +1,4 @@
-"""Links, modules, presets and flags in the pages exist."""
+"""Links, modules, presets, flags and Python names in the pages exist."""
 
 import re
 import runpy
@@ -81,3 +81,11 @@ def test_other_commands(page: Path) -> None:
             command = words.split()[:1] if module in WITH_COMMANDS else []
             flags = set(re.findall(r"(?<=\s)--[a-z][\w.-]*", words))
             assert flags <= flags_of(module, "".join(command)), (module, words)
+
+
+@each_page
+def test_imports(page: Path) -> None:
+    """Names that Python blocks import exist."""
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S):
+        for line in re.findall(r"^from .*?(?:\(.*?\)|\n)", block, re.M | re.S):
+            exec(line, {})
