@@ -1,1 +1,1 @@
-"""Measurements of this project's code against other code: run them as modules."""
+"""Measurements of this project's code against other code; each is run as a module."""

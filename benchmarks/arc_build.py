@@ -1,9 +1,8 @@
 """Time our ARC builder against the official one: `python -m benchmarks.arc_build`.
 
-Both build the same slice of tasks as commands of their own, in turns; the start of the
-process and the writing of the files count. Beside wall time stands the processor time
-of all processes, which other work on the machine disturbs less. What comes out is
-compared by its counts.
+Both build the same tasks, in turns, each as its own command; starting the process and
+writing the files count. Processor time of all processes is printed beside wall time,
+because other work on the machine disturbs it less. The datasets' counts are compared.
 
 Example:
     python -m benchmarks.arc_build --source kaggle/combined --official ../trm \
@@ -27,11 +26,11 @@ SUBSETS = ("training", "evaluation")
 
 
 def write_slice(source: Path, tasks: int, folder: Path) -> None:
-    """The first tasks of both subsets of ARC-AGI-1, as the official builder reads them.
+    """Write the first tasks of both subsets of ARC-AGI-1 for the official builder.
 
     Args:
         source: folder of the ARC files.
-        tasks: of each subset.
+        tasks: number per subset.
         folder: to write into.
     """
     for subset in SUBSETS:
@@ -47,7 +46,7 @@ def write_slice(source: Path, tasks: int, folder: Path) -> None:
 
 
 def run(command: list[str], cwd: Path, out: Path) -> tuple[float, float, str]:
-    """Wall and processor seconds of a command, and what its dataset counts."""
+    """Return wall and processor seconds of a command, and the counts of its dataset."""
     start, before = time.perf_counter(), os.times()
     environment = os.environ | {"PYTHONPATH": str(cwd)}
     subprocess.run(
@@ -61,7 +60,7 @@ def run(command: list[str], cwd: Path, out: Path) -> tuple[float, float, str]:
 
 
 def main() -> None:
-    """Print the seconds of each builder, and their quotient."""
+    """Print the seconds of each builder, and their ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="the ARC files")
     parser.add_argument("--official", type=Path, required=True, help="its checkout")

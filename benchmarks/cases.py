@@ -1,4 +1,4 @@
-"""What is timed: runs, and random batches. Imports neither JAX nor PyTorch."""
+"""Configurations and random batches to time. Imports neither JAX nor PyTorch."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,9 +26,9 @@ def trm_config(
     precision: Precision,
     **sizes: int,
 ) -> TrainTRM:
-    """The paper's recipe for Sudoku at its full rate from the first step.
+    """Return the paper's recipe for Sudoku at its full rate from the first step.
 
-    Without exploration, whose random numbers differ between two implementations.
+    Exploration is off, because its random numbers differ between implementations.
     """
     config = TRM_PRESETS["sudoku" if mixer == "mlp" else "sudoku-attention"][1]
     return replace(
@@ -42,7 +42,7 @@ def trm_config(
 
 
 def boards(batch_size: int) -> list[Puzzle]:
-    """Batches of random boards with random answers to all cells."""
+    """Return batches of random boards with random answers to all cells."""
     rng = np.random.default_rng(0)
     ids = np.zeros(batch_size, np.int32)
     draw = lambda low: rng.integers(low, VOCAB, (batch_size, SEQ), np.int32)
@@ -60,10 +60,10 @@ ORIGINS = {
 def gpt_config(
     name: str, kind: Kind, precision: Precision, batch_size: int, **sizes: int
 ) -> tuple[TrainGPT, int]:
-    """A run of `ORIGINS` and its tokens; a number that is 0 stays as it is there.
+    """Return a configuration of `ORIGINS` and its number of tokens; 0 keeps its value.
 
-    Without dropout, whose random numbers differ between two implementations, and at the
-    full rate from the first step.
+    Dropout is off, because its random numbers differ between implementations. The rate
+    is full from the first step.
     """
     preset, tokens, batch_sizes = ORIGINS[name]
     config, batch_size = GPT_PRESETS[preset][1], batch_size or batch_sizes[kind]
@@ -80,7 +80,7 @@ def gpt_config(
 
 
 def texts(config: TrainGPT, tokens: int) -> list[Tokens]:
-    """Batches of random tokens, each followed by the next."""
+    """Return batches of random tokens, with the next tokens as targets."""
     shape = (BATCHES, config.batch_size, config.model.block_size + 1)
     drawn = np.random.default_rng(0).integers(0, tokens, shape, np.int32)
     return [Tokens(batch[:, :-1], batch[:, 1:]) for batch in drawn]
@@ -88,7 +88,7 @@ def texts(config: TrainGPT, tokens: int) -> list[Tokens]:
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """`new_tokens` more of random prompts, by a preset's model."""
+    """Generation of `new_tokens` after random prompts, by a preset's model."""
 
     preset: str
     vocab: int
@@ -103,12 +103,12 @@ class Writing:
         return replace(GPT_PRESETS[self.preset][1].model, dropout=0.0)
 
     def prompt(self) -> np.ndarray:
-        """Random tokens, the same at every call."""
+        """Return random tokens, the same at every call."""
         shape = (self.batch_size, self.prompt_tokens)
         return np.random.default_rng(0).integers(0, self.vocab, shape, np.int32)
 
     def weight_bytes(self) -> int:
-        """Bytes of the weights that every token needs, the position's row left out."""
+        """Return the bytes of weights that every token reads, but for positions."""
         config = self.model
         matrices = 12 * config.n_layer * config.n_embd**2 + self.vocab * config.n_embd
         return matrices * (4 if self.precision == "float32" else 2)

@@ -1,7 +1,6 @@
-"""Our step against PyTorch's: build both, compare what they compute, time them.
+"""Build our step and PyTorch's, compare their results, and time them.
 
-A benchmark says what its cases are, each a `Comparison`; `run_comparison` does the
-rest.
+A benchmark defines its cases, each a `Comparison`; `run_comparison` runs one.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,12 +22,12 @@ from benchmarks.harness import (
 )
 
 Arrays = Mapping[str, np.ndarray]
-"""What a code computed, by name. `gradient NAME` and `weight NAME` are shown as one."""
+"""Results of a code, by name. `gradient NAME` and `weight NAME` are shown as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings(DeviceSettings):
-    """Where to time a step, and how long."""
+    """Settings to time a step."""
 
     block: int = 0
     """Steps in a block, waited for at its end. 0: 1 on a CPU, 5 on a GPU."""
@@ -49,7 +48,7 @@ class Comparison:
 
     title: str
     case: Record
-    """What is timed, for the record."""
+    """Settings of the case, for the record."""
 
     flops: float
     """Floating-point operations of a step."""
@@ -68,7 +67,7 @@ class Comparison:
 
 
 def step_rates(unit: str, count: int, flops: float) -> Rates:
-    """Units and tera-operations a second, of so many a step."""
+    """Return units and tera-operations per second from those per step."""
     return {
         f"{unit}_per_s": lambda ms: 1e3 * count / ms,
         "tflops": lambda ms: flops / ms / 1e9,
@@ -78,7 +77,7 @@ def step_rates(unit: str, count: int, flops: float) -> Rates:
 def run_comparison(
     comparison: Comparison, settings: StepSettings, bench: Bench
 ) -> Record:
-    """The record of one case: compared, timed and printed."""
+    """Compare, time and print one case; return its record."""
     print(f"\n{comparison.title}", flush=True)
     programs, errors, facts = _prepare(comparison, settings, bench)
     samples = interleave(
@@ -98,7 +97,7 @@ def run_comparison(
 def _prepare(
     comparison: Comparison, settings: StepSettings, bench: Bench
 ) -> tuple[list[Program], dict[str, float], dict[str, Record]]:
-    """The programs after their first step, their differences, more for their rows."""
+    """Return the programs after one step, their differences, and compile facts."""
     if comparison.theirs is None:
         ours = comparison.ours(None)
         return [ours], {}, {ours.name: ours.compile_facts()}
@@ -134,7 +133,7 @@ def _prepare(
 
 
 def differences(ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """Norms of the differences over the norms of the other code's values."""
+    """Return norms of the differences over norms of the other code's values."""
     assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
 
     def relative(name: str) -> float:
@@ -159,7 +158,7 @@ def show_differences(errors: Mapping[str, float]) -> None:
 
 
 class TorchProgram:
-    """What PyTorch's programs have in common; a subclass has a `step`."""
+    """Base of PyTorch's programs; a subclass has a `step`."""
 
     def __init__(self, name: str, device: str):
         """Name the program and set PyTorch up; `device` is `cpu` or `cuda`."""
@@ -172,21 +171,21 @@ class TorchProgram:
         self._synchronize = torch.cuda.synchronize
 
     def prepare(self, steps: int) -> None:
-        """Nothing: all batches are on the device."""
+        """Do nothing: all batches are on the device."""
 
     def wait(self) -> None:
-        """Until the device is done."""
+        """Wait for the device."""
         if self.device != "cpu":
             self._synchronize()
 
 
 def host(tensor: Any) -> np.ndarray:
-    """A tensor as a float32 array of the host, which later steps do not change."""
+    """Copy a tensor to a float32 array on the host."""
     return tensor.detach().float().cpu().numpy().copy()
 
 
 def after_first_step(module: Any, optimizer: Any, beta1: float) -> Arrays:
-    """Gradients and weights by name; gradients are those that the optimizer saw."""
+    """Return gradients, as the optimizer received them, and weights by name."""
     found = {}
     for name, parameter in module.named_parameters():
         moment = host(optimizer.state[parameter]["exp_avg"])

@@ -2,9 +2,8 @@
 
     python -m benchmarks.gpt_decode --nanogpt ../nanoGPT
 
-Same weights, same prompt; the likeliest tokens of all are compared before anything is
-timed. On a machine without a GPU the process is pinned to one core and computes in
-float32.
+Weights and prompt are the same; the likeliest tokens are compared before timing.
+Without a GPU the process is pinned to one core and computes in float32.
 """
 
 import importlib.util
@@ -31,19 +30,19 @@ from benchmarks.harness import (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(DeviceSettings):
-    """What to time."""
+    """Settings of the benchmark."""
 
     nanogpt: Path | None = None
     """Checkout of nanoGPT. None: only ours is timed (and Hugging Face's)."""
 
     preset: str = "shakespeare-char"
-    """Preset of `train.gpt` whose model is taken."""
+    """Preset of `train.gpt` with the model's configuration."""
 
     vocab: int = 65
-    """Different tokens."""
+    """Size of the vocabulary."""
 
     batch_size: tuple[int, ...] = (1,)
-    """Texts written at once, one number after the other."""
+    """Numbers of texts written at once, each a case."""
 
     prompt_tokens: int = 1
     """Tokens of the prompt."""
@@ -52,7 +51,7 @@ class Settings(DeviceSettings):
     """Tokens to write."""
 
     top_k: int | None = 200
-    """Draw from so many of the likeliest tokens while timing; None: from all."""
+    """Likeliest tokens to draw from while timing; None for all."""
 
     hugging_face: Literal["auto", "yes", "no"] = "auto"
     """Also time `transformers`. `auto`: if it is installed."""
@@ -62,7 +61,7 @@ class Settings(DeviceSettings):
 
 
 def make_programs(settings: Settings, case: Writing, device: str) -> list[Any]:
-    """Ours first, then those that are at hand."""
+    """Return our program, then the other available ones."""
     from benchmarks.ours import Generation, random_gpt
 
     model = random_gpt(case)
@@ -82,7 +81,7 @@ def make_programs(settings: Settings, case: Writing, device: str) -> list[Any]:
 
 
 def agreement(programs: list[Any], precision: str) -> dict[str, float]:
-    """The share of the likeliest tokens in which each other program agrees with ours.
+    """Return the share of likeliest tokens in which each program agrees with ours.
 
     Raises:
         SystemExit: if some differ in float32.
@@ -103,7 +102,7 @@ def agreement(programs: list[Any], precision: str) -> dict[str, float]:
 
 
 def run_case(settings: Settings, case: Writing, device: str) -> Record:
-    """The record of one case: compared, timed and printed."""
+    """Compare, time and print one case; return its record."""
     new, tokens = case.new_tokens, case.batch_size * case.new_tokens
     print(
         f"\n{case.preset}, batch {case.batch_size}, {case.precision}: "

@@ -1,11 +1,10 @@
-"""Train on tiny Shakespeare by both implementations: `python -m benchmarks.gpt_recipe`.
+"""Train on tiny Shakespeare with both codes: `python -m benchmarks.gpt_recipe`.
 
-nanoGPT's recipe for a CPU (4 layers, width 128, 2000 updates), the whole of it: from
-starting Python to the last evaluation and checkpoint. One after the other, each on the
-same core with one thread.
+Runs nanoGPT's whole recipe for a CPU (4 layers, width 128, 2000 updates), from starting
+Python to the last evaluation and checkpoint: in turns, on the same core, one thread.
 
-The loss that a run ends with depends on the seed, and is estimated: to compare the two
-implementations take several seeds, and many sequences.
+The final loss depends on the seed and is an estimate: to compare the codes use several
+seeds and many sequences.
 
 Examples:
     python -m benchmarks.gpt_recipe --nanogpt ../nanoGPT
@@ -50,14 +49,13 @@ RECIPE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to run."""
+    """Settings of the benchmark."""
 
     nanogpt: Path
     """Checkout of nanoGPT."""
 
     preset: Literal["shakespeare-char-cpu", "shakespeare-char-fast"] = SAME
-    """What we run: the same recipe, or one that ends sooner (as often evaluated as it
-    says)."""
+    """Our preset: nanoGPT's recipe, or a faster one."""
 
     data: Path = Path("datasets/shakespeare-char")
     """Folder made by `python -m data.prepare shakespeare-char`."""
@@ -91,7 +89,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Run:
-    """A whole run of one of the implementations."""
+    """A whole run of one of the codes."""
 
     seed: int
     seconds: float
@@ -100,7 +98,7 @@ class Run:
 
 
 def run(command: list[str], folder: Path) -> tuple[str, float]:
-    """What a program prints, and the seconds that it takes."""
+    """Return a program's output and its seconds."""
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
@@ -109,7 +107,7 @@ def run(command: list[str], folder: Path) -> tuple[str, float]:
 
 
 def ours(settings: Settings, seed: int, scratch: Path) -> Run:
-    """Our preset."""
+    """Run our preset."""
     folder = scratch / "run"
     options = {
         "data.path": settings.data.resolve(),
@@ -129,7 +127,7 @@ def ours(settings: Settings, seed: int, scratch: Path) -> Run:
 
 
 def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
-    """nanoGPT, in a copy of its checkout."""
+    """Run nanoGPT, in a copy of its checkout."""
     copy, script = scratch / "nanogpt", "train.py"
     ignore = shutil.ignore_patterns(".git", "*.bin")
     shutil.copytree(settings.nanogpt, copy, ignore=ignore)
@@ -155,7 +153,7 @@ def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
 
 
 def show(name: str, runs: Sequence[Run]) -> None:
-    """Print the curves of a code, and what they end with."""
+    """Print the curves of a code and their final values."""
     for one in runs:
         curve = "  ".join(f"{step}: {loss:.3f}" for step, loss in one.val_loss.items())
         print(f"{name:8s} seed {one.seed}: {one.seconds:6.1f} s, val loss {curve}")

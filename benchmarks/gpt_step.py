@@ -1,8 +1,8 @@
 """Time our GPT train step against nanoGPT's: `python -m benchmarks.gpt_step`.
 
-Same weights, same batches: forward, backward, clipping, AdamW. What both compute is
-compared before anything is timed. On a machine without a GPU the process is pinned to
-one core and computes in float32.
+A step is forward, backward, clipping, AdamW, with the same weights and batches. Results
+are compared before timing. Without a GPU the process is pinned to one core and computes
+in float32.
 
 Examples:
     python -m benchmarks.gpt_step
@@ -23,7 +23,7 @@ from benchmarks.harness import Bench, open_bench, provenance, write
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(StepSettings):
-    """What to time, and how long."""
+    """Settings of the benchmark."""
 
     nanogpt: Path | None = None
     """Checkout of nanoGPT. None: only our step is timed."""
@@ -46,7 +46,7 @@ class Settings(StepSettings):
 def make_comparison(
     name: str, batch_size: int, settings: Settings, bench: Bench
 ) -> Comparison:
-    """A case, and how to build its programs."""
+    """Return a case and the functions that build its programs."""
     import jax
 
     from benchmarks.ours import gpt_flops, gpt_step

@@ -1,6 +1,6 @@
-"""A benchmark from its settings to its file: programs timed in turns, and the ratios.
+"""Time programs in turns, and write medians and ratios to a file.
 
-Imports neither JAX nor PyTorch: `open_bench` must run before they are imported.
+Imports neither JAX nor PyTorch, because `open_bench` must run before they do.
 """
 
 import json
@@ -17,7 +17,7 @@ from benchmarks import machine
 from train.cli import keep_freed_memory
 
 Record = dict[str, Any]
-"""What is written of a case, or of all."""
+"""A JSON object: one case, or all."""
 
 Rates = Mapping[str, Callable[[float], float]]
 """Numbers that follow from the milliseconds of a step, by name."""
@@ -25,7 +25,7 @@ Rates = Mapping[str, Callable[[float], float]]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSettings:
-    """Where to time. A benchmark adds what to time; its paths are checkouts."""
+    """Settings of the device. A benchmark adds its own; its paths are checkouts."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type. `auto`: float32 on a CPU, bfloat16 on a GPU."""
@@ -45,7 +45,7 @@ class DeviceSettings:
 
 @dataclass(frozen=True)
 class Bench:
-    """The device at hand."""
+    """The device of a benchmark."""
 
     kind: machine.Kind
     core: int | None
@@ -55,17 +55,17 @@ class Bench:
 
     @property
     def torch_device(self) -> str:
-        """PyTorch's name of the device."""
+        """Return PyTorch's name of the device."""
         return "cpu" if self.kind == "cpu" else "cuda"
 
     @property
     def block(self) -> int:
-        """Steps to wait for together, so that a fast device is kept busy."""
+        """Steps between two waits, so that a fast device stays busy."""
         return 1 if self.kind == "cpu" else 5
 
 
 def open_bench(settings: DeviceSettings) -> Bench:
-    """The device, to which this process is held from now on."""
+    """Pin this process to the device, and return the device."""
     kind = machine.detect() if settings.device == "auto" else settings.device
     core = machine.hold(kind, settings.core)
     if kind == "cpu":
@@ -77,9 +77,9 @@ def open_bench(settings: DeviceSettings) -> Bench:
 
 
 def provenance(bench: Bench, settings: DeviceSettings, *packages: str) -> Record:
-    """Date, device, versions and settings, of which a checkout is told by its commit.
+    """Return date, device, versions and settings, with checkouts by their commit.
 
-    Of other packages than ours, `packages` count where they are installed.
+    Versions of `packages` are added where they are installed.
     """
     import jax
 
@@ -101,7 +101,7 @@ def provenance(bench: Bench, settings: DeviceSettings, *packages: str) -> Record
 
 
 def write(name: str, record: Record, out: Path | None) -> None:
-    """Write what a benchmark found; to the folder of results where `out` is None."""
+    """Write a benchmark's results; to the folder of results if `out` is None."""
     device = re.sub(r"[^a-z0-9]+", "-", record["device"].lower()).strip("-")
     out = out or machine.RESULTS / f"{name}-{device}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -118,10 +118,10 @@ class Program(Protocol):
     name: str
 
     def prepare(self, steps: int) -> None:
-        """Get the input of so many steps ready, which is not timed."""
+        """Prepare the input of `steps` steps, untimed."""
 
     def step(self) -> None:
-        """One step; it may still be under way on the device when this returns."""
+        """Make one step, which may still run on the device when this returns."""
 
     def wait(self) -> None:
         """Return when all steps are done."""
@@ -132,7 +132,7 @@ Block = tuple[float, float]
 
 
 def time_block(program: Program, steps: int) -> Block:
-    """The times of so many steps, waited for at their end."""
+    """Return the times of `steps` steps; waits once, at their end."""
     program.prepare(steps)
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
@@ -145,10 +145,10 @@ def time_block(program: Program, steps: int) -> Block:
 def interleave(
     programs: Sequence[Program], *, warmup: int, repeats: int, steps: int
 ) -> list[list[Block]]:
-    """Blocks of each program, taken in turns, so that a machine's moods hit all.
+    """Time blocks of the programs in turns, so that disturbances hit all of them.
 
-    Before, each makes `warmup` steps, at least 2: a second step may compile again if
-    the state it gets is laid out otherwise than the first.
+    Each program first makes `warmup` steps, at least 2: the second step may compile
+    again if the layout of its state differs.
     """
     for program in programs:
         time_block(program, max(warmup, 2))
@@ -159,11 +159,11 @@ def interleave(
 def make_rows(
     programs: Sequence[Program], samples: Sequence[list[Block]], rates: Rates
 ) -> Record:
-    """Medians, spread and rates of each program, by its name.
+    """Return medians, spread and rates of each program, by its name.
 
-    `aa` is the median of the even blocks over that of the odd; a ratio that is nearer
-    to 1 than `aa` shows nothing. `ratio` is the time over that of the first program:
-    above 1, the first is faster.
+    `aa` is the median of the even blocks over the median of the odd blocks; a ratio
+    closer to 1 than `aa` is noise. `ratio` is the time over the first program's time:
+    above 1 the first is faster.
     """
     rows: Record = {}
     for program, blocks in zip(programs, samples, strict=True):
@@ -188,7 +188,7 @@ def make_rows(
 
 
 def show(rows: Record) -> None:
-    """Print rows as the columns of a table; of the samples nothing."""
+    """Print rows as the columns of a table, without the samples."""
     print(f"  {'':16s}" + "".join(f"{name:>20s}" for name in rows))
     names = dict.fromkeys(name for row in rows.values() for name in row)
     del names["samples_ms"]

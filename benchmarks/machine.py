@@ -1,6 +1,6 @@
-"""What a measurement runs on, and how a process is held to one core of it.
+"""Detect the device, the processor and the versions, and pin a process to a core.
 
-Imports the standard library alone: `hold` must run before JAX or PyTorch is imported.
+Imports only the standard library: `hold` must run before JAX and PyTorch are imported.
 """
 
 import os
@@ -19,12 +19,12 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def detect() -> Kind:
-    """`gpu` if an NVIDIA driver is loaded, else `cpu`."""
+    """Return `gpu` if an NVIDIA driver is loaded, else `cpu`."""
     return "gpu" if Path("/dev/nvidiactl").exists() else "cpu"
 
 
 def hold(kind: Kind, core: int | None) -> int | None:
-    """The core that this process is pinned to from now on, if it is.
+    """Pin this process to a core, and return it; None if it is not pinned.
 
     Args:
         kind: on a CPU everything shares one core and one thread; on a GPU JAX and
@@ -47,7 +47,7 @@ def hold(kind: Kind, core: int | None) -> int | None:
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     path = Path("/proc/cpuinfo")
     text = path.read_text() if path.exists() else ""
     found = dict(re.findall(r"^(model name|model)\s*:\s*(.+)$", text, re.MULTILINE))
@@ -56,7 +56,7 @@ def cpu_model() -> str:
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Versions of Python and of the packages that are measured, where installed."""
+    """Return versions of Python and of the measured packages that are installed."""
     installed = {found.name: found.version for found in distributions()}
     names = ("jax", "jaxlib", "equinox", "optax", "torch", *more)
     found = {name: installed[name] for name in names if name in installed}
@@ -64,7 +64,7 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def commit(checkout: Path) -> str:
-    """The commit of a checkout; empty if git does not tell."""
+    """Return the commit of a checkout; empty if git fails."""
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip()

@@ -1,8 +1,7 @@
 """GPTs in PyTorch as programs of a benchmark: nanoGPT's, and Hugging Face's.
 
-nanoGPT's model and its optimizer come from a checkout; what the training script does
-around them for one process and one microbatch is done here. On a GPU, as there:
-autocast to bfloat16, fused AdamW.
+nanoGPT's model and optimizer are imported from a checkout; its loop for one process and
+one microbatch is written here. On a GPU, as there: autocast to bfloat16, fused AdamW.
 
 Source: github.com/karpathy/nanoGPT, the loops of `train.py` and `bench.py`,
 `GPT.generate` of `model.py`, `sample.py`; `generate` of `transformers`.
@@ -30,7 +29,7 @@ from gpt.model import GPT
 
 
 def import_nanogpt(checkout: Path) -> ModuleType:
-    """The module `model.py` of a checkout.
+    """Import `model.py` of a checkout.
 
     Raises:
         SystemExit: if there is none.
@@ -51,7 +50,7 @@ def import_nanogpt(checkout: Path) -> ModuleType:
 
 
 def build_nanogpt(config: GPTConfig, tokens: int, checkout: Path) -> Any:
-    """The `GPT` of nanoGPT in our configuration, on the CPU, with fresh weights."""
+    """Build nanoGPT's `GPT` in our configuration, on the CPU, with new weights."""
     code = import_nanogpt(checkout)
     names = ("n_layer", "n_head", "n_embd", "block_size", "bias", "dropout")
     options = {name: getattr(config, name) for name in names}
@@ -61,12 +60,12 @@ def build_nanogpt(config: GPTConfig, tokens: int, checkout: Path) -> Any:
 
 
 def quiet() -> contextlib.AbstractContextManager[Any]:
-    """Without what nanoGPT prints of its parameters."""
+    """Suppress nanoGPT's output about its parameters."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
-    """Mixed precision as in nanoGPT; none in float32."""
+    """Return nanoGPT's mixed precision; no-op in float32."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device, torch.bfloat16)
@@ -98,16 +97,16 @@ class NanoGPTStep(TorchProgram):
         self.norm: Any = None
 
     def weights(self) -> Arrays:
-        """The state dict, for `gpt.weights.from_named`."""
+        """Return the state dict, for `gpt.weights.from_named`."""
         return {name: host(t) for name, t in self.model.state_dict().items()}
 
     def load(self, weights: Arrays) -> None:
-        """Take over another program's weights."""
+        """Copy another program's weights."""
         tensors = {name: torch.as_tensor(array) for name, array in weights.items()}
         self.model.load_state_dict(tensors)
 
     def step(self) -> None:
-        """One update; its loss stays on the device."""
+        """Make one update; its loss stays on the device."""
         with autocast(self.precision, self.device):
             _, loss = self.forward(*next(self.batches))
         loss.backward()
@@ -118,13 +117,13 @@ class NanoGPTStep(TorchProgram):
         self.loss = loss.detach()
 
     def outcome(self) -> Arrays:
-        """After the first step: loss, gradients' norm, gradients and weights, named."""
+        """Return loss, gradient norm, gradients and weights after the first step."""
         found = after_first_step(self.model, self.optimizer, self.optim.beta1)
         return {"loss": host(self.loss), "norm": host(self.norm), **found}
 
 
 class TorchGeneration(TorchProgram):
-    """A generation: `generate(prompt, top_k)` gives the prompt and the new tokens."""
+    """A generation: `generate(prompt, top_k)` returns the prompt and the new tokens."""
 
     top_k: int | None
 
@@ -142,11 +141,11 @@ class TorchGeneration(TorchProgram):
 
     @property
     def new(self) -> np.ndarray:
-        """The tokens of the last step."""
+        """Return the tokens of the last step."""
         return self.tokens[:, self.case.prompt_tokens :].cpu().numpy()
 
     def step(self) -> None:
-        """All new tokens of all rows."""
+        """Generate all new tokens of all rows."""
         with torch.no_grad(), autocast(self.case.precision, self.device):
             self.tokens = self.generate(self.prompt, self.top_k)
 
@@ -154,7 +153,7 @@ class TorchGeneration(TorchProgram):
 def nanogpt_generation(
     case: Writing, ours: GPT, checkout: Path, device: str
 ) -> TorchGeneration:
-    """`generate` of nanoGPT, as its `sample.py` runs it, with our weights."""
+    """Return nanoGPT's `generate`, as its `sample.py` runs it, with our weights."""
     model = build_nanogpt(case.model, case.vocab, checkout)
     named = to_named(ours, "nanogpt")
     tensors = {name: torch.tensor(array) for name, array in named.items()}
@@ -168,7 +167,7 @@ def nanogpt_generation(
 
 
 def hugging_face_generation(case: Writing, ours: GPT, device: str) -> TorchGeneration:
-    """`GPT2LMHeadModel.generate` with a static cache and our weights."""
+    """Return `GPT2LMHeadModel.generate` with a static cache and our weights."""
     from transformers import GPT2LMHeadModel  # pyright: ignore[reportMissingImports]
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
 """The official PyTorch TRM train step as a program of the benchmark.
 
 The official model, loss head, puzzle-table optimizer and weight average are imported
-from a checkout; what its training loop does around them for one process is done here.
-Its network optimizer, the package adam-atan2, needs CUDA: elsewhere, or where it is not
-installed, the same rule is written with PyTorch's own operations.
+from a checkout; its training loop for one process is written here. Its network
+optimizer, the package adam-atan2, needs CUDA. Without the package the same rule is
+computed with PyTorch's own operations.
 
 Source: `pretrain.py`, `create_model` and `train_batch`, of
 github.com/SamsungSAILMontreal/TinyRecursiveModels.
@@ -28,7 +28,7 @@ _FOREACH: Any = torch
 
 
 class AdamATan2:
-    """Adam with `atan2(m, sqrt(v_hat)) / (1 - b1^t)` for the quotient: our rule.
+    """Adam with `atan2(m, sqrt(v_hat)) / (1 - b1^t)` for the quotient.
 
     Source: the package adam-atan2 0.0.3; arXiv 2407.05872.
     """
@@ -49,7 +49,7 @@ class AdamATan2:
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of every parameter, in place, over lists of tensors."""
+        """Update every parameter in place, over lists of tensors."""
         self.count += 1
         b1, b2 = self.betas
         grads = [p.grad for p in self.params]
@@ -65,13 +65,13 @@ class AdamATan2:
         _FOREACH._foreach_add_(self.params, roots, alpha=-rate)
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for p in self.params:
             p.grad = None
 
 
 def optimizer_class(device: str) -> Any:
-    """The package's AdamATan2 on a GPU where it can be imported, else ours."""
+    """Return the package's AdamATan2 on a GPU if it can be imported, else ours."""
     if device == "cpu":
         return AdamATan2
     try:
@@ -81,7 +81,7 @@ def optimizer_class(device: str) -> Any:
 
 
 def build_head(config: TrainTRM, device: str) -> Any:
-    """The official model in its loss head, with the recipe's settings."""
+    """Build the official model in its loss head, with the recipe's settings."""
     official = importlib.import_module("models.recursive_reasoning.trm")
     losses = importlib.import_module("models.losses")
     shape, act = config.model, config.act
@@ -112,7 +112,7 @@ def build_head(config: TrainTRM, device: str) -> Any:
 
 
 class OfficialStep(TorchProgram):
-    """Model, loss, backward pass, both optimizers and average, as officially."""
+    """The official step: model, loss, backward pass, both optimizers and average."""
 
     def __init__(self, config: TrainTRM, checkout: Path, device: str, compiled: bool):
         """Build everything; `device` is PyTorch's: `cpu` or `cuda`."""
@@ -151,18 +151,18 @@ class OfficialStep(TorchProgram):
         self.metrics: dict[str, float] = {}
 
     def weights(self) -> Arrays:
-        """The network's state dict, for `trm.official.names.load_official`."""
+        """Return the network's state dict, for `trm.official.names.load_official`."""
         state = self.head.model.inner.state_dict()
         return {name: host(tensor) for name, tensor in state.items()}
 
     def load(self, weights: Arrays) -> None:
-        """Take over another program's weights, and begin the average from them."""
+        """Copy another program's weights, and start the average from them."""
         tensors = {n: torch.as_tensor(w) for n, w in weights.items()}
         self.head.model.inner.load_state_dict(tensors)
         self.ema.register(self.head)
 
     def step(self) -> None:
-        """One update; as officially, its metrics come to the host at once."""
+        """Make one update and, like the official code, copy its metrics to the host."""
         batch = next(self.batches)
         if self.carry is None:
             with torch.device(self.device):
@@ -180,7 +180,7 @@ class OfficialStep(TorchProgram):
         self.ema.update(self.head)
 
     def outcome(self) -> Arrays:
-        """After the first step: losses, latents, gradients and weights, named."""
+        """Return losses, latents, gradients and weights after the first step."""
         inner = self.head.model.inner
         found = {
             "lm_loss": np.asarray(self.metrics["lm_loss"]),

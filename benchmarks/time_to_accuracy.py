@@ -1,8 +1,8 @@
-"""How fast whole commands come to an answer: `python -m benchmarks.time_to_accuracy`.
+"""Plot accuracy over the time of a command: `python -m benchmarks.time_to_accuracy`.
 
-`run` starts a training in an empty folder, without compiled programs of before, and
-notes when each evaluation is there: seconds since the command was given. `draw` makes
-the figure of all that was noted, a panel a task, a line a run.
+`run` trains in an empty folder without compiled programs, and records the seconds from
+the start of the command to each evaluation. `draw` makes a figure of all records: a
+panel per task, a line per run.
 
 Examples:
     python -m benchmarks.time_to_accuracy run --task "6x6 Sudoku" --recipe reference \
@@ -34,7 +34,7 @@ FOLDER = machine.RESULTS / "time_to_accuracy"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A command, and what its run is called in the figure."""
+    """A command, and the name of its run in the figure."""
 
     command: str
     """Module and options, without `--config.run-dir`."""
@@ -46,7 +46,7 @@ class Run:
     """Name in the legend, which runs of several seeds share."""
 
     metric: str = "exact_accuracy"
-    """What is noted of each evaluation."""
+    """Metric to record of each evaluation."""
 
     cores: tuple[int, ...] = ()
     """Cores to use. None: all."""
@@ -57,7 +57,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """Where the runs lie, and where the figure goes."""
+    """Folders of the runs and of the figure."""
 
     results: Path = FOLDER
     """Folder of the JSON files."""
@@ -69,7 +69,7 @@ class Draw:
 def follow(
     metrics: Path, metric: str, running: Callable[[], bool]
 ) -> list[tuple[float, int, float]]:
-    """Seconds, step and value of each evaluation, as the lines of a file appear."""
+    """Return seconds, step and value of each evaluation, as lines of a file appear."""
     start, found, seen = time.perf_counter(), [], 0
     more = True
     while more:
@@ -85,7 +85,7 @@ def follow(
 
 
 def run(settings: Run) -> Path:
-    """Run the command; the file with what came when."""
+    """Run the command; return the file of its evaluations."""
     if settings.cores:
         os.sched_setaffinity(0, settings.cores)
     root = Path.cwd()
@@ -130,7 +130,7 @@ def run(settings: Run) -> Path:
 
 
 def draw(records: Sequence[dict[str, Any]]) -> Any:
-    """A panel for each task, a colour for each recipe, a line for each run."""
+    """Draw a panel per task, a color per recipe, a line per run."""
     from matplotlib.figure import Figure
 
     from train.plot import COLOURS, MARKERS

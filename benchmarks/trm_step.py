@@ -1,7 +1,7 @@
 """Time our TRM train step against the official one: `python -m benchmarks.trm_step`.
 
-Same weights, same boards; what both compute is compared before anything is timed. On a
-machine without a GPU the process is pinned to one core and computes in float32.
+Weights and boards are the same; results are compared before timing. Without a GPU the
+process is pinned to one core and computes in float32.
 
 Examples:
     python -m benchmarks.trm_step
@@ -21,7 +21,7 @@ from benchmarks.harness import Bench, open_bench, provenance, write
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(StepSettings):
-    """What to time, and how long."""
+    """Settings of the benchmark."""
 
     official: Path | None = None
     """Checkout of the official PyTorch code. None: only our step is timed."""
@@ -51,7 +51,7 @@ def make_comparison(
     settings: Settings,
     bench: Bench,
 ) -> Comparison:
-    """A case, and how to build its programs."""
+    """Return a case and the functions that build its programs."""
     from benchmarks.ours import trm_flops, trm_step
 
     case: dict[str, Any] = {"mixer": mixer}

@@ -1,8 +1,8 @@
 """Time whole commands of two checkouts in turns: `python -m benchmarks.whole_command`.
 
-Wall, user and system seconds and memory of a command's first run, and the seconds to
-its first step: at the first start, and at the next, with the compiled programs that the
-checkout keeps. The standard library alone; nothing is pinned unless asked for.
+Measures wall, user and system seconds and memory of a command's first run, and the
+seconds to its first step: at the first start, and at the next, with compiled programs
+cached. Uses only the standard library. Pins nothing by default.
 
 Examples:
     python -m benchmarks.whole_command --before ../before --repeats 5 --write
@@ -29,7 +29,7 @@ Times = dict[str, float]
 
 
 def run(command: str, checkout: Path, scratch: Path, *, start: bool) -> Times:
-    """What a run in a fresh directory takes; `start`: until its first step only."""
+    """Measure a run in a new directory; with `start` only until its first step."""
     shutil.rmtree(scratch / "run", ignore_errors=True)
     words = [*shlex.split(command), f"--config.run-dir={scratch / 'run'}"]
     words += ["--config.run.log-every=1"] if start else []
@@ -68,7 +68,7 @@ def run(command: str, checkout: Path, scratch: Path, *, start: bool) -> Times:
 
 
 def turn(command: str, checkout: Path, scratch: Path) -> Times:
-    """A first start, a whole first run, and a next start."""
+    """Measure a first start, a whole first run, and a next start."""
     found: list[Times] = []
     for fresh, start in ((True, True), (True, False), (False, True)):
         if fresh:
@@ -79,7 +79,7 @@ def turn(command: str, checkout: Path, scratch: Path) -> Times:
 
 
 def medians(samples: list[Times]) -> dict[str, float | list[float]]:
-    """Medians of all; `aa` is that of the even runs' wall time over the odd ones'."""
+    """Return medians; `aa` is the even runs' median wall time over the odd runs'."""
     walls = [sample["wall_s"] for sample in samples]
     row = {name: statistics.median(s[name] for s in samples) for name in samples[0]}
     aa = statistics.median(walls[::2]) / statistics.median(walls[1::2] or walls)
@@ -87,7 +87,7 @@ def medians(samples: list[Times]) -> dict[str, float | list[float]]:
 
 
 def main() -> None:
-    """Run all commands, print their times, and write them if asked."""
+    """Run all commands, print their times, and write them with `--write`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--before", type=Path, help="a checkout to compare with")
