@@ -47,12 +47,12 @@ from data.storage import exists, open_path
 from train import cli
 from train.job import Recipe
 from train.mesh import make_mesh
+from train.models import Sizes
 from train.phases import require_batches
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.chips import slice_devices
 from train.roofline.hlo import Program
 from train.roofline.study import Facts, study
-from train.runs.record import Sizes
 
 Config = TrainTRM | TrainGPT
 

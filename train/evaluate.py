@@ -312,12 +312,7 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     Raises:
         UserError: if run, data and settings do not go together.
     """
-    kind, config, record = recorded_run(settings.run_dir)
-    require(
-        kind == "trm",
-        f"Puzzles are answered by a run of `train.trm`: `{settings.run_dir}` is one of "
-        f"`train.{kind}`. Name another with `--run-dir`.",
-    )
+    config, record = recorded_run(settings.run_dir, TrainTRM)
     paths = settings.data or config.data.paths
     folders = map(local_dataset, paths)
     is_arc = all((folder / "test_puzzles.json").is_file() for folder in folders)

@@ -34,12 +34,12 @@ from train.gradients import StepConfig
 from train.job import Evaluator, Job, Recipe, run_job
 from train.loop import Intervals
 from train.mesh import global_batch, make_mesh, process_rows
+from train.models import Sizes
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
 from train.phases import Phase, require_batches, with_batch
 from train.presets import GPT_PRESETS
 from train.runs.loading import is_run, load_run, resumed_config
-from train.runs.record import Sizes
 from train.state import make_init
 from train.watch.speed import throughput
 

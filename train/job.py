@@ -26,12 +26,12 @@ from train.evaluation import Evaluation, evaluate
 from train.feed import Split
 from train.loop import Intervals, Loop
 from train.mesh import BATCH, describe_layout
+from train.models import Sizes
 from train.objective import Objective
 from train.phases import Phase, carried_into
 from train.runs.checkpoint import Checkpoints
 from train.runs.metrics_file import scores
 from train.runs.provenance import code
-from train.runs.record import Sizes
 from train.runs.run_dir import RunDir, make_folder, require_same_model
 from train.state import TrainState, abstract_state, init_state
 from train.step import EvalStep, TrainStep, make_eval_step, make_train_step

@@ -82,7 +82,7 @@ class Curves:
         Raises:
             UserError: if there is none, or it has no metrics yet.
         """
-        kind, config, _ = recorded_run(run_dir)
+        config, record = recorded_run(run_dir)
         folder = absolute(open_path(run_dir))
         path = folder / "metrics.jsonl"
         text = read_text(path) if exists(path) else ""
@@ -98,7 +98,7 @@ class Curves:
             for split in ("train", "eval")
         }
         passes = getattr(config, "supervision_steps", 1)
-        return cls(folder.name, kind, rows, config.batch_size, passes)
+        return cls(folder.name, record["kind"], rows, config.batch_size, passes)
 
     def points(self, metric: str, split: str, x: Axis) -> Points:
         """Where a metric stands after steps or minutes, as far as it was counted.

@@ -34,13 +34,13 @@ from train.gradients import StepConfig
 from train.job import Evaluator, Job, Recipe, run_job
 from train.loop import Intervals
 from train.mesh import first_rows, global_batch, make_mesh, process_rows
+from train.models import Sizes
 from train.objective import Loss, Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
 from train.phases import Phase, require_batches, with_batch
 from train.presets import TRM_PRESETS
 from train.runs.integrity import kinds
 from train.runs.loading import LoadedRun, load_run, resumed_config
-from train.runs.record import Sizes
 from train.state import TrainState, make_init
 from train.watch.speed import Values, throughput
 from trm.act import init_carry, refill

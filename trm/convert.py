@@ -193,12 +193,7 @@ def export(run_dir: str, out: Path, checkpoint: CheckpointName) -> None:
     Arrays that were imported get the type they had; otherwise fresh latents get the
     compute type, as officially, and all else is float32.
     """
-    kind, config, record = recorded_run(run_dir)
-    require(
-        kind == "trm",
-        f"An exported checkpoint must come from a run of `train.trm`: `{run_dir}` is "
-        f"one of `train.{kind}`. Use `gpt.export`.",
-    )
+    config, record = recorded_run(run_dir, TrainTRM)
     run = load_run(run_dir, checkpoint)
     weights = to_official(run.model, config.model)
     if config.model.puzzle_dim:

@@ -197,8 +197,8 @@ def test_a_run_of_the_first_version(run_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"dim": 3}}, "another setting .*'dim'"),
-        ({"unknown": 3}, "another setting .*'unknown'"),
+        ({"model": {"dim": 3}}, "'dim'"),
+        ({"unknown": 3}, "'unknown'"),
         ({"batch_size": 0}, "`batch_size` must be"),
         ({"model": {"n_embd": 64}}, "is of another model"),
         ({"recorded": {"kind": "rnn"}}, "is of `rnn`"),
@@ -345,7 +345,7 @@ LARGE = 2**63
     [
         ([], "got 0 of them"),
         (["--run-dir", "RUN", "--hf-dir", "x"], "got 2 of them"),
-        (["--run-dir", "nowhere"], "there is no `nowhere/config.json`"),
+        (["--run-dir", "nowhere"], "nowhere/config.json"),
         (["--hf-dir", "nowhere"], "there is no `nowhere`"),
         (["--init-from", "nowhere.pt"], "got `nowhere.pt`"),
         (["--run-dir", "RUN", "--prompt", ""], "it is empty"),
@@ -387,7 +387,7 @@ def test_errors(
 def test_no_checkpoint_yet(run_dir: Path) -> None:
     shutil.rmtree(run_dir / "checkpoints")
     (run_dir / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="has none yet"):
+    with pytest.raises(UserError, match="no checkpoint"):
         main(["--run-dir", str(run_dir)])
 
 
@@ -411,7 +411,7 @@ def test_the_command_ends_with_a_line_and_a_status() -> None:
     out, err = finish(start("gpt.sample", ["--run-dir", "nowhere"]), 2)
     assert out == ""
     (line,) = err.splitlines()
-    assert line.startswith("error: A run must have a `config.json`")
+    assert "config.json` does not exist" in line
 
 
 def test_a_signal_ends_it_at_once(written: Path) -> None:

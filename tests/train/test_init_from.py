@@ -172,7 +172,7 @@ def test_no_such_weights(dataset: Path, tmp_path: Path) -> None:
         resolve(config(dataset, tmp_path / "run", "nowhere"))
     (tmp_path / "gpt").mkdir()
     (tmp_path / "gpt" / "config.json").write_text('{"recorded": {"kind": "what"}}')
-    with pytest.raises(UserError, match="must be of one of the kinds trm, gpt"):
+    with pytest.raises(UserError, match="what"):
         resolve(config(dataset, tmp_path / "run", tmp_path / "gpt"))
 
 
@@ -224,7 +224,7 @@ def test_an_imported_run_is_trained_on(dataset: Path, tmp_path: Path) -> None:
     source = write_official(tmp_path / "in", Golden(NAME))
     out = ["--out", str(tmp_path / "run")]
     convert.main([str(source), *out, "--data", str(dataset)])
-    _, imported, _ = recorded_run(tmp_path / "run")
+    imported, _ = recorded_run(tmp_path / "run")
     assert imported.init_from == "scratch"
     quick = config(dataset, tmp_path / "run", "scratch")
     same = {"mesh": quick.mesh, "eval": quick.eval, "run": quick.run}

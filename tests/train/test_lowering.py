@@ -23,10 +23,10 @@ from gpt import attention
 from gpt.attention import Kernel, pick_kernel
 from train.gradients import StepConfig
 from train.mesh import AXES
+from train.models import Sizes
 from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, warmup_cosine
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.runs.record import Sizes
 from train.state import abstract_state, make_init
 from train.step import make_train_step
 

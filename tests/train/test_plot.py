@@ -139,7 +139,7 @@ def test_what_cannot_be_plotted(
 ) -> None:
     empty = write(tmp_path / "empty")
     for argv, message in (
-        ([str(tmp_path / "no")], "must have a `config.json`"),
+        ([str(tmp_path / "no")], "no/config.json"),
         ([empty], "must have metrics to plot"),
         ([run, "--out", "a.jpeg"], r"ends in .svg, .png or .pdf: got `a.jpeg`"),
         (

@@ -328,10 +328,10 @@ def bad_checkpoints(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (bad_file, "The run directory must be readable and writable"),
-        (bad_proc, "The run directory must be readable and writable"),
-        (bad_json, "config.json` must hold the configuration of the run"),
-        (bad_bytes, "config.json` must hold the configuration of the run"),
+        (bad_file, "Could not use the run directory"),
+        (bad_proc, "Could not use the run directory"),
+        (bad_json, "config.json` is damaged"),
+        (bad_bytes, "config.json` is damaged"),
         (bad_checkpoints, "Could not open the checkpoints"),
     ],
 )

@@ -231,9 +231,9 @@ def test_a_run_trained_here_goes_there_and_back(tmp_path: Path) -> None:
         assert arrays[key].tobytes() == array.tobytes()
     again = import_(out, tmp_path / "again")
     old, new = recorded_run(tmp_path / "run"), recorded_run(tmp_path / "again")
-    same = replace(new[1], run_dir=old[1].run_dir, eval=old[1].eval)
-    assert same == old[1], "by the `all_config.yaml` that was written beside it"
-    assert old[2]["sizes"] == new[2]["sizes"]
+    same = replace(new[0], run_dir=old[0].run_dir, eval=old[0].eval)
+    assert same == old[0], "by the `all_config.yaml` that was written beside it"
+    assert old[1]["sizes"] == new[1]["sizes"]
     assert again.step == 0
 
 

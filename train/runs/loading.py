@@ -1,6 +1,5 @@
-"""Loading what a run has trained, whatever mesh it was trained on."""
+"""Loading a trained model, whatever mesh it was trained on."""
 
-import importlib
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,28 +11,20 @@ from jaxtyping import PyTree
 from configs import RunConfig, UserError
 from data.storage import AnyPath, open_path, store_errors
 from train.mesh import layout
+from train.models import Sizes, build_model
 from train.runs.checkpoint import Checkpoints
 from train.runs.metrics_file import scores
-from train.runs.record import (
-    Config,
-    Sizes,
-    from_settings,
-    read_config,
-    recorded_kind,
-    recorded_run,
-    require_kind,
-    without_record,
-)
+from train.runs.record import Config, read_config, recorded_run, require_kind
 from train.runs.stored import saved_steps
 from train.table import TABLE, make_table
 
 CheckpointName = Literal["best", "newest"] | int
-"""The checkpoint of the best score, the newest, or that of a step."""
+"""The checkpoint of the best score, the newest, or the one of a step."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a run has trained, on one device."""
+    """A trained model."""
 
     kind: str
     """`trm` or `gpt`."""
@@ -51,7 +42,6 @@ class LoadedRun:
     """Of the checkpoint."""
 
     sizes: Sizes = field(default_factory=dict)
-    """What the data's sizes were."""
 
 
 def load_run(
@@ -59,24 +49,22 @@ def load_run(
     checkpoint: CheckpointName = "best",
     mesh: Mesh | None = None,
 ) -> LoadedRun:
-    """The model of a run, whatever mesh it was trained on. The run may be going on.
+    """Load the model of a run, which may be training.
 
     Args:
         run_dir: folder of the run.
-        checkpoint: which one; a damaged one is passed over with a warning, unless its
-            step is named.
-        mesh: where to put it; None for one device.
+        checkpoint: which one to read. A damaged checkpoint is skipped with a warning,
+            unless its step is given.
+        mesh: where to put the model; None for one device.
 
     Raises:
-        UserError: if there is no such run, or no checkpoint that can be read.
+        UserError: if there is no such run, or no readable checkpoint.
     """
-    kind, config, record = recorded_run(run_dir)
-    recipe = importlib.import_module(f"train.{kind}")
-    sizes = record.get("sizes") or recipe.sizes_of_data(config)
-    devices = 1 if mesh is None else mesh.size
+    config, record = recorded_run(run_dir)
+    sizes, devices = record["sizes"], 1 if mesh is None else mesh.size
 
     def build() -> tuple[Any, PyTree]:
-        model, rows = recipe.build(config, sizes)
+        model, rows = build_model(config, sizes)
         return model, make_table(rows, devices)
 
     model, table = jax.eval_shape(build)
@@ -89,7 +77,11 @@ def load_run(
     specs = jax.tree.map(lambda _: PartitionSpec(), model)
     model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
     table = jax.tree.map(lambda leaf: placed(leaf, TABLE), table)
-    with closing(_opened(open_path(run_dir))) as checkpoints:
+    folder = open_path(run_dir)
+    opened = Checkpoints(
+        folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
+    )
+    with closing(opened) as checkpoints:
         restored = checkpoints.restore_weights(
             model,
             table,
@@ -97,48 +89,37 @@ def load_run(
             only=checkpoint if isinstance(checkpoint, int) else None,
         )
     if restored is None:
-        raise UserError(
-            f"A run must have a checkpoint to read: `{run_dir}` has none yet. Wait for "
-            "the first, or train first."
-        )
-    return LoadedRun(kind, config, *restored, sizes=sizes)
+        raise UserError(f"`{run_dir}` has no checkpoint yet. Wait for the first.")
+    return LoadedRun(record["kind"], config, *restored, sizes=sizes)
 
 
 def is_run(path: str) -> bool:
-    """Whether a run of ours lies there, and not weights in another format."""
+    """Return True for the folder of a run, False for weights in another format."""
     folder = open_path(path)
     with store_errors():
         return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
 
 
 def kept_steps(run_dir: str | AnyPath) -> list[int]:
-    """Steps of the checkpoints that a run has now, ascending."""
-    with closing(_opened(open_path(run_dir))) as checkpoints:
-        return checkpoints.steps
-
-
-def _opened(folder: AnyPath) -> Checkpoints:
-    """The checkpoints of a run, for reading alone."""
-    return Checkpoints(
-        folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
-    )
+    """Return the steps of the checkpoints of a run, ascending."""
+    return sorted(saved_steps(open_path(run_dir) / "checkpoints"))
 
 
 def has_checkpoint(run_dir: str) -> bool:
-    """Whether there is a run to go on with."""
+    """Return True if there is a run to resume."""
     return bool(run_dir and saved_steps(open_path(run_dir) / "checkpoints"))
 
 
 def resumed_config(kind: type[Config], run_dir: str) -> Config | None:
-    """The configuration of a run that has a checkpoint to go on with; None if none.
+    """Return the configuration of a run that has a checkpoint to resume from.
 
     Raises:
         UserError: if the run is of another kind of model, or `config.json` is damaged.
     """
     if not has_checkpoint(run_dir):
         return None
-    tree = read_config(open_path(run_dir))
-    if tree is None:
+    before = read_config(open_path(run_dir) / "config.json")
+    if before is None:
         return None
-    require_kind(recorded_kind(tree), run_dir, kind)
-    return from_settings(kind, without_record(tree))
+    require_kind(before[0], run_dir, kind)
+    return before[0]

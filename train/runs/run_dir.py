@@ -1,7 +1,7 @@
 """The directory of a run that trains: made, locked, and refused to another run.
 
-config.json    every setting, and under `recorded` what the data and the code were
-metrics.jsonl  one object a line
+config.json    every setting, and under `recorded` the data and the code
+metrics.jsonl  one JSON object per line
 checkpoints/   of the whole state
 lock           held by the process that trains
 """
@@ -9,7 +9,8 @@ lock           held by the process that trains
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,110 +18,94 @@ import jax
 from configs import EVALUATION_MAY_CHANGE, MAY_CHANGE, UserError, require
 from data.storage import AnyPath, open_path, store_errors, write_whole
 from train.runs.lock import acquire
-from train.runs.record import (
-    differences,
-    read_config,
-    recorded_kind,
-    require_kind,
-    settings,
-    without_record,
-)
+from train.runs.record import differences, parse, read_config, require_kind, settings
 from train.runs.stored import saved_steps
 
 
 class RunDir:
-    """The directory of a run that this process trains, locked until it ends.
+    """The directory of a run that this process trains, locked until `close`.
 
     Attributes:
         folder: the directory.
-        recorded: what `config.json` says of the data and the code.
-        new_length: how the length of a continued run has changed; empty if not.
+        recorded: the data and the code, for `config.json`.
+        new_length: the change of a resumed run's length, as `name: old -> new`; else
+            empty.
+
+    Args:
+        config: of the run.
+        preset: name of the directory if the configuration has none.
+        recorded: `kind`, `sizes` and `data_hash`, for `config.json`.
+
+    Raises:
+        UserError: if the directory cannot be written to, another process trains in it,
+            or it holds a run of another configuration or of other data.
     """
 
     def __init__(self, config: Any, preset: str, recorded: dict[str, Any]):
-        """Open the directory, which is made if it is missing.
-
-        Args:
-            config: of the run.
-            preset: of the name of the directory, if none is configured.
-            recorded: `kind`, `sizes` and `data_hash`, to be kept in `config.json`.
-
-        Raises:
-            UserError: if it cannot be written to, another process trains in it, or it
-                holds a run of another configuration, or of other data.
-        """
         require(
             bool(config.run_dir) or jax.process_count() == 1,
-            "Several processes must share a run directory: got no `--config.run-dir`. "
-            "Name one that all of them can reach.",
+            "Several processes need one run directory that all can reach: give "
+            "`--config.run-dir`.",
         )
         started = time.strftime("%Y%m%d-%H%M%S")
         self.folder = open_path(config.run_dir or f"runs/{preset}-{started}")
-        self._release: Callable[[], None] = lambda: None
-        self.new_length = ""
-        make_folder(self.folder)
-        try:
-            if jax.process_index() == 0:
-                self._release = acquire(self.folder / "lock")
-        except OSError as error:
-            raise _unusable(self.folder, error) from error
-        self._kind, self._new = type(config), settings(config)
         self.recorded = {"id": uuid.uuid4().hex[:8], **recorded}
-        try:
-            old = read_config(self.folder) if self.started else None
-            if old is not None:
-                self.require_same_as(old)
-                before = old.get("recorded", {})
-                self.recorded["id"] = before.get("id", self.folder.name)
+        self.new_length, self._config = "", config
+        self._release: Callable[[], None] = lambda: None
+        make_folder(self.folder)
+        if jax.process_index() == 0:
+            with _folder_errors(self.folder):
+                self._release = acquire(self.folder / "lock")
+        try:  # without a checkpoint the configuration may still change
+            if saved_steps(self.folder / "checkpoints"):
+                self._require_same(read_config(self.folder / "config.json"))
         except UserError:
             self.close()
             raise
 
-    @property
-    def started(self) -> bool:
-        """Whether there is a checkpoint: else nothing binds the configuration."""
-        return bool(saved_steps(self.folder / "checkpoints"))
-
     def write_config(self) -> None:
-        """Write `config.json`, when all else is known to be right."""
-        if jax.process_index() != 0:
-            return
-        text = json.dumps(self.settings, indent=2) + "\n"
-        try:
-            write_whole(self.folder / "config.json", text)
-        except OSError as error:
-            raise _unusable(self.folder, error) from error
+        """Write `config.json`."""
+        if jax.process_index() == 0:
+            text = json.dumps(self.settings, indent=2) + "\n"
+            with _folder_errors(self.folder):
+                write_whole(self.folder / "config.json", text)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `config.json` says, for checkpoints and other reports."""
-        return self._new | {"recorded": self.recorded}
+        """The content of `config.json`."""
+        return settings(self._config) | {"recorded": self.recorded}
 
-    def require_same_as(self, old: dict[str, Any]) -> None:
-        """Raise `UserError` unless these settings of the run may be continued.
+    def require_same_as(self, tree: dict[str, Any]) -> None:
+        """Raise `UserError` unless this configuration may resume another.
 
         Args:
-            old: what `config.json` or a checkpoint says; nothing of the first version.
+            tree: the content of a `config.json`, as a checkpoint has it; may be empty.
         """
-        if old:
-            require_kind(recorded_kind(old), self.folder, self._kind)
-        changed = differences(without_record(old), self._new) if old else []
-        for name in old.keys() & {"epochs", "max_iters"}:
-            if old[name] != self._new[name]:
-                self.new_length = f"{name}: {old[name]} -> {self._new[name]}"
+        self._require_same(parse(tree, self.folder) if tree else None)
+
+    def _require_same(self, before: tuple[Any, dict[str, Any]] | None) -> None:
+        if before is None:
+            return
+        old, record = before
+        require_kind(old, self.folder, type(self._config))
+        changed = differences(old, self._config)
         require(
             not changed,
             f"`{self.folder}` holds a run of another configuration: "
-            f"{'; '.join(changed)}. Give the same settings to continue it, or another "
-            "`--config.run-dir`.",
+            f"{'; '.join(changed)}. Give the same settings to resume it, or choose "
+            "another `--config.run-dir`.",
         )
-        before = old.get("recorded", {}).get("data_hash")
         require(
-            before in (None, self.recorded["data_hash"]),
-            f"The run in `{self.folder}` must go on with the data that it began with: "
-            f"their content hash was {before} and is {self.recorded['data_hash']}. "
-            "Restore the dataset, or start anew in another `--config.run-dir`.",
+            record["data_hash"] in (None, self.recorded["data_hash"]),
+            f"`{self.folder}` holds a run on other data: their content hash was "
+            f"{record['data_hash']} and is {self.recorded['data_hash']}. Restore the "
+            "dataset, or choose another `--config.run-dir`.",
         )
+        self.recorded["id"] = record["id"]
+        for name in {"epochs", "max_iters"} & vars(old).keys():
+            lengths = getattr(old, name), getattr(self._config, name)
+            if lengths[0] != lengths[1]:
+                self.new_length = f"{name}: {lengths[0]} -> {lengths[1]}"
 
     def close(self) -> None:
         """Release the lock."""
@@ -133,28 +118,37 @@ def make_folder(folder: AnyPath) -> None:
     Raises:
         UserError: if it cannot be made.
     """
-    try:
-        with store_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable(folder, error) from error
+    with _folder_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def require_same_model(folder: AnyPath, config: Any) -> None:
     """Raise `UserError` unless the run in this folder is of the configured model."""
-    old = read_config(folder) or {}
-    same = lambda tree: {name: tree.get(name) for name in ("model", "act")}
-    new, may = same(settings(config)), (*MAY_CHANGE, *EVALUATION_MAY_CHANGE)
-    changed = differences(same(old), new, may) if old else []
+    before = read_config(folder / "config.json")
+    if before is None:
+        return
+    require_kind(before[0], folder, type(config))
+    may = (*MAY_CHANGE, *EVALUATION_MAY_CHANGE)
+    changed = [
+        line
+        for line in differences(before[0], config, may)
+        if line.startswith(("model.", "act."))
+    ]
     require(
         not changed,
         f"`{folder}` holds a run of another model: {'; '.join(changed)}. Evaluate it "
-        "with the settings that it was trained with.",
+        "with the settings it was trained with.",
     )
 
 
-def _unusable(folder: AnyPath, error: OSError) -> UserError:
-    return UserError(
-        f"The run directory must be readable and writable: got `{folder}` ({error}). "
-        "Choose another with `--config.run-dir`."
-    )
+@contextmanager
+def _folder_errors(folder: AnyPath) -> Iterator[None]:
+    """Turn errors of a disk or a store into a `UserError`."""
+    try:
+        with store_errors():
+            yield
+    except OSError as error:
+        raise UserError(
+            f"Could not use the run directory `{folder}` ({error}). Choose another "
+            "`--config.run-dir`."
+        ) from error
