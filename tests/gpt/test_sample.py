@@ -176,24 +176,6 @@ def test_a_save_under_way_is_left_alone(run_dir: Path) -> None:
     assert unfinished.is_dir()
 
 
-def as_the_first_version(tree: dict[str, Any]) -> None:
-    """No record of kind and sizes, and no class of what made the data."""
-    del tree["recorded"], tree["data"]["build"]["class"]
-
-
-def test_a_run_of_the_first_version(run_dir: Path) -> None:
-    """Its vocabulary is that of its data."""
-    data = str(run_dir.parent / "data")
-    rewrite(run_dir, as_the_first_version)
-    rewrite(run_dir, lambda tree: tree["data"].update(path=data))
-    run = load_run(run_dir)
-    assert run.kind == "gpt"
-    assert_equal(run.model, state(1).ema)
-    shutil.rmtree(data)
-    with pytest.raises(UserError, match="must be an existing folder"):
-        load_run(run_dir)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -201,7 +183,7 @@ def test_a_run_of_the_first_version(run_dir: Path) -> None:
         ({"unknown": 3}, "'unknown'"),
         ({"batch_size": 0}, "`batch_size` must be"),
         ({"model": {"n_embd": 64}}, "is of another model"),
-        ({"recorded": {"kind": "rnn"}}, "is of `rnn`"),
+        ({"recorded": {"kind": "rnn"}}, "'rnn'"),
     ],
 )
 def test_another_configuration(
