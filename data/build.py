@@ -1,8 +1,10 @@
-"""Building a dataset from its configuration, with a summary in print."""
+"""Build a dataset from its configuration and print a summary."""
 
+import importlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import assert_never
+from typing import Any
 
 import numpy as np
 
@@ -18,84 +20,54 @@ from configs import (
     TextFiles,
 )
 from data.folder import only_maker, say
-from data.puzzles.arc import build as arc
-from data.puzzles.maze import generate as maze_generate
-from data.puzzles.maze import kind as maze
-from data.puzzles.metadata import Metadata
-from data.puzzles.sudoku import extreme as sudoku
-from data.puzzles.sudoku import generate
-from data.text import build as text
-from data.text import openwebtext, shards
-from data.text.reading import read_about
 
-Build = (
-    SudokuExtreme
-    | GeneratedSudoku
-    | MazeHard
-    | GeneratedMaze
-    | ARC
-    | Shakespeare
-    | OpenWebText
-    | FineWeb
-    | TextFiles
-)
+BUILDERS: Mapping[type, str] = {
+    SudokuExtreme: "data.puzzles.sudoku.extreme",
+    GeneratedSudoku: "data.puzzles.sudoku.generate",
+    MazeHard: "data.puzzles.maze.hard",
+    GeneratedMaze: "data.puzzles.maze.generate",
+    ARC: "data.puzzles.arc.build",
+    Shakespeare: "data.text.shakespeare",
+    TextFiles: "data.text.files",
+    OpenWebText: "data.text.openwebtext",
+    FineWeb: "data.text.fineweb",
+}
+"""The module whose `build(config, out)` makes the dataset, imported only for that."""
 
 
-def prepare(build: Build, out: Path, *, exist_ok: bool = False) -> None:
-    """Build the dataset that `build` describes in `out` and print what it holds.
+def prepare(config: Any, out: Path, *, exist_ok: bool = False) -> None:
+    """Build a dataset in `out` and print a summary.
 
-    If another process is just making it, wait for that and take its dataset.
+    If another process is building it, wait and use its dataset.
 
     Args:
-        build: what to build.
+        config: an instance of a class in `BUILDERS`.
         out: the folder to make.
-        exist_ok: whether to leave a folder that is already there as it is; else it must
-            be vacant.
+        exist_ok: leave an existing folder as it is; otherwise it must be vacant.
 
     Raises:
         UserError: if `out` is not vacant or the sources are unusable.
     """
     start = time.perf_counter()
-    with only_maker(out, repr(build)) as made:
+    with only_maker(out, repr(config)) as made:
         if made:
             say(f"{out} has been made by another process")
         elif exist_ok and out.is_dir() and any(out.iterdir()):
             return
         else:
-            say(f"building {out} from {build}")
-            _build(build, out)
+            say(f"building {out} from {config}")
+            importlib.import_module(BUILDERS[type(config)]).build(config, out)
     for line in _describe(out):
         say(line)
     say(f"done in {time.perf_counter() - start:.1f} s")
 
 
-def _build(build: Build, out: Path) -> None:
-    """Build the dataset that `build` describes."""
-    match build:
-        case SudokuExtreme():
-            sudoku.build(build, out)
-        case GeneratedSudoku():
-            generate.build(build, out)
-        case MazeHard():
-            maze.build(build, out)
-        case GeneratedMaze():
-            maze_generate.build(build, out)
-        case ARC():
-            arc.build(build, out)
-        case Shakespeare():
-            text.build_shakespeare(build, out)
-        case OpenWebText():
-            openwebtext.build_openwebtext(build, out)
-        case FineWeb():
-            shards.build_fineweb(build, out)
-        case TextFiles():
-            text.build_text(build, out)
-        case _:
-            assert_never(build)
-
-
 def _describe(out: Path) -> list[str]:
-    """Lines about a dataset."""
+    """Return lines about a dataset."""
+    # Imported here: training on puzzles needs nothing of text, and the other way round.
+    from data.puzzles.metadata import Metadata
+    from data.text.reading import read_about
+
     if (about := read_about(out)) is not None:
         return [
             f"train: {about['train_tokens']:,} tokens",
@@ -103,15 +75,13 @@ def _describe(out: Path) -> list[str]:
             f"{about['vocab_size']:,} different tokens, content hash "
             f"{about['content_hash']}",
         ]
-    splits = ("train", "test")
-    return [f"{split:>5}: {_describe_split(out / split)}" for split in splits]
-
-
-def _describe_split(folder: Path) -> str:
-    """A line about a split of puzzles."""
-    metadata = Metadata.read(folder)
-    examples, seq = np.load(folder / "all__inputs.npy", mmap_mode="r").shape
-    return (
-        f"{metadata.total_groups:,} puzzles, {examples:,} examples of {seq} cells, "
-        f"content hash {metadata.extra['content_hash']}"
-    )
+    lines = []
+    for split in ("train", "test"):
+        metadata = Metadata.read(out / split)
+        inputs = np.load(out / split / "all__inputs.npy", mmap_mode="r")
+        lines.append(
+            f"{split:>5}: {metadata.total_groups:,} puzzles, {len(inputs):,} examples "
+            f"of {metadata.seq_len} cells, content hash "
+            f"{metadata.extra['content_hash']}"
+        )
+    return lines

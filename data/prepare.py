@@ -23,7 +23,7 @@ Text, as nanoGPT's files:
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -42,50 +42,42 @@ from data.build import prepare
 from train import cli
 
 
-def _command(kind: Any, default: str | None = None) -> Callable[..., None]:
-    """The command that builds what a configuration of this kind describes.
+def _command(config_type: Any, folder: str | None = None) -> Callable[..., None]:
+    """Return the command that builds a dataset from a configuration.
 
     Args:
-        kind: class of the configuration; its fields are the options.
-        default: folder to make where `--out` names none; None: it must.
+        config_type: makes the configuration; its parameters are the options.
+        folder: default of `--out`; None: the option is required.
     """
 
     def command(
-        build: Annotated[kind, tyro.conf.arg(name="")],  # pyright: ignore
+        config: Annotated[config_type, tyro.conf.arg(name="")],  # pyright: ignore
         out: Annotated[Path, tyro.conf.arg(help="Folder to make.")] = (
-            tyro.MISSING if default is None else Path(default)
+            tyro.MISSING if folder is None else Path(folder)
         ),
     ) -> None:
-        prepare(build, out)
+        prepare(config, out)
 
-    command.__doc__ = kind.__doc__
+    command.__doc__ = config_type.__doc__
     return command
 
 
-def _shakespeare_char(
-    input: str = "", out: Path = Path("datasets/shakespeare-char")
-) -> None:
-    """Tiny Shakespeare, one token a character.
+def _shakespeare(tokens: Literal["char", "gpt2"], folder: str) -> Callable[..., None]:
+    """Return the command that builds tiny Shakespeare of these tokens."""
 
-    Args:
-        input: a local copy of `input.txt`; empty to download it.
-        out: folder to make.
-    """
-    prepare(Shakespeare(tokens="char", input=input), out)
+    def command(input: str = "", bpe_dir: str = "", out: Path = Path(folder)) -> None:
+        """Tiny Shakespeare.
 
+        Args:
+            input: a local copy of `input.txt`; empty to download it.
+            bpe_dir: folder of GPT-2's byte pairs; empty: the environment variable
+                `GPT2_BPE_DIR`, or else a download.
+            out: folder to make.
+        """
+        config = Shakespeare(tokens=tokens, input=input, bpe_dir=bpe_dir)
+        prepare(config, out)
 
-def _shakespeare(
-    input: str = "", bpe_dir: str = "", out: Path = Path("datasets/shakespeare")
-) -> None:
-    """Tiny Shakespeare in GPT-2's tokens.
-
-    Args:
-        input: a local copy of `input.txt`; empty to download it.
-        bpe_dir: folder with GPT-2's `encoder.json` and `vocab.bpe`; empty to take that
-            of the environment variable `GPT2_BPE_DIR`, or else to download them.
-        out: folder to make.
-    """
-    prepare(Shakespeare(tokens="gpt2", input=input, bpe_dir=bpe_dir), out)
+    return command
 
 
 COMMANDS = {
@@ -94,8 +86,8 @@ COMMANDS = {
     "maze": _command(MazeHard, "datasets/maze-30x30-hard-1k"),
     "generated-maze": _command(GeneratedMaze),
     "arc": _command(ARC, "datasets/arc1concept-aug-1000"),
-    "shakespeare-char": _shakespeare_char,
-    "shakespeare": _shakespeare,
+    "shakespeare-char": _shakespeare("char", "datasets/shakespeare-char"),
+    "shakespeare": _shakespeare("gpt2", "datasets/shakespeare"),
     "openwebtext": _command(OpenWebText, "datasets/openwebtext"),
     "fineweb": _command(FineWeb, "datasets/fineweb"),
     "text": _command(TextFiles),

@@ -263,7 +263,7 @@ def evaluate_checkpoint(
             chosen, sums = settle(
                 answers, real, puzzles.labels, work.effort, work.select
             )
-            ruled = work.dataset.is_solution(puzzles.inputs, chosen.predictions)
+            ruled = work.dataset.kind.is_solution(puzzles.inputs, chosen.predictions)
             if ruled is not None:
                 sums["by_the_rules"] = (int(ruled.sum()), len(ruled))
             total = add(total, sums)

@@ -430,11 +430,11 @@ def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
     ]
     puzzles, prediction = first_rows(evaluation.first)
     answers = np.argmax(prediction.logits, axis=-1)
-    if (solved := test.is_solution(puzzles.inputs, answers)) is not None:
+    if (solved := test.kind.is_solution(puzzles.inputs, answers)) is not None:
         real = (puzzles.labels != IGNORE).any(axis=1)
         name, note = "by_the_rules", f"solved of the first {real.sum():,}, by the rules"
         lines.append(f"  {solved[real].mean():8.4f}  {name:16s} {note}")
-    board = test.draw(puzzles.inputs[0], answers[0], puzzles.labels[0])
+    board = test.kind.draw(puzzles.inputs[0], answers[0], puzzles.labels[0])
     return "\n".join([*lines, "", board])
 
 

@@ -36,10 +36,10 @@ from configs import (
     require,
     require_not_negative,
 )
-from data.puzzles.asking import Question, table_rows, text_of
 from data.puzzles.dataset import Metadata, Puzzle
-from data.puzzles.kinds import Kind, kind_of
-from data.puzzles.render import guess_kind
+from data.puzzles.kind import Kind
+from data.puzzles.kinds import kind_of
+from data.puzzles.questions import Question, table_rows, text_of
 from data.remote import local_dataset
 from train import cli
 from train.devices import start
@@ -126,7 +126,7 @@ def run_kind(run: LoadedRun) -> Kind:
         metadata = Metadata.read(local_dataset(run.config.data.paths[0]) / "train")
         if (metadata.vocab_size, metadata.seq_len) == (vocab, seq):
             name = metadata.kind
-    return kind_of(name or guess_kind(seq, vocab), seq, vocab)
+    return kind_of(name, seq, vocab)
 
 
 def load_official(source: str, given: Given | None = None) -> LoadedRun:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Int, Integer
 
 from configs import UserError, require
 from data.batches import rows_of
 from data.folder import fingerprint
+from data.puzzles.kind import Kind
+from data.puzzles.kinds import kind_of
 from data.puzzles.metadata import Metadata, recorded_hash
-from data.puzzles.render import CHECKS, guess_kind, render_solution
 from data.puzzles.sampler import EpochSampler
 from data.puzzles.store import PuzzleStore
 
@@ -93,8 +94,8 @@ class PuzzleDataset:
         self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
         require(
-            not hints or self.kind != "arc",
-            "`hints` must be 0 for ARC, whose questions have no cells left open: got "
+            not hints or self.kind.hints,
+            "`hints` must be 0 for puzzles without open cells, such as ARC: got "
             f"{hints}. Leave it out.",
         )
         self.num_examples = len(self._store)
@@ -135,10 +136,10 @@ class PuzzleDataset:
         return other
 
     @cached_property
-    def kind(self) -> str:
-        """The kind of puzzle, as `render.py` knows it."""
+    def kind(self) -> Kind:
+        """The kind of puzzle, which can draw and check answers."""
         metadata = self.metadata
-        return metadata.kind or guess_kind(metadata.seq_len, metadata.vocab_size)
+        return kind_of(metadata.kind, metadata.seq_len, metadata.vocab_size)
 
     @cached_property
     def content_hash(self) -> str:
@@ -187,33 +188,6 @@ class PuzzleDataset:
             given = (cells < share[:, None]) & (puzzle.labels != IGNORE)
             puzzle.inputs[given] = puzzle.labels[given]
         return puzzle
-
-    def draw(
-        self,
-        inputs: Integer[np.ndarray, " seq"],
-        prediction: Integer[np.ndarray, " seq"],
-        labels: Integer[np.ndarray, " seq"],
-    ) -> str:
-        """A puzzle and a prediction as text, drawn as this kind of puzzle is.
-
-        Args:
-            inputs: tokens of the puzzle.
-            prediction: tokens that a model gives.
-            labels: tokens of the solution; negative where no token is asked for.
-        """
-        return render_solution(inputs, prediction, labels, self.kind)
-
-    def is_solution(
-        self,
-        inputs: Integer[np.ndarray, "puzzles seq"],
-        answers: Integer[np.ndarray, "puzzles seq"],
-    ) -> Bool[np.ndarray, " puzzles"] | None:
-        """Whether answers solve puzzles by the rules of this kind, whatever the labels.
-
-        None where no rules are known.
-        """
-        check = CHECKS.get(self.kind)
-        return None if check is None else check(inputs, answers)
 
     def num_test_batches(self, limit: int | None = None) -> int:
         """How many batches the first `limit` examples make (None: all)."""

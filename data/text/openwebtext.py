@@ -28,7 +28,7 @@ class Documents(NamedTuple):
     batches: Iterable[list[str]]
 
 
-def build_openwebtext(config: OpenWebText, out: Path) -> None:
+def build(config: OpenWebText, out: Path) -> None:
     """Build OpenWebText, or a dataset like it, in `out`.
 
     Raises:

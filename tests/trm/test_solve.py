@@ -20,10 +20,10 @@ from PIL import Image
 from configs import GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
 from data.puzzles.arc.grid import to_tokens
-from data.puzzles.asking import Question, table_rows
-from data.puzzles.kinds import Kind, kind_of
-from data.puzzles.render import numbers
-from data.puzzles.sudoku.extreme import faults
+from data.puzzles.kind import Kind, render_numbers
+from data.puzzles.kinds import kind_of
+from data.puzzles.questions import Question, table_rows
+from data.puzzles.sudoku.kind import faults
 from tests import runs
 from tests.golden import Golden
 from tests.official import write_official
@@ -189,7 +189,7 @@ def test_a_kind_of_ones_own(run: LoadedRun) -> None:
         letters=tuple("_abcde"),
         fills=("#ffffff", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9"),
         read=lambda text, name="": [Question("mine", np.arange(16) % 6)],
-        render=numbers,
+        render=render_numbers,
         faults=clash,
     )
     (found,) = solve.solve(run, "", kind=mine)

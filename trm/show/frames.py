@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from data.puzzles.asking import Question
-from data.puzzles.kinds import Kind
+from data.puzzles.kind import Kind
+from data.puzzles.questions import Question
 
 GAP = "    "
 

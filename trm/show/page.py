@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.puzzles.kinds import Kind
+from data.puzzles.kind import Kind
 from trm.show.frames import Frame, crop
 
 GIVEN, CHANGED, WRONG, ALTERED = 1, 2, 4, 8

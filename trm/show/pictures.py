@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from configs import require
-from data.puzzles.kinds import Kind
+from data.puzzles.kind import Kind
 from trm.show.frames import Frame, Solution, crop
 from trm.show.page import write_page
 

@@ -10,7 +10,7 @@ Source: official `dataset/build_arc_dataset.py`, `dataset/common.py` and
 """
 
 import numpy as np
-from jaxtyping import Bool, Integer, Shaped, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 
 SIDE = 30
 COLORS = 10
@@ -21,9 +21,6 @@ VOCAB = FIRST + COLORS
 SEPARATOR = "|||"
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
 """The symmetry that undoes each symmetry."""
-
-SIGNS = " :0123456789"
-"""How tokens are drawn."""
 
 
 def turn(
@@ -125,21 +122,3 @@ def crop(tokens: Integer[np.ndarray, "examples 900"]) -> list[np.ndarray]:
 def to_grid(tokens: Integer[np.ndarray, "900"]) -> UInt8[np.ndarray, "rows columns"]:
     """The grid that a canvas holds in its upper left corner."""
     return crop(tokens[None])[0]
-
-
-def render(
-    tokens: Integer[np.ndarray, "900"], wrong: Bool[np.ndarray, "900"]
-) -> list[str]:
-    """The lines of a canvas as far as it is used: colours as digits, `:` the border.
-
-    After each wrong cell stands a `!`.
-    """
-    used = ((tokens != PAD) | wrong).reshape(SIDE, SIDE)
-    rows, columns = (
-        int(np.flatnonzero(used.any(axis=axis)).max(initial=0)) + 1 for axis in (1, 0)
-    )
-    signs = [SIGNS[t] if 0 <= t < VOCAB else "?" for t in tokens.tolist()]
-    marks = np.where(wrong, "!", " ").tolist()
-    cells = [sign + mark for sign, mark in zip(signs, marks, strict=True)]
-    starts = range(0, rows * SIDE, SIDE)
-    return ["".join(cells[i : i + columns]).rstrip() for i in starts]

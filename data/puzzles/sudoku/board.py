@@ -1,19 +1,13 @@
-"""Symmetries of Sudoku: renamed digits, reordered lines, swapped axes.
-
-A board of size `rows * columns` has boxes of `rows` by `columns` cells. Boards are
-arrays of digits, row by row, where 0 is an empty cell.
-"""
+"""The boards of Sudoku and their rules."""
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
-
-CHUNK = 1 << 16  # boards moved in one go: the index of 9x9 boards then takes 42 MB
+from jaxtyping import Int, UInt8
 
 
 class Box(NamedTuple):
-    """The shape of a box; with it the board's."""
+    """The shape of a box: a board has `rows * columns` rows, columns and digits."""
 
     rows: int
     columns: int
@@ -25,7 +19,7 @@ class Box(NamedTuple):
 
     @property
     def of_cell(self) -> Int[np.ndarray, " seq"]:
-        """The number of the box that each cell lies in."""
+        """The number of each cell's box."""
         row, column = np.divmod(np.arange(self.size**2), self.size)
         return row // self.rows * self.rows + column // self.columns
 
@@ -33,91 +27,14 @@ class Box(NamedTuple):
 BOXES = {4: Box(2, 2), 6: Box(2, 3), 9: Box(3, 3)}
 
 
-class Symmetries(NamedTuple):
-    """Ways to turn one board into another of the same difficulty.
-
-    Cell (r, c) of an image is cell (lines[0][r], lines[1][c]) of the board (or of its
-    transpose), and digit d becomes digits[d].
-    """
-
-    digits: UInt8[np.ndarray, "images size+1"]
-    lines: tuple[Int[np.ndarray, "images size"], Int[np.ndarray, "images size"]]
-    transposed: Bool[np.ndarray, " images"]
-
-
-def draw_symmetries(rng: np.random.Generator, images: int, box: Box) -> Symmetries:
-    """Random symmetries, each of the group equally likely.
-
-    Bands change places and so do the rows of a band; likewise for columns. Boards are
-    transposed in half of the cases, but never if boxes are not square.
-
-    Source: official `dataset/build_sudoku_dataset.py`, `shuffle_sudoku`.
-    """
-    names = np.tile(np.arange(1, box.size + 1, dtype=np.uint8), (images, 1))
-    names = rng.permuted(names, axis=1)
-    digits = np.concatenate([np.zeros((images, 1), np.uint8), names], axis=1)
-    rows = _draw_lines(rng, images, bands=box.columns, width=box.rows)
-    columns = _draw_lines(rng, images, bands=box.rows, width=box.columns)
-    transposed = rng.random(images) < 0.5
-    if box.rows != box.columns:
-        transposed[:] = False
-    return Symmetries(digits, (rows, columns), transposed)
-
-
-def apply(
-    symmetries: Symmetries, boards: UInt8[np.ndarray, "images seq"]
-) -> UInt8[np.ndarray, "images seq"]:
-    """Each board turned by its symmetry."""
-    images = np.empty_like(boards)
-    rows, columns = symmetries.lines
-    size = rows.shape[1]
-    for start in range(0, len(boards), CHUNK):
-        at = slice(start, start + CHUNK)
-        row, column = rows[at, :, None], columns[at, None, :]
-        flip = symmetries.transposed[at, None, None]
-        cells = np.where(flip, column * size + row, row * size + column)
-        moved = np.take_along_axis(boards[at], cells.reshape(len(cells), -1), axis=1)
-        images[at] = np.take_along_axis(symmetries.digits[at], moved, axis=1)
-    return images
-
-
-def augment(
-    questions: UInt8[np.ndarray, "puzzles seq"],
-    answers: UInt8[np.ndarray, "puzzles seq"],
-    images: int,
-    box: Box,
-    rng: np.random.Generator,
-) -> tuple[UInt8[np.ndarray, "all seq"], UInt8[np.ndarray, "all seq"]]:
-    """Every puzzle followed by `images` symmetric images of it."""
-    symmetries = draw_symmetries(rng, len(questions) * images, box)
-
-    def extend(boards: UInt8[np.ndarray, "puzzles seq"]) -> np.ndarray:
-        turned = apply(symmetries, np.repeat(boards, images, axis=0))
-        turned = turned.reshape(len(boards), images, box.size**2)
-        joined = np.concatenate([boards[:, None], turned], axis=1)
-        return joined.reshape(-1, box.size**2)
-
-    return extend(questions), extend(answers)
-
-
 def is_solved(boards: UInt8[np.ndarray, "boards seq"], box: Box) -> np.ndarray:
-    """Whether all rows, columns and boxes of each board hold all digits."""
+    """Check that every row, column and box of each board has all digits."""
     bits = np.left_shift(1, boards.astype(np.int32))
     row, column = np.divmod(np.arange(box.size**2), box.size)
     solved = np.ones(len(boards), bool)
     for unit_of_cell in (row, column, box.of_cell):
         cells = np.argsort(unit_of_cell, kind="stable").reshape(box.size, -1)
         for unit in cells:
-            found = np.bitwise_or.reduce(bits[:, unit], axis=1)
-            solved &= found == (1 << box.size + 1) - 2
+            digits = np.bitwise_or.reduce(bits[:, unit], axis=1)
+            solved &= digits == (1 << box.size + 1) - 2
     return solved
-
-
-def _draw_lines(
-    rng: np.random.Generator, images: int, *, bands: int, width: int
-) -> Int[np.ndarray, "images size"]:
-    """Orders of lines in which every band stays together."""
-    band = rng.permuted(np.tile(np.arange(bands), (images, 1)), axis=1)
-    inner = rng.permuted(np.tile(np.arange(width), (images * bands, 1)), axis=1)
-    inner = inner.reshape(images, bands, width)
-    return (band[:, :, None] * width + inner).reshape(images, bands * width)

@@ -1,17 +1,14 @@
-"""Sudoku: from lists of puzzles in CSV form to a dataset, and boards as text.
-
-A board in a dataset is tokens: 1 is an empty cell, d + 1 digit d (0 is padding).
+"""Build a dataset from lists of Sudoku in CSV form.
 
 Source: official `dataset/build_sudoku_dataset.py`. Unlike there, the subsample and the
 images come from a seed, and rows are checked.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import UInt8
 
 from configs import SudokuExtreme, UserError
 from data.folder import check_vacant, require_memory
@@ -22,7 +19,8 @@ from data.puzzles.lists import (
     names_of,
     read_rows,
 )
-from data.puzzles.sudoku.board import BOXES, Box, augment, is_solved
+from data.puzzles.sudoku.board import BOXES, Box, is_solved
+from data.puzzles.sudoku.symmetries import augment
 from data.puzzles.writer import Examples, write_puzzles
 
 BOX = BOXES[9]
@@ -68,57 +66,6 @@ def check_memory(puzzles: int, augmentations: int, box: Box) -> None:
         f"{puzzles:,} puzzles with {augmentations:,} images each",
         "Use fewer `--augmentations` or puzzles.",
     )
-
-
-def is_solution(
-    inputs: Integer[np.ndarray, "boards seq"],
-    answers: Integer[np.ndarray, "boards seq"],
-) -> Bool[np.ndarray, " boards"]:
-    """Whether answers, any tokens, solve puzzles by the rules, whatever the labels."""
-    box = BOXES[math.isqrt(inputs.shape[1])]
-    kept = ((inputs == 1) | (inputs == answers)).all(axis=1)
-    in_range = (answers > 1) & (answers <= box.size + 1)
-    digits = np.where(in_range, answers - 1, 0).astype(np.uint8)
-    return kept & is_solved(digits, box)
-
-
-def faults(
-    inputs: Integer[np.ndarray, "boards seq"],
-    answers: Integer[np.ndarray, "boards seq"],
-) -> Bool[np.ndarray, "boards seq"]:
-    """Cells that break a rule: no digit, not the given one, or one that stands twice.
-
-    An answer without any is a solution (`is_solution`).
-    """
-    box = BOXES[math.isqrt(inputs.shape[1])]
-    row, column = np.divmod(np.arange(box.size**2), box.size)
-    units = np.stack([row, column, box.of_cell])
-    sees = (units[:, :, None] == units[:, None, :]).any(axis=0)
-    np.fill_diagonal(sees, False)
-    is_digit = (answers > 1) & (answers <= box.size + 1)
-    changed = (inputs != 1) & (inputs != answers)
-    twice = (answers[:, :, None] == answers[:, None, :]) & sees
-    return ~is_digit | changed | twice.any(axis=2)
-
-
-def render(
-    tokens: Integer[np.ndarray, " seq"], wrong: Bool[np.ndarray, " seq"]
-) -> list[str]:
-    """The lines of a board, with `!` after each wrong cell and lines between boxes."""
-    box = BOXES[math.isqrt(len(tokens))]
-    signs = ["?", ".", *map(str, range(1, box.size + 1))]
-    cells = [
-        f"{signs[token] if 0 <= token < len(signs) else '?'}{'!' if bad else ' '}"
-        for token, bad in zip(tokens.tolist(), wrong, strict=True)
-    ]
-    lines = []
-    for row in range(box.size):
-        if row and row % box.rows == 0:
-            lines.append("+-".join("-" * 2 * box.columns for _ in range(box.rows)))
-        starts = range(row * box.size, (row + 1) * box.size, box.columns)
-        stacks = ("".join(cells[i : i + box.columns]) for i in starts)
-        lines.append("| ".join(stacks).rstrip())
-    return lines
 
 
 def _read_split(

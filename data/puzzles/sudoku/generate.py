@@ -12,9 +12,10 @@ from jaxtyping import UInt8
 
 from configs import GeneratedSudoku
 from data.folder import check_vacant, require_memory
-from data.puzzles.sudoku.board import BOXES, Box, augment
+from data.puzzles.sudoku.board import BOXES, Box
 from data.puzzles.sudoku.extreme import check_memory, to_tokens
 from data.puzzles.sudoku.solver import Search, carve
+from data.puzzles.sudoku.symmetries import augment
 from data.puzzles.writer import write_puzzles
 
 

@@ -128,9 +128,10 @@ def test_hints_give_cells_of_the_solution(write_dataset, hints):
 
 
 def test_no_hints_where_no_cell_is_open(write_dataset):
-    """Of ARC a question is a grid of its own."""
-    path = write_dataset([[1], [1]], kind="arc")
-    with pytest.raises(UserError, match="must be 0 for ARC"):
+    """The question of ARC is a grid of its own."""
+    arc = {name: np.zeros((2, 900), np.uint8) for name in ("inputs", "labels")}
+    path = write_dataset([[1], [1]], seq_len=900, vocab_size=12, arrays=arc)
+    with pytest.raises(UserError, match="`hints`"):
         load(path, hints=0.5)
 
 
@@ -294,7 +295,7 @@ def test_a_dataset_draws_itself(write_dataset, settings, line):
     dataset = load(path, batch_size=2)
     puzzle = dataset.batch(0)
     wrong = np.where(np.arange(16) == 3, 0, puzzle.labels[0])
-    text = dataset.draw(puzzle.inputs[0], puzzle.labels[0], wrong)
+    text = dataset.kind.draw(puzzle.inputs[0], puzzle.labels[0], wrong)
     assert "prediction (1 wrong)" in text
     assert text.splitlines()[1] == line
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data.text.build
 import data.text.reading
+import data.text.shakespeare
 from configs import OpenWebText, Shakespeare, TextFiles, UserError
 from data.build import prepare
 from data.prepare import main
+from data.text import files as text_files
 from data.text import openwebtext
-from data.text.build import build_text
 from data.text.dataset import TokenDataset
 from data.text.openwebtext import Documents, write_documents
 from data.text.reading import between, cut, read_text
@@ -72,7 +72,7 @@ def test_the_vocabulary_covers_both_splits(tmp_path):
         val_input=(write(tmp_path / "c.txt", "xa"),),
         tokens="char",
     )
-    build_text(config, out := tmp_path / "out")
+    text_files.build(config, out := tmp_path / "out")
     assert tokens(out, "train") == [0, 1, 2, 3]
     assert tokens(out, "val") == [4, 0]
     assert about(out)["source"] == "a.txt, b.gz, c.txt"
@@ -82,7 +82,7 @@ def test_the_content_hash_is_of_the_content(tmp_path):
     def build(name, text, val):
         files = {"input": (write(tmp_path / "a.txt", text),)}
         files["val_input"] = (write(tmp_path / "b.txt", val),)
-        build_text(TextFiles(**files, tokens="char"), tmp_path / name)
+        text_files.build(TextFiles(**files, tokens="char"), tmp_path / name)
         return about(tmp_path / name)["content_hash"]
 
     first = build("1", "abc", "ab")
@@ -99,7 +99,7 @@ def test_byte_pairs_as_the_whole_would_encode(
     tmp_path, bpe_dir, monkeypatch, processes
 ):
     monkeypatch.setattr(data.text.reading, "CHUNK", 100)
-    monkeypatch.setattr(data.text.build, "PIECE", 20)
+    monkeypatch.setattr(text_files, "PIECE", 20)
     text = TEXT + "<|endoftext|>\n" + TEXT
     config = TextFiles(
         input=(write(tmp_path / "a.txt", text),),
@@ -107,7 +107,7 @@ def test_byte_pairs_as_the_whole_would_encode(
         bpe_dir=bpe_dir,
         processes=processes,
     )
-    build_text(config, out := tmp_path / "out")
+    text_files.build(config, out := tmp_path / "out")
     tokenizer = GPT2.load(bpe_dir)
     assert tokens(out, "train") == tokenizer.encode(text).tolist()
     assert tokens(out, "val") == tokenizer.encode(TEXT).tolist()
@@ -196,7 +196,7 @@ def test_too_little_text_is_refused(tmp_path, bpe_dir, kind, text):
     path = write(tmp_path / "a.txt", text)
     config = TextFiles(input=(path,), tokens=kind, bpe_dir=bpe_dir)
     with pytest.raises(UserError, match="must have text"):
-        build_text(config, tmp_path / "out")
+        text_files.build(config, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -204,14 +204,14 @@ def test_an_empty_file_to_validate_on_is_refused(tmp_path, bpe_dir):
     files = {"input": (write(tmp_path / "a.txt"),)}
     files["val_input"] = (write(tmp_path / "b.txt", ""),)
     with pytest.raises(UserError, match="val has none"):
-        build_text(TextFiles(**files, bpe_dir=bpe_dir), tmp_path / "out")
+        text_files.build(TextFiles(**files, bpe_dir=bpe_dir), tmp_path / "out")
 
 
 def test_too_many_characters_are_refused(tmp_path):
     text = "".join(map(chr, range(0x10000, 0x20001)))
     config = TextFiles(input=(write(tmp_path / "a.txt", text),), tokens="char")
     with pytest.raises(UserError, match="got 65,537"):
-        build_text(config, tmp_path / "out")
+        text_files.build(config, tmp_path / "out")
 
 
 def test_nothing_is_left_of_a_failure(tmp_path, bpe_dir, monkeypatch):
@@ -221,7 +221,7 @@ def test_nothing_is_left_of_a_failure(tmp_path, bpe_dir, monkeypatch):
     monkeypatch.setattr(GPT2, "encode", fail)
     config = TextFiles(input=(write(tmp_path / "a.txt"),), bpe_dir=bpe_dir)
     with pytest.raises(UserError, match="stop"):
-        build_text(config, tmp_path / "out")
+        text_files.build(config, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -270,7 +270,7 @@ def test_shakespeare_is_downloaded(tmp_path, monkeypatch):
     content = TEXT.encode()
     serve(monkeypatch, content)
     digest = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(data.text.build, "SHAKESPEARE_SHA256", digest)
+    monkeypatch.setattr(data.text.shakespeare, "SHA256", digest)
     prepare(Shakespeare(), tmp_path / "out")
     assert about(tmp_path / "out")["source"] == "input.txt"
 

@@ -9,13 +9,11 @@ from data.puzzles.arc.grid import (
     crop,
     name_image,
     parse_image,
-    render,
     to_grid,
     to_tokens,
     turn,
     undo,
 )
-from data.puzzles.render import guess_kind, render_solution
 
 GRID = np.arange(6, dtype=np.uint8).reshape(2, 3)
 # Source: `dihedral_transform` of the official `dataset/common.py`, in NumPy's words.
@@ -100,15 +98,3 @@ def test_of_equally_large_crops_the_one_with_fewest_rows_wins():
     canvas = np.zeros((SIDE, SIDE), int)
     canvas[:1, :4] = canvas[:2, :2] = canvas[:4, :1] = 5
     assert to_grid(canvas.reshape(-1)).shape == (1, 4)
-
-
-def test_a_canvas_is_drawn_as_far_as_it_is_used():
-    tokens = to_tokens(GRID)
-    wrong = np.zeros(900, bool)
-    assert render(tokens, wrong) == ["0 1 2 :", "3 4 5 :", ": : :"]
-    wrong[31] = True
-    assert render(tokens, wrong)[1] == "3 4!5 :"
-    assert render(np.full(900, 99), wrong)[0].startswith("? ? ?")
-    assert render(np.zeros(900, int), np.zeros(900, bool)) == [""]
-    text = render_solution(tokens, tokens, tokens.astype(int), guess_kind(900, 12))
-    assert text.splitlines()[1] == "0 1 2 :    0 1 2 :"

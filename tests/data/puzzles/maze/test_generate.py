@@ -124,3 +124,15 @@ def test_what_cannot_be_found_is_given_up(monkeypatch):
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(UserError):
         GeneratedMaze(**wrong)
+
+
+def test_the_path_goes_down_before_right_left_and_up():
+    question = maze.to_tokens(["S  # #     ###G "])
+    free = (question > maze.WALL).reshape(1, 4, 4)
+    to_goal = distances((question == maze.GOAL).reshape(1, 4, 4), free)
+    path, single = maze_generate.trace(to_goal, np.array([0]))
+    marked = np.flatnonzero(path[0]).tolist()
+    assert marked == [0, 4, 8, 9, 10, 14]
+    assert not single[0]
+    _, alone = maze_generate.trace(to_goal, np.array([8]))
+    assert alone[0]

@@ -1,16 +1,10 @@
-import gzip
-
 import numpy as np
 import pytest
 
-from configs import MazeHard, UserError
-from data.puzzles.dataset import Metadata, PuzzleDataset
+from configs import UserError
+from data.puzzles.kinds import kind_of
 from data.puzzles.maze import kind as maze
-from data.puzzles.maze.flood import distances
-from data.puzzles.render import render_solution
-from data.puzzles.writer import Examples, write_puzzles
 
-HEADER = "source,question,answer,rating"
 QUESTION = ["S  #", " #  ", "   #", "##G "]
 ANSWER = ["S  #", "o#  ", "ooo#", "##G "]
 OTHER = ["Soo#", " #o ", "  o#", "##G "]  # as short
@@ -20,13 +14,7 @@ def tokens(*mazes):
     return maze.to_tokens(["".join(rows) for rows in mazes])
 
 
-def row(question=QUESTION, answer=ANSWER, rating=6):
-    return f",{''.join(question)},{''.join(answer)},{rating}"
-
-
-def write(path, *rows):
-    path.write_text("\n".join([HEADER, *rows, ""]), encoding="utf-8")
-    return path
+# -- rules -----------------------------------------------------------------------------
 
 
 def solves(answer, question=QUESTION):
@@ -82,168 +70,91 @@ def test_tokens_of_any_size_are_judged():
         maze.is_solution(np.ones((1, 6), int), np.ones((1, 6), int))
 
 
-def test_the_path_goes_down_before_right_left_and_up():
-    question = tokens(QUESTION)
-    free = (question > maze.WALL).reshape(1, 4, 4)
-    to_goal = distances((question == maze.GOAL).reshape(1, 4, 4), free)
-    path, single = maze.trace(to_goal, np.array([0]))
-    marked = np.flatnonzero(path[0]).tolist()
-    assert marked == [0, 4, 8, 9, 10, 14]
-    assert not single[0]
-    _, alone = maze.trace(to_goal, np.array([8]))
-    assert alone[0]
+def test_faults_of_a_maze_are_none_in_a_solution_alone():
+    """Whatever is changed; a detour has no fault of its own, so all of it is one."""
+    kind = kind_of("maze", 25, 6)
+    (asked,) = kind.read("S    \n###  \n     \n     \n    G")
+    rng = np.random.default_rng(0)
+    base = np.tile(asked.tokens, (400, 1))
+    answers = base.copy()
+    right = [1, 2, 3, 8, 13, 18, 23]
+    for answer in answers:
+        answer[right] = maze.PATH
+        changes = rng.integers(0, 4)
+        answer[rng.integers(0, 25, changes)] = rng.integers(0, 7, changes)
+    answers[0, :] = asked.tokens
+    detour = [1, 2, 3, 4, 9, 14, 13, 12, 17, 18, 19]
+    answers[1, :] = asked.tokens
+    answers[1, detour] = maze.PATH
+    assert kind.faults is not None
+    found = kind.faults(base, answers)
+    solved = maze.is_solution(base, answers)
+    np.testing.assert_array_equal(~found.any(axis=1), solved)
+    assert 0 < solved.sum() < 400
+    assert np.flatnonzero(found[0]).tolist() == [0, 24], "no path leaves the ends"
+    assert found[1, detour].any()
 
 
-def test_images_are_the_eight_in_the_official_order():
-    first = np.arange(9, dtype=np.uint8)[None]
-    grid = first.reshape(3, 3)
-    expected = [
-        *(np.rot90(grid, turns) for turns in range(4)),
-        np.fliplr(grid),
-        np.flipud(grid),
-        grid.T,
-        np.fliplr(np.rot90(grid)),
-    ]
-    both = maze.images(np.concatenate([first, first + 9]))
-    np.testing.assert_array_equal(both[:8].reshape(8, 3, 3), expected)
-    np.testing.assert_array_equal(both[8:], both[:8] + 9)
-    assert len(np.unique(both[:8], axis=0)) == 8
+def test_a_longer_way_is_wrong_all_along():
+    kind = kind_of("maze", 16, 6)
+    (asked,) = kind.read("S  G\n    \n    \n    ")
+    answer = asked.tokens.copy()
+    way = [4, 5, 6, 7]
+    answer[way] = maze.PATH
+    assert kind.faults is not None
+    wrong = kind.faults(asked.tokens[None], answer[None])[0]
+    assert np.flatnonzero(wrong).tolist() == [0, 3, *way]
 
 
-def test_a_list_becomes_a_dataset_with_images(tmp_path):
-    turned = ["G## ", "   #", " #  ", "S  #"]
-    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
-    write(train, row(), row(QUESTION, OTHER))
-    write(test, row(turned, ["G## ", "o  #", "o#  ", "S  #"]))
-    config = MazeHard(train_csv=(str(train),), test_csv=(str(test),))
-    out = tmp_path / "out"
-    maze.build(config, out)
-    metadata = Metadata.read(out / "train")
-    assert (metadata.vocab_size, metadata.seq_len, metadata.kind) == (6, 16, "maze")
-    assert (metadata.total_groups, metadata.total_puzzles) == (2, 2)
-    load = lambda split, name: np.load(out / split / f"all__{name}.npy")
-    inputs, labels = load("train", "inputs"), load("train", "labels")
-    assert inputs.shape == (16, 16)
-    assert inputs.dtype == np.uint8
-    assert maze.is_solution(inputs, labels).all()
-    np.testing.assert_array_equal(inputs[0], tokens(QUESTION)[0])
-    np.testing.assert_array_equal(labels[8], tokens(OTHER)[0])
-    np.testing.assert_array_equal(load("train", "group_indices"), [0, 8, 16])
-    assert load("test", "inputs").shape == (1, 16)
-
-    dataset = PuzzleDataset([out], "test", batch_size=1)
-    batch = dataset.test_batch(0)
-    solved = dataset.is_solution(batch.inputs, batch.labels)
-    assert solved is not None
-    assert solved.all()
+def test_a_maze_without_a_way():
+    kind = kind_of("maze", 16, 6)
+    shut, open_ = (kind.read(f"S #.\n  {sign}.\n  #.\n  #G")[0] for sign in "#.")
+    assert kind.remark(shut.tokens) == "no answer is right: no way leads from S to G"
+    assert kind.remark(open_.tokens) == ""
 
 
-def test_without_images_and_with_a_subsample(tmp_path):
-    rows = [row(), row(QUESTION, OTHER), row()]
-    for split in ("train", "test"):
-        with gzip.open(tmp_path / f"{split}.csv.gz", "wt") as file:
-            file.write("\n".join([HEADER, *rows]))
-    config = MazeHard(source=str(tmp_path), subsample=2, dihedral=False)
-    with pytest.warns(UserWarning, match="are test puzzles as well"):
-        maze.build(config, tmp_path / "out")
-    assert np.load(tmp_path / "out" / "train" / "all__inputs.npy").shape == (2, 16)
-    assert np.load(tmp_path / "out" / "test" / "all__inputs.npy").shape == (3, 16)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (row(["S  #", " #x ", "   #", "##G "]), "a question of `#`, spaces"),
-        (row(ANSWER), "a question of `#`, spaces"),
-        (row(["   #", " #  ", "   #", "##G "]), "one start"),
-        (row(["S  #", " #  ", "   #", "##  "]), "one goal"),
-        (row(["S  #", " # G", "   #", "##G "]), "one goal"),
-        (row(QUESTION, QUESTION), "marks a shortest path"),
-        (row(["S# #", "##  ", "   #", "##G "]), "marks a shortest path"),
-        (row(QUESTION[:3]), "16 cells as its question"),
-        (row(QUESTION, ANSWER[:3]), "16 cells as its answer"),
-    ],
-)
-def test_a_bad_row_is_named(tmp_path, line, message):
-    path = write(tmp_path / "mazes.csv", row(), line)
-    with pytest.raises(UserError, match=r"line 3: a row must have .*" + message):
-        maze.read_csv(path)
-
-
-def test_mazes_must_be_squares_of_one_size(tmp_path):
-    path = write(tmp_path / "long.csv", row(["SG "], ["SG "]))
-    with pytest.raises(UserError, match="a square of 2 to 64 rows: got 3 cells"):
-        maze.read_csv(path)
-    with pytest.raises(UserError, match="must have a maze"):
-        maze.read_csv(write(tmp_path / "empty.csv"))
-    small = write(tmp_path / "small.csv", row(["SG", "  "], ["SG", "  "]))
-    config = MazeHard(
-        train_csv=(str(small),), test_csv=(str(write(tmp_path / "big.csv", row())),)
-    )
-    with pytest.raises(UserError, match="must be of one size"):
-        maze.build(config, tmp_path / "out")
-
-
-def test_the_hub_is_missed_with_a_command_that_works(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import huggingface_hub
-
-    def fail(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    config = MazeHard(dihedral=False, subsample=5)
-    with pytest.raises(UserError) as caught:
-        maze.build(config, tmp_path / "out")
-    assert "data.prepare maze --out" in str(caught.value)
-    assert "--subsample 5 --no-dihedral" in str(caught.value)
+# -- text ------------------------------------------------------------------------------
 
 
 def test_a_maze_is_drawn_and_read_again():
-    lines = maze.render(tokens(QUESTION)[0], np.zeros(16, bool))
+    kind, (question,) = kind_of("maze", 16, 6), tokens(QUESTION)
+    lines = kind.render(question, np.zeros(16, bool))
     assert lines == ["S . . #", ". # . .", ". . . #", "# # G ."]
     text = "\n".join(QUESTION)
-    for written in (text, text + "\n", "".join(QUESTION), text.replace(" ", ".")):
-        np.testing.assert_array_equal(maze.parse(written), tokens(QUESTION)[0])
     cut = "\n".join(line.rstrip() for line in QUESTION)
-    np.testing.assert_array_equal(maze.parse(cut), tokens(QUESTION)[0])
+    for written in (text, text + "\n", cut, "".join(QUESTION), text.replace(" ", ".")):
+        (found,) = kind.read(written)
+        np.testing.assert_array_equal(found.tokens, question)
+        assert (found.name, kind.show(found.tokens)) == ("maze", "".join(QUESTION))
     prediction = tokens(OTHER)[0].astype(int)
     prediction[0] = 77
-    drawn = render_solution(tokens(QUESTION)[0], prediction, tokens(ANSWER)[0], "maze")
+    drawn = kind.draw(question, prediction, tokens(ANSWER)[0])
     assert "?!o!o!#" in drawn
-    assert "prediction (7 wrong)" in drawn
+    assert "(7 wrong)" in drawn
+
+
+def test_several_mazes_in_lines_and_in_blocks():
+    line, block = "".join(QUESTION), "\n".join(QUESTION)
+    for text in (f"{line}\n{line}\n", f"{block}\n\n\n{block.replace(' ', '.')}\n"):
+        first, second = kind_of("maze", 16, 6).read(text, "file")
+        assert (first.name, second.name) == ("file 1", "file 2")
+        np.testing.assert_array_equal(first.tokens, second.tokens)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "value"),
     [
-        ("S \n #", "one goal, `G`: got 0"),
-        (" G\n #", "one start, `S`: got 0"),
-        ("SG\nG#", "one goal, `G`: got 2"),
-        ("SG\nx#", "must be written in"),
-        ("SG\n   ", "a square of 2 to 64 rows"),
-        ("S G", "a square of 2 to 64 rows"),
-        ("", "a square of 2 to 64 rows"),
-        ("\n".join(["S" * 65] * 65), "a square of 2 to 64 rows"),
+        ("S \n #", "`G`: got 0"),
+        (" G\n #", "`S`: got 0"),
+        ("SG\nG#", "`G`: got 2"),
+        ("SG\nx#", "'x'"),
+        ("SG\n   ", "2 lines"),
+        ("S G", "1 lines"),
+        ("\n".join(["S" * 65] * 65), "65 lines"),
+        ("S..\n...\n..G", "got 9 cells"),
+        ("SG\n..\n\nSG\nx.", "m 2.*'x'"),
     ],
 )
-def test_what_is_no_maze_is_refused(text, message):
-    with pytest.raises(UserError, match=message):
-        maze.parse(text)
-
-
-def test_a_dataset_knows_its_rules_or_none(tmp_path):
-    splits = {
-        "train": Examples(tokens(QUESTION), tokens(ANSWER)),
-        "test": Examples(tokens(OTHER[::-1]), tokens(OTHER[::-1])),
-    }
-    for kind in ("maze", "chess"):
-        write_puzzles(splits, tmp_path / kind, kind=kind, vocab_size=6, extra={})
-    chess, mazes = (
-        PuzzleDataset([tmp_path / kind], "train", batch_size=1)
-        for kind in ("chess", "maze")
-    )
-    assert (chess.kind, mazes.kind) == ("chess", "maze")
-    batch = mazes.batch(0)
-    assert chess.is_solution(batch.inputs, batch.labels) is None
-    np.testing.assert_array_equal(mazes.is_solution(batch.inputs, batch.labels), True)
+def test_text_that_is_no_maze(text, value):
+    with pytest.raises(UserError, match=value):
+        kind_of("maze", 4, 6).read(text, "m")

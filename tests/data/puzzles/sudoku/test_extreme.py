@@ -9,7 +9,7 @@ import pytest
 from configs import SudokuExtreme, UserError
 from data.puzzles.dataset import Metadata, PuzzleDataset
 from data.puzzles.sudoku.board import BOXES, is_solved
-from data.puzzles.sudoku.extreme import build, is_solution, read_csv
+from data.puzzles.sudoku.extreme import build, read_csv
 
 HEADER = "source,question,answer,rating"
 QUESTION = (
@@ -274,27 +274,11 @@ def test_without_the_hub_the_local_command_is_given(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# -- rules and drawing -----------------------------------------------------------------
-
-
-def test_the_rules_decide_what_a_solution_is():
-    tokens = lambda text: np.array([[int(c) + 1 for c in text.replace(".", "0")]])
-    question, answer = tokens(QUESTION), tokens(ANSWER)
-    assert is_solution(question, answer).tolist() == [True]
-    assert not is_solution(question, question).any()
-    renamed = np.where(answer == 2, 3, np.where(answer == 3, 2, answer))
-    assert not is_solution(question, renamed).any()  # a grid, but of other givens
-    assert is_solution(np.ones_like(question), renamed).all()
-    for token in (-5, 0, 1, 11, 300):
-        wrong = np.where(np.arange(81) == 80, token, answer)
-        assert not is_solution(np.ones_like(question), wrong).any()
-
-
 def test_what_is_built_is_drawn_as_boards(files):
     build(config(files), files / "out")
     dataset = PuzzleDataset([files / "out"], "test", batch_size=2)
     inputs, labels, _ = (field[0] for field in dataset.test_batch(0))
-    lines = dataset.draw(inputs, labels, labels).splitlines()
+    lines = dataset.kind.draw(inputs, labels, labels).splitlines()
     assert len(lines) == 12
     assert lines[1].count("|") == 4
     assert dataset.metadata.kind == "sudoku"

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from data.puzzles.sudoku.board import BOXES, augment, draw_symmetries, is_solved
+from data.puzzles.sudoku.board import BOXES, is_solved
+from data.puzzles.sudoku.symmetries import augment, draw_symmetries
 
 SOLVED = {
     4: "1234341221434321",

@@ -1,29 +1,21 @@
-"""Text files to a dataset of tokens, tiny Shakespeare among them.
+"""Build a dataset of tokens from text files.
 
 Source: nanoGPT, `data/shakespeare*/prepare.py`: the same vocabulary, split and tokens,
 bit for bit.
 """
 
-import hashlib
-import tempfile
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from configs import Shakespeare, TextFiles, UserError, require
+from configs import TextFiles, require
 from data.folder import check_vacant, parallel_map
 from data.text.reading import Survey, between, cut, read_text, survey
 from data.text.tokenizer import GPT2, LARGEST, Characters, Tokenizer
 from data.text.writer import write_tokens
 
-SHAKESPEARE_URL = (
-    "https://raw.githubusercontent.com/karpathy/char-rnn/"
-    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt"
-)
-SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TRAIN_SHARE = 0.9
 PIECE = 1 << 18  # least characters encoded at once
 
@@ -36,26 +28,7 @@ class Part(NamedTuple):
     stop: int
 
 
-def build_shakespeare(config: Shakespeare, out: Path) -> None:
-    """Build tiny Shakespeare in `out`.
-
-    A file of one's own is taken as it is, with a note if it is another text.
-
-    Raises:
-        UserError: if `out` is not vacant, or the text or the tokens are unavailable.
-    """
-    check_vacant(out)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(config.input) if config.input else _download(Path(folder))
-        if path.is_file() and _sha256(path.read_bytes()) != SHAKESPEARE_SHA256:
-            print(f"note: {path} is not the tiny Shakespeare that nanoGPT trains on")
-        files = TextFiles(
-            input=(str(path),), tokens=config.tokens, bpe_dir=config.bpe_dir
-        )
-        build_text(files, out)
-
-
-def build_text(config: TextFiles, out: Path) -> None:
+def build(config: TextFiles, out: Path) -> None:
     """Build a dataset of text files in `out`.
 
     Raises:
@@ -120,28 +93,3 @@ def _encode(tokenizer: Tokenizer, part: Part, processes: int) -> Iterator[np.nda
                 bar.update(len(piece))
 
         yield from parallel_map(tokenizer.encode, pieces(), processes)
-
-
-def _download(folder: Path) -> Path:
-    """Tiny Shakespeare, downloaded into `folder`."""
-    try:
-        with urllib.request.urlopen(SHAKESPEARE_URL, timeout=60) as response:
-            data = response.read()
-    except OSError as error:
-        raise UserError(
-            f"Tiny Shakespeare must come from {SHAKESPEARE_URL}: it could not be "
-            f"downloaded ({error}). With a copy at hand, name it with `--input FILE`."
-        ) from error
-    require(
-        _sha256(data) == SHAKESPEARE_SHA256,
-        f"The download must have the sha256 {SHAKESPEARE_SHA256}: got {_sha256(data)}. "
-        "Try again, or name a copy with `--input FILE`.",
-    )
-    path = folder / "input.txt"
-    path.write_bytes(data)
-    return path
-
-
-def _sha256(data: bytes) -> str:
-    """The SHA-256 in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

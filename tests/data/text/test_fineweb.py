@@ -8,9 +8,9 @@ import pytest
 
 from configs import FineWeb, UserError
 from data.prepare import main
-from data.text import shards
+from data.text import fineweb
 from data.text.dataset import TokenDataset
-from data.text.shards import build_fineweb, read_shard
+from data.text.fineweb import read_shard
 
 
 def write_shard(path: Path, tokens: list[int], **header: int) -> Path:
@@ -43,7 +43,7 @@ def test_shards_become_a_dataset(
     folder: Path, tmp_path: Path, bpe_dir: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the order of their numbers, in pieces, and readable as any other."""
-    monkeypatch.setattr(shards, "PIECE", 2)
+    monkeypatch.setattr(fineweb, "PIECE", 2)
     out = build(folder, tmp_path / "out", bpe_dir, shards=2)
     read = lambda split: np.fromfile(out / f"{split}.bin", "<u2").tolist()
     assert read("train") == [256, 1, 2, 3, 4, 9, 8, 7]
@@ -84,10 +84,10 @@ def test_tokens_that_are_not_gpt2s(folder: Path, tmp_path: Path, bpe_dir: str) -
     write_shard(folder / "fineweb_train_000002.bin", [60000])
     source = FineWeb(source=str(folder), bpe_dir=bpe_dir, shards=2)
     with pytest.raises(UserError, match=r"_000002.bin has 60000"):
-        build_fineweb(source, tmp_path / "out")
+        fineweb.build(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_shards(tmp_path: Path, bpe_dir: str) -> None:
     with pytest.raises(UserError, match="has 0 and 0"):
-        build_fineweb(FineWeb(source=str(tmp_path), bpe_dir=bpe_dir), tmp_path / "out")
+        fineweb.build(FineWeb(source=str(tmp_path), bpe_dir=bpe_dir), tmp_path / "out")

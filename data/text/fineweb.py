@@ -23,7 +23,7 @@ HEADER, MAGIC, VERSION = 256, 20240520, 1
 PIECE = 1 << 22  # tokens copied at once
 
 
-def build_fineweb(config: FineWeb, out: Path) -> None:
+def build(config: FineWeb, out: Path) -> None:
     """Build a dataset of shards in `out`.
 
     Raises:

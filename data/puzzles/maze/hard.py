@@ -1,0 +1,113 @@
+"""Build a dataset from lists of mazes in CSV form.
+
+Source: official `dataset/build_maze_dataset.py`.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from configs import MazeHard, UserError, require
+from data.folder import check_vacant
+from data.puzzles.lists import (
+    bad_row,
+    draw_subsample,
+    find_lists,
+    names_of,
+    read_rows,
+)
+from data.puzzles.maze.flood import LARGEST
+from data.puzzles.maze.kind import GOAL, START, VOCAB, Mazes, is_solution, to_tokens
+from data.puzzles.writer import Examples, write_puzzles
+
+IMAGES = 8
+
+
+def build(config: MazeHard, out: Path) -> None:
+    """Build the dataset in `out`; only training mazes get images.
+
+    Raises:
+        UserError: if `out` is not vacant, or the CSV files are bad or unavailable.
+    """
+    check_vacant(out)
+    lists = {
+        split: [read_csv(path) for path in find_lists(config, split, "maze", out)]
+        for split in ("train", "test")
+    }
+    sizes = {questions.shape[1] for part in lists.values() for questions, _ in part}
+    require(
+        len(sizes) == 1,
+        "Mazes of a dataset must be of one size: got files with mazes of "
+        f"{', '.join(map(str, sorted(sizes)))} cells. Build a dataset for each size.",
+    )
+    train, test = (
+        [np.concatenate(mazes) for mazes in zip(*part, strict=True)]
+        for part in lists.values()
+    )
+    chosen = draw_subsample(len(train[0]), config.subsample, config.seed)
+    write_mazes(
+        Examples(train[0][chosen], train[1][chosen]),
+        Examples(test[0], test[1]),
+        out,
+        dihedral=config.dihedral,
+        extra={"seed": config.seed, "source": names_of(config)},
+    )
+
+
+def write_mazes(
+    train: Examples,
+    test: Examples,
+    out: Path,
+    *,
+    dihedral: bool,
+    extra: dict[str, object],
+) -> None:
+    """Write mazes and answers as a dataset, the training ones with their images."""
+    if dihedral:
+        train = Examples(images(train.inputs), images(train.labels), IMAGES)
+    splits = {"train": train, "test": test}
+    write_puzzles(splits, out, kind="maze", vocab_size=VOCAB, extra=extra)
+
+
+def images(mazes: Mazes) -> UInt8[np.ndarray, "mazes*8 seq"]:
+    """The 8 turned and mirrored images of each maze, itself the first, in a row.
+
+    Source: official `dataset/common.py`, `dihedral_transform`, in its order.
+    """
+    side = math.isqrt(mazes.shape[1])
+    grids = mazes.reshape(-1, side, side)
+    turned = [np.rot90(grids, turns, axes=(1, 2)) for turns in range(4)]
+    mirrored = [grids[:, :, ::-1], grids[:, ::-1], grids.transpose(0, 2, 1)]
+    stacked = np.stack([*turned, *mirrored, turned[1][:, :, ::-1]], axis=1)
+    return stacked.reshape(-1, side * side)
+
+
+def read_csv(path: str | Path) -> tuple[Mazes, Mazes]:
+    """Questions and answers of a `.csv` or `.csv.gz` file, checked by the rules.
+
+    Raises:
+        UserError: if the file is missing or a row is wrong.
+    """
+    path, rows = Path(path), read_rows(path)
+    if not rows.questions:
+        raise UserError(f"A split must have a maze: {path} has none. Check the file.")
+    cells = len(rows.questions[0])
+    if not 2 <= math.isqrt(cells) <= LARGEST or math.isqrt(cells) ** 2 != cells:
+        wanted = f"a square of 2 to {LARGEST} rows"
+        raise bad_row(path, rows.lines[0], wanted, f"{cells} cells")
+    questions, answers = to_tokens(rows.questions), to_tokens(rows.answers)
+    faults = {
+        "a question of `#`, spaces, `S` and `G`": (questions == 0) | (questions > GOAL),
+        "one start": (questions == START).sum(axis=1, keepdims=True) != 1,
+        "one goal": (questions == GOAL).sum(axis=1, keepdims=True) != 1,
+        "an answer that marks a shortest path with `o` and changes nothing else": (
+            ~is_solution(questions, answers)[:, None]
+        ),
+    }
+    for wanted, wrong in faults.items():
+        if wrong.any():
+            line = rows.lines[int(wrong.any(axis=1).argmax())]
+            raise bad_row(path, line, wanted, "other cells")
+    return questions, answers

@@ -1,0 +1,90 @@
+"""Symmetries of Sudoku: renamed digits, reordered lines, swapped axes.
+
+Boards are arrays of digits, row by row; 0 is an empty cell.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+
+from data.puzzles.sudoku.board import Box
+
+CHUNK = 1 << 16  # boards moved in one go: the index of 9x9 boards then takes 42 MB
+
+
+class Symmetries(NamedTuple):
+    """Symmetries, one for each augmented board.
+
+    Cell (r, c) of an augmented board is cell (lines[0][r], lines[1][c]) of the board
+    (or of its transpose), and digit d becomes digits[d].
+    """
+
+    digits: UInt8[np.ndarray, "images size+1"]
+    lines: tuple[Int[np.ndarray, "images size"], Int[np.ndarray, "images size"]]
+    transposed: Bool[np.ndarray, " images"]
+
+
+def draw_symmetries(rng: np.random.Generator, images: int, box: Box) -> Symmetries:
+    """Draw symmetries uniformly from the group.
+
+    Bands and the rows of a band are permuted; likewise columns. Half of the boards are
+    transposed, but none if boxes are not square.
+
+    Source: official `dataset/build_sudoku_dataset.py`, `shuffle_sudoku`.
+    """
+    names = np.tile(np.arange(1, box.size + 1, dtype=np.uint8), (images, 1))
+    names = rng.permuted(names, axis=1)
+    digits = np.concatenate([np.zeros((images, 1), np.uint8), names], axis=1)
+    rows = _draw_lines(rng, images, bands=box.columns, width=box.rows)
+    columns = _draw_lines(rng, images, bands=box.rows, width=box.columns)
+    transposed = rng.random(images) < 0.5
+    if box.rows != box.columns:
+        transposed[:] = False
+    return Symmetries(digits, (rows, columns), transposed)
+
+
+def apply(
+    symmetries: Symmetries, boards: UInt8[np.ndarray, "images seq"]
+) -> UInt8[np.ndarray, "images seq"]:
+    """Apply a symmetry to each board."""
+    images = np.empty_like(boards)
+    rows, columns = symmetries.lines
+    size = rows.shape[1]
+    for start in range(0, len(boards), CHUNK):
+        at = slice(start, start + CHUNK)
+        row, column = rows[at, :, None], columns[at, None, :]
+        flip = symmetries.transposed[at, None, None]
+        cells = np.where(flip, column * size + row, row * size + column)
+        moved = np.take_along_axis(boards[at], cells.reshape(len(cells), -1), axis=1)
+        images[at] = np.take_along_axis(symmetries.digits[at], moved, axis=1)
+    return images
+
+
+def augment(
+    questions: UInt8[np.ndarray, "puzzles seq"],
+    answers: UInt8[np.ndarray, "puzzles seq"],
+    images: int,
+    box: Box,
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "all seq"], UInt8[np.ndarray, "all seq"]]:
+    """Return every puzzle, followed by `images` random augmentations of it."""
+    symmetries = draw_symmetries(rng, len(questions) * images, box)
+
+    def extend(boards: UInt8[np.ndarray, "puzzles seq"]) -> np.ndarray:
+        turned = apply(symmetries, np.repeat(boards, images, axis=0))
+        turned = turned.reshape(len(boards), images, box.size**2)
+        joined = np.concatenate([boards[:, None], turned], axis=1)
+        return joined.reshape(-1, box.size**2)
+
+    return extend(questions), extend(answers)
+
+
+def _draw_lines(
+    rng: np.random.Generator, images: int, *, bands: int, width: int
+) -> Int[np.ndarray, "images size"]:
+    """Draw orders of lines in which every band stays together."""
+    band = rng.permuted(np.tile(np.arange(bands), (images, 1)), axis=1)
+    inner = rng.permuted(np.tile(np.arange(width), (images * bands, 1)), axis=1)
+    inner = inner.reshape(images, bands, width)
+    return (band[:, :, None] * width + inner).reshape(images, bands * width)
