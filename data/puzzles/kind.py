@@ -96,11 +96,9 @@ class Kind:
         self, inputs: Boards, answers: Boards
     ) -> Bool[np.ndarray, " boards"] | None:
         """Check answers by the rules, without labels; None for a kind without rules."""
-        return (
-            None
-            if self.faults is None
-            else self.faults(inputs, answers).sum(axis=1) == 0
-        )
+        if self.faults is None:
+            return None
+        return self.faults(inputs, answers).sum(axis=1) == 0
 
 
 def numbers(seq: int, vocab: int) -> Kind:
