@@ -133,7 +133,7 @@ def draw(records: Sequence[dict[str, Any]]) -> Any:
     """Draw a panel per task, a color per recipe, a line per run."""
     from matplotlib.figure import Figure
 
-    from train.plot import COLOURS, MARKERS
+    from train.plot import COLORS, MARKERS
 
     tasks = list(dict.fromkeys(record["task"] for record in records))
     require(bool(tasks), "There must be runs to draw: got none. Make some by `run`.")
@@ -149,7 +149,7 @@ def draw(records: Sequence[dict[str, Any]]) -> Any:
             panel.plot(
                 times,
                 values,
-                color=COLOURS[number],
+                color=COLORS[number],
                 marker=MARKERS[number],
                 ms=4,
                 lw=1.5,

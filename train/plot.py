@@ -1,10 +1,11 @@
-"""Training curves of runs: `python -m train.plot RUN [RUN ...] --out curves.svg`.
+"""Plot training curves of runs: `python -m train.plot RUN [RUN ...] --out curves.svg`.
 
     python -m train.plot runs/a runs/b --out curves.png --x minutes
     python -m train.plot runs/mine --metrics lm_loss accuracy q_halt_accuracy
 
-Lines are of training, lines with points of evaluations. It only reads, so a run may be
-going on. Needs the extra `show`.
+Thin lines are training, lines with markers are evaluations. A run of several seeds has
+one curve, the mean of its seeds, in a band of one standard deviation. Runs may be
+training. Needs the extra `show`.
 """
 
 from collections.abc import Sequence
@@ -19,25 +20,21 @@ from jaxtyping import Float
 from tyro.conf import Positional
 
 from configs import require
-from data.storage import absolute, exists, open_path, read_text
+from data.storage import AnyPath, absolute, exists, open_path
 from train import cli
-from train.runs.metrics_file import parse_lines
+from train.runs.metrics_file import read_rows
 from train.runs.record import recorded_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's palette, which the colour-blind can tell apart."""
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's palette, safe for color-blind readers."""
 
 MARKERS = "osD^vPX"
 
-METRICS = {"trm": ("lm_loss", "exact_accuracy"), "gpt": ("loss",)}
-"""What is plotted of each kind of model unless something is asked for."""
-
 Axis = Literal["steps", "minutes"]
-Points = Float[np.ndarray, "points 2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class Settings:
     """Which runs to plot, and how."""
 
     runs: Positional[tuple[str, ...]]
-    """Folders of runs."""
+    """Folders of runs; of several seeds, the folder that has `seed0`, `seed1`, ..."""
 
     out: str = "curves.svg"
     """File to write: `.svg`, `.png` or `.pdf`."""
@@ -54,7 +51,7 @@ class Settings:
     """A panel each, by the names in `metrics.jsonl`. Default: loss and accuracy."""
 
     x: Axis = "steps"
-    """`minutes`: of training alone, without evaluations and compiling them."""
+    """`minutes`: of training alone, without evaluations and compiling."""
 
     log: bool = False
     """Logarithmic axes for losses."""
@@ -62,60 +59,46 @@ class Settings:
 
 @dataclass(frozen=True)
 class Curves:
-    """What the metrics of a run say."""
+    """The metrics of one seed of a run."""
 
-    name: str
-    kind: str
     rows: dict[str, list[dict[str, Any]]]
-    """The lines of `train` and `eval`, in the order of steps."""
+    """The rows of `train` and `eval`, by step."""
 
     batch_size: int
-    """Of steps whose line of metrics does not say it."""
+    """Of steps whose row has no `batch_size`."""
 
     supervision_steps: int
-    """Of each batch: as often its examples were counted."""
+    """Times that each batch counts in `examples_per_second`."""
 
     @classmethod
-    def read(cls, run_dir: str) -> "Curves":
-        """The curves of the run in this folder.
+    def read(cls, folder: AnyPath) -> "Curves":
+        """Read the metrics of the run in this folder.
 
         Raises:
-            UserError: if there is none, or it has no metrics yet.
+            UserError: if there is no run, or it has no metrics yet.
         """
-        config, record = recorded_run(run_dir)
-        folder = absolute(open_path(run_dir))
-        path = folder / "metrics.jsonl"
-        text = read_text(path) if exists(path) else ""
-        found, _ = parse_lines(text.splitlines())
-        require(
-            bool(found),
-            f"A run must have metrics to plot: there are none in `{path}`. Wait for "
-            "the first, or name another run.",
-        )
-        found.sort(key=lambda row: row["step"])
+        config, _ = recorded_run(folder)
+        found = sorted(read_rows(folder), key=lambda row: row["step"])
+        require(bool(found), f"`{folder}` has no metrics yet. Wait for the first.")
         rows = {
             split: [row for row in found if row.get("split") == split]
             for split in ("train", "eval")
         }
-        passes = getattr(config, "supervision_steps", 1)
-        return cls(folder.name, record["kind"], rows, config.batch_size, passes)
+        return cls(rows, config.batch_size, getattr(config, "supervision_steps", 1))
 
-    def points(self, metric: str, split: str, x: Axis) -> Points:
-        """Where a metric stands after steps or minutes, as far as it was counted.
-
-        An evaluation of a GPT calls it `val_<metric>`.
-        """
-        rows = self.rows[split]
-        value = lambda row: row.get(metric, row.get(f"val_{metric}"))
-        kept = [row for row in rows if value(row) is not None]
-        steps = np.array([row["step"] for row in kept], float)
-        values = np.array([value(row) for row in kept], float)
-        return np.stack([self.minutes(steps) if x == "minutes" else steps, values], 1)
+    def points(self, metric: str, split: str) -> Float[np.ndarray, "points 2"]:
+        """Return step and value of a metric; `val_<metric>` in evaluations of a GPT."""
+        pairs = [
+            (row["step"], row.get(metric, row.get(f"val_{metric}")))
+            for row in self.rows[split]
+        ]
+        counted = [pair for pair in pairs if pair[1] is not None]
+        return np.array(counted, float).reshape(-1, 2)
 
     def minutes(
         self, steps: Float[np.ndarray, " points"]
     ) -> Float[np.ndarray, " points"]:
-        """Time that training took up to each step, by the speed that was recorded."""
+        """Return the training time up to each step, by the recorded speed."""
         rows = [row for row in self.rows["train"] if row.get("examples_per_second")]
         ends = np.array([0, *(row["step"] for row in rows)], float)
         rates = np.array([row["examples_per_second"] for row in rows])
@@ -125,6 +108,31 @@ class Curves:
         return np.interp(steps, ends, [0.0, *times])
 
 
+def read_seeds(run: str) -> list[Curves]:
+    """Read the curves of each seed of a run; one if it has no folders of seeds.
+
+    Raises:
+        UserError: if there is no run, or it has no metrics yet.
+    """
+    folder = absolute(open_path(run))
+    seeds = sorted(folder.glob("seed*")) if not exists(folder / "config.json") else []
+    return [Curves.read(seed) for seed in seeds or [folder]]
+
+
+def mean_and_deviation(
+    seeds: Sequence[Curves], metric: str, split: str, x: Axis
+) -> Float[np.ndarray, "3 points"]:
+    """Return x, mean and standard deviation over the seeds, at steps that all have."""
+    points = [seed.points(metric, split) for seed in seeds]
+    common = set.intersection(*(set(steps) for steps, _ in map(np.transpose, points)))
+    steps = np.array(sorted(common))
+    values = [p[np.searchsorted(p[:, 0], steps), 1] for p in points]
+    ends = steps
+    if x == "minutes":
+        ends = np.mean([seed.minutes(steps) for seed in seeds], axis=0)
+    return np.stack([ends, np.mean(values, axis=0), np.std(values, axis=0)])
+
+
 def plot(
     runs: Sequence[str | Path],
     *,
@@ -132,44 +140,43 @@ def plot(
     x: Axis = "steps",
     log: bool = False,
 ) -> "Figure":
-    """A panel for each metric, a colour for each run.
+    """Draw a panel per metric, with a color per run.
 
     Args:
         runs: folders of runs.
         metrics: names in `metrics.jsonl`; by default loss and accuracy.
-        x: what the curves run over.
-        log: whether axes of losses are logarithmic.
+        x: the horizontal axis.
+        log: logarithmic axes for losses.
 
     Raises:
         UserError: if a package, a run or a metric is missing.
     """
     require(
         find_spec("matplotlib") is not None,
-        "Curves need the package matplotlib: it is not installed. Run "
-        "`pip install -e '.[show]'`.",
+        "Curves need the package matplotlib: run `pip install -e '.[show]'`.",
     )
-    require(bool(runs), "There must be a run to plot: got none. Name its folder.")
+    require(bool(runs), "No run to plot: give its folder.")
     from matplotlib.figure import Figure
 
-    curves = [Curves.read(str(run)) for run in runs]
-    names = [run.name for run in curves]
+    curves = {str(run): read_seeds(str(run)) for run in runs}
+    names = [absolute(open_path(run)).name for run in curves]
     if len(set(names)) < len(names):
-        names = [str(run) for run in runs]
-    wanted = list(metrics) or list(
-        dict.fromkeys(name for run in curves for name in METRICS[run.kind])
-    )
+        names = list(curves)
+    rows = [row for seeds in curves.values() for s in seeds for row in s.rows["train"]]
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    losses = [name for name in known if name.endswith("loss")]
+    wanted = metrics or [*losses[:1], *({"exact_accuracy"} & {*known})]
     figure = Figure(figsize=(5 * len(wanted), 3.6), layout="constrained")
-    axes: list[Axes] = list(figure.subplots(1, len(wanted), squeeze=False)[0])
-    for metric, panel in zip(wanted, axes, strict=True):
-        drawn = [
-            _draw(panel, run, metric, x, i, name)
-            for i, (run, name) in enumerate(zip(curves, names, strict=True))
-        ]
-        known = {name for run in curves for row in run.rows["train"] for name in row}
+    panels = figure.subplots(1, len(wanted), squeeze=False)[0]
+    for metric, panel in zip(wanted, panels, strict=True):
+        for number, (name, seeds) in enumerate(
+            zip(names, curves.values(), strict=True)
+        ):
+            _draw(panel, seeds, metric, x, number, name)
         require(
-            any(drawn),
-            f"A metric must be one that the runs have: got `{metric}`. Use one of "
-            f"{', '.join(sorted(known - {'step', 'split'}))}.",
+            bool(panel.lines),
+            f"No run has the metric `{metric}`. Use one of "
+            f"{', '.join(sorted({*known} - {'step', 'split'}))}.",
         )
         panel.set_xlabel("step" if x == "steps" else "minutes of training")
         panel.set_title(metric.replace("_", " "), loc="left", fontsize=11)
@@ -184,32 +191,29 @@ def plot(
 
 
 def _draw(
-    panel: "Axes", run: Curves, metric: str, x: Axis, number: int, name: str
-) -> bool:
-    """Draw a run's curves of a metric; whether there are any."""
-    colour = COLOURS[number % len(COLOURS)]
+    panel: "Axes", seeds: Sequence[Curves], metric: str, x: Axis, number: int, name: str
+) -> None:
+    """Draw the curves of a metric of a run: of training, and of evaluations."""
+    color = COLORS[number % len(COLORS)]
     marker = MARKERS[number % len(MARKERS)]
-    train = run.points(metric, "train", x)
-    test = run.points(metric, "eval", x)
-    if len(train):
-        panel.plot(*train.T, color=colour, alpha=0.6, lw=1, label=f"{name}, training")
-    if len(test):
-        panel.plot(
-            *test.T,
-            color=colour,
-            lw=2,
-            marker=marker,
-            ms=5,
-            label=f"{name}, evaluation",
-        )
-    return bool(len(train) or len(test))
+    styles: dict[str, dict[str, Any]] = {
+        "train": {"label": f"{name}, training", "alpha": 0.6, "lw": 1},
+        "eval": {"label": f"{name}, evaluation", "lw": 2, "marker": marker, "ms": 5},
+    }
+    for split, style in styles.items():
+        at, mean, deviation = mean_and_deviation(seeds, metric, split, x)
+        if len(at):
+            panel.plot(at, mean, color=color, **style)
+        if len(at) and len(seeds) > 1:
+            low, high = mean - deviation, mean + deviation
+            panel.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
 
 
 def save(figure: "Figure", out: str | Path) -> Path:
     """Write the figure; the same figure gives the same file.
 
     Raises:
-        UserError: if the ending names no format.
+        UserError: if the file name ends in no known format.
     """
     import matplotlib
 
@@ -217,8 +221,7 @@ def save(figure: "Figure", out: str | Path) -> Path:
     ending = path.suffix.lower()
     require(
         ending in (".svg", ".png", ".pdf"),
-        f"Curves must go to a file that ends in .svg, .png or .pdf: got `{out}`. "
-        "Change `--out`.",
+        f"`--out` must end in .svg, .png or .pdf: got `{out}`.",
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     same: Any = {"svg.hashsalt": "curves", "svg.fonttype": "none"}
