@@ -1,7 +1,7 @@
 """Datasets of an object store, copied once to this machine.
 
-A copy stands in a cache under the name of what it is a copy of: of files that have
-changed there is another. It appears whole or not at all, and its content is checked.
+The name of a copy in the cache contains a hash of the files in the store, so a changed
+dataset is copied again. A copy is complete or absent, and its content is checked.
 """
 
 import base64
@@ -15,26 +15,28 @@ from data.folder import new_folder, only_maker, say
 from data.storage import AnyPath, file_system, open_path, store_errors
 
 CACHE = "~/.cache/tiny-recursive-jax/datasets"
-"""Where copies stand; the variable `TINY_RECURSIVE_JAX_DATASETS` goes before it."""
+"""Folder of the copies; overridden by `TINY_RECURSIVE_JAX_DATASETS`."""
 
 
 def local_dataset(path: str | AnyPath) -> Path:
-    """The folder of a dataset on this machine; that of a store is copied first.
+    """Return the folder of a dataset on this machine; copy it first if in a store.
 
     Raises:
-        UserError: if there is none in the store, or a file comes in another form.
+        UserError: if there is no dataset, or a copied file differs from the original.
     """
-    found = open_path(path)
-    return found if isinstance(found, Path) else _copied(str(found))
+    path = open_path(path)
+    return path if isinstance(path, Path) else _copied(str(path))
 
 
 @cache
 def _copied(address: str) -> Path:
-    """A copy of a dataset in a store, made now unless it is there."""
+    """Return the folder of a copy of a dataset in a store; make it if missing."""
     files = _files(address)
-    named = hashlib.sha256(repr((address, sorted(files.items()))).encode()).hexdigest()
+    version = hashlib.sha256(
+        repr((address, sorted(files.items()))).encode()
+    ).hexdigest()
     folder = os.environ.get("TINY_RECURSIVE_JAX_DATASETS") or CACHE
-    out = Path(folder).expanduser() / f"{address.rsplit('/', 1)[-1]}-{named[:16]}"
+    out = Path(folder).expanduser() / f"{address.rsplit('/', 1)[-1]}-{version[:16]}"
     with only_maker(out, address):
         if not out.is_dir():
             say(f"copying {address} to {out}")
@@ -45,15 +47,15 @@ def _copied(address: str) -> Path:
 
 
 def _files(address: str) -> dict[str, tuple[int, str]]:
-    """The size and the MD5 sum of each file of a dataset; composed ones have no sum."""
+    """Return size and MD5 sum (of composed files: another tag) of a dataset's files."""
     path = open_path(address)
     with store_errors():
         listed = file_system(path).find(str(path), detail=True)
     top = address.partition("://")[2].rstrip("/") + "/"
     require(
         bool(listed),
-        f"A dataset must be an existing folder: there is none at `{address}`. Check "
-        "the address, or build one with `python -m data.prepare` and copy it there.",
+        f"Dataset not found: {address}. Check the address, or build one with "
+        "`python -m data.prepare` and copy it there.",
     )
     return {
         name.removeprefix(top): (about["size"], about.get("md5Hash") or about["etag"])
@@ -63,25 +65,20 @@ def _files(address: str) -> dict[str, tuple[int, str]]:
 
 
 def _copy(address: str, name: str, out: Path, size: int, digest: str) -> None:
-    """Copy a file and check it.
+    """Copy a file.
 
     Raises:
-        UserError: if it is not as the store says that it is.
+        UserError: if the copy has another size or MD5 sum.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     source = open_path(f"{address.rstrip('/')}/{name}")
     with store_errors():
         file_system(source).get_file(str(source), str(out))
     with out.open("rb") as file:
-        found = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
-    if out.stat().st_size != size or (_is_md5(digest) and found != digest):
+        md5 = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
+    is_md5 = len(digest) == 24 and digest.endswith("==")
+    if out.stat().st_size != size or (is_md5 and md5 != digest):
         raise UserError(
-            f"A copy must be what the store holds: that of `{source}` has "
-            f"{out.stat().st_size:,} bytes and the MD5 sum {found}, not {size:,} and "
-            f"{digest}. Give the same command again."
+            f"The copy of `{source}` has {out.stat().st_size:,} bytes and the MD5 sum "
+            f"{md5}, not {size:,} and {digest}. Repeat the command."
         )
-
-
-def _is_md5(digest: str) -> bool:
-    """Whether a digest is an MD5 sum in base 64, and not the tag of composed parts."""
-    return len(digest) == 24 and digest.endswith("==")

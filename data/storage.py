@@ -1,8 +1,7 @@
 """Paths of this machine and of an object store (`gs://bucket/...`), used alike.
 
-Those of a store are etils' `epath.Path`, which have the methods of pathlib's. What a
-store does otherwise stands here: it knows no rename, no appending and no locks, but an
-object is written whole or not at all.
+Paths of a store are `epath.Path` of etils, with the methods of `pathlib.Path`. A store
+has no rename, no appending and no locks; an object is written whole or not at all.
 """
 
 import shutil
@@ -19,74 +18,72 @@ from etils import epath
 from configs import UserError, require
 
 AnyPath = Path | epath.Path
-"""A path of this machine, or of an object store."""
+"""A path of this machine or of an object store."""
 
 
 def open_path(word: str | AnyPath) -> AnyPath:
-    """The path that somebody has written.
+    """Return the path in a string.
 
     Raises:
-        UserError: if it is one of a store that is not supported, or whose package is
-            not installed.
+        UserError: if its store is not supported, or the package for it is missing.
     """
     if not isinstance(word, str) or "://" not in word:
         return word if isinstance(word, epath.Path) else Path(word)
     require(
         word.startswith("gs://"),
-        f"A path must be of this machine or of Google Cloud Storage, `gs://...`: got "
-        f"`{word}`. Mount the store, or copy what is there.",
+        f"Paths are of this machine or of Google Cloud Storage (`gs://...`): got "
+        f"`{word}`. Mount the store, or copy its files.",
     )
     require(
         find_spec("gcsfs") is not None,
-        f"A path of Google Cloud Storage needs the package gcsfs: it is not installed, "
-        f"and the path is `{word}`. Run `pip install -e '.[gcs]'`.",
+        f"`{word}` needs the package gcsfs: run `pip install -e '.[gcs]'`.",
     )
-    # Else what other processes write would stay unseen.
+    # Without this, files that other processes write stay invisible.
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
     return epath.Path(word)
 
 
 def is_remote(path: AnyPath) -> bool:
-    """Whether the path is of an object store."""
+    """Return True for a path of an object store."""
     return isinstance(path, epath.Path)
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """The path from the root; that of a store begins at its bucket anyway."""
+    """Return the path from the root; paths of a store are absolute."""
     return path.absolute() if isinstance(path, Path) else path
 
 
 def file_system(path: AnyPath) -> Any:
-    """The file system of a path of a store, of fsspec."""
+    """Return the fsspec file system of a path of a store."""
     return fsspec.filesystem(str(path).partition("://")[0])
 
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Errors of a store as the `OSError` that those of a disk are."""
+    """Turn errors of a store into an `OSError`."""
     try:
         yield
     except (OSError, UserError):
         raise
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OSError(f"the object store said: {said[:300]}") from error
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(f"object store: {line[:300]}") from error
 
 
 def exists(path: AnyPath) -> bool:
-    """Whether there is a file or a folder."""
+    """Return True if there is a file or a folder."""
     with store_errors():
         return path.exists()
 
 
 def read_text(path: AnyPath) -> str:
-    """The text of a file, whatever is in it."""
+    """Return the text of a file; bytes that are no text are replaced."""
     with store_errors():
         return path.read_bytes().decode(errors="replace")
 
 
 def write_whole(path: AnyPath, text: str) -> None:
-    """Write a file such that a reader finds the one before or all of the new one."""
+    """Replace a file so that a reader sees all of the old text or of the new."""
     if isinstance(path, Path):
         temporary = path.with_suffix(".tmp")
         temporary.write_text(text)
@@ -97,7 +94,7 @@ def write_whole(path: AnyPath, text: str) -> None:
 
 
 def create(path: epath.Path, text: str) -> bool:
-    """Write an object unless there is one; whether it was written."""
+    """Write an object; return False, without a change, if it exists already."""
     try:
         with store_errors():
             files = file_system(path)
@@ -110,7 +107,7 @@ def create(path: epath.Path, text: str) -> bool:
 
 
 def append_text(path: AnyPath, text: str) -> None:
-    """Add text to the end of a file, which need not be there yet."""
+    """Append text to a file, which may be missing."""
     if isinstance(path, Path):
         with path.open("a") as file:
             file.write(text)
@@ -119,17 +116,14 @@ def append_text(path: AnyPath, text: str) -> None:
 
 
 def move_folder(source: AnyPath, target: AnyPath) -> None:
-    """Move a folder to where there may be another, which is removed.
-
-    (A rename in a store is a copy of each object; asking for it as such is slower.)
-    """
+    """Move a folder, in place of an existing `target`."""
     if isinstance(source, Path):
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(source, target)
     else:
         with store_errors():
-            files = file_system(source)
+            files = file_system(source)  # it copies faster than it renames
             if files.exists(str(target)):
                 files.rm(str(target), recursive=True)
             files.copy(str(source), str(target), recursive=True)
@@ -137,6 +131,6 @@ def move_folder(source: AnyPath, target: AnyPath) -> None:
 
 
 def upload(folder: Path, target: epath.Path) -> None:
-    """Copy what is in a folder of this machine to a store."""
+    """Copy the content of a folder of this machine to a store."""
     with store_errors():
         file_system(target).put(f"{folder}/", f"{target}/", recursive=True)

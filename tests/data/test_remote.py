@@ -71,13 +71,13 @@ def test_a_copy_that_differs_is_refused(
     size, _ = files["identifiers.json"]
     wrong = files | {"identifiers.json": (size, "A" * 22 + "==")}
     monkeypatch.setattr(remote, "_files", lambda address: wrong)
-    with pytest.raises(UserError, match="A copy must be what the store holds"):
+    with pytest.raises(UserError, match="identifiers.json"):
         local_dataset(address)
     assert copies(tmp_path) == []
 
 
 def test_there_must_be_one(address: str) -> None:
-    with pytest.raises(UserError, match="there is none at `gs://"):
+    with pytest.raises(UserError, match="gs://"):
         local_dataset(address + "-elsewhere")
 
 

@@ -101,7 +101,7 @@ def test_paths_stay_as_they_are_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["s3://bucket/run", "https://host/run", "gs3://a"])
 def test_other_stores_are_refused(word: str) -> None:
-    with pytest.raises(UserError, match=f"Google Cloud Storage.*got `{word}`"):
+    with pytest.raises(UserError, match=word):
         open_path(word)
 
 
