@@ -12,13 +12,13 @@ Imports the standard library alone; every other package may import this file.
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
-U = TypeVar("U")
+Config = TypeVar("Config", "TrainTRM", "TrainGPT")
 
 LARGEST = 2**31 - 1
 """Largest count and index: what 32 bits hold, on every device."""
@@ -108,42 +108,31 @@ def _require_within(name: str, value: int | float, least: int, largest: int) -> 
 
 @dataclass(frozen=True)
 class Piecewise(Generic[T]):
-    """A value for every step: the one that began last."""
+    """A step function: `values[i]` applies from step `firsts[i]` onwards."""
 
     firsts: tuple[int, ...]
-    """Steps from which on the values hold, ascending from 0."""
+    """Ascending from 0."""
 
     values: tuple[T, ...]
-    """As many."""
 
     def at(self, step: int) -> T:
-        """The value at a step."""
+        """Return the value at a step."""
         return self.values[bisect_right(self.firsts, step) - 1]
 
-    def together(self, other: "Piecewise[U]") -> "Piecewise[tuple[T, U]]":
-        """The values of both."""
-        firsts = tuple(sorted({*self.firsts, *other.firsts}))
-        values = tuple((self.at(first), other.at(first)) for first in firsts)
-        return Piecewise(firsts, values)
 
-    def stretched(self, factor: int) -> "Piecewise[T]":
-        """The same where each step counts as several."""
-        return Piecewise(tuple(factor * first for first in self.firsts), self.values)
+def steps_covering(batches: Piecewise[int], examples: float) -> int:
+    """Return the number of steps that cover `examples`, rounded down.
 
-    def reached(self: "Piecewise[int]", total: float) -> int:
-        """The steps of which the values add up to `total`, rounded down."""
-        for first, end, value in zip(
-            self.firsts, (*self.firsts[1:], math.inf), self.values, strict=True
-        ):
-            if first + int(total / value) < end:
-                return first + int(total / value)
-            total -= (end - first) * value
-        raise AssertionError("the last has no end")
-
-    def map(self, function: Callable[[T], U]) -> "Piecewise[U]":
-        """What a function makes of each value; the same of one that comes again."""
-        made = {value: function(value) for value in dict.fromkeys(self.values)}
-        return Piecewise(self.firsts, tuple(made[value] for value in self.values))
+    Args:
+        batches: examples of each step.
+        examples: may be a fraction.
+    """
+    ends = (*batches.firsts[1:], math.inf)
+    for first, end, size in zip(batches.firsts, ends, batches.values, strict=True):
+        if first + int(examples / size) < end:
+            return first + int(examples / size)
+        examples -= (end - first) * size
+    raise AssertionError("the last value has no end")
 
 
 def piecewise(name: str, start: T, pairs: Iterable[tuple[int, T]]) -> Piecewise[T]:
@@ -196,10 +185,13 @@ def _batches(config: "TrainTRM | TrainGPT") -> Piecewise[int]:
     return piecewise(name, config.batch_size, pairs)
 
 
-def _lr_scale(config: "TrainTRM | TrainGPT", batch: int) -> float:
-    """The factor of the learning rate of steps with such a batch."""
+def _at_batch(config: Config, batch: int) -> tuple[Config, dict[str, int]]:
+    """Return the configuration of the steps with this batch, and what to report."""
     power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.batch_lr]
-    return (batch / config.batch_size) ** power
+    lr = (batch / config.batch_size) ** power * config.optim.lr
+    optim = replace(config.optim, lr=lr)
+    plain = replace(config, batch_size=batch, batch_schedule="", optim=optim)
+    return plain, {"batch_size": batch} if config.batch_schedule else {}
 
 
 # -- data ------------------------------------------------------------------------------
@@ -1156,9 +1148,21 @@ class TrainTRM:
         """The batch size of each step."""
         return _batches(self)
 
-    def lr_scale(self, batch: int) -> float:
-        """The factor of the learning rate of steps with such a batch."""
-        return _lr_scale(self, batch)
+    def phases(self, total: int) -> list[tuple[int, "TrainTRM", dict[str, int]]]:
+        """Return the plain configurations that a run of `total` steps goes through.
+
+        Each with its first step and the values to report with its metrics. None has a
+        schedule of batches; a schedule of depths has one depth left.
+        """
+        batches, depths, phases = self.batches, self.depths(total), []
+        for first in sorted({*batches.firsts, *depths.firsts}):
+            plain, values = _at_batch(self, batches.at(first))
+            if self.depth_schedule:
+                high, low = depths.at(first)
+                plain = replace(plain, depth_schedule=f"0:{high}x{low}")
+                values |= {"H_cycles": high, "L_cycles": low}
+            phases.append((first, plain, values))
+        return [phase for phase in phases if phase[0] <= total]
 
     def depths(self, total: int) -> Piecewise[tuple[int, int]]:
         """`H_cycles` and `L_cycles` at each step of a run of `total` steps.
@@ -1299,9 +1303,13 @@ class TrainGPT:
         """The batch size of each step."""
         return _batches(self)
 
-    def lr_scale(self, batch: int) -> float:
-        """The factor of the learning rate of steps with such a batch."""
-        return _lr_scale(self, batch)
+    def phases(self, total: int) -> list[tuple[int, "TrainGPT", dict[str, int]]]:
+        """Return the plain configurations that a run of `total` steps goes through.
+
+        Each with its first step and the values to report with its metrics.
+        """
+        firsts = [first for first in self.batches.firsts if first <= total]
+        return [(first, *_at_batch(self, self.batches.at(first))) for first in firsts]
 
 
 MAY_CHANGE = (

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,19 @@ from benchmarks.cases import SEQ, VOCAB, Writing, boards, texts
 from configs import GPTConfig, MeshConfig, TrainGPT, TrainTRM
 from gpt.decode import Decoder, generate, row_keys
 from gpt.hugging_face import save_hugging_face
+from gpt.metrics import Metrics
 from gpt.model import GPT
 from gpt.model import cast as cast_gpt
 from gpt.sampling import Sampling
 from gpt.size import flops_per_token
 from gpt.weights import from_named, to_named
-from train import gpt as train_gpt
-from train import trm as train_trm
-from train.job import Recipe
+from train.experiment import AbstractExperiment
+from train.gpt import GPTExperiment
 from train.mesh import global_batch, make_mesh
-from train.objective import Metrics
+from train.models import build_model
 from train.state import TrainState, init_state
 from train.step import make_train_step
+from train.trm import TRMExperiment
 from trm.flops import step_flops
 from trm.official.names import load_official, to_official
 
@@ -44,11 +44,11 @@ Outcome = Callable[[TrainState, Metrics], dict[str, np.ndarray]]
 # -- what a run trains, and how --------------------------------------------------------
 
 
-def make_recipe(
+def make_experiment(
     config: TrainTRM | TrainGPT,
     tokens: int,
     load: Callable[[Any], Any] = lambda model: model,
-) -> tuple[Recipe, list[PyTree[np.ndarray]]]:
+) -> tuple[AbstractExperiment, list[PyTree[np.ndarray]]]:
     """What a run trains on one device, and random batches.
 
     A TRM on 9x9 Sudoku with one puzzle identifier, or a GPT.
@@ -61,19 +61,18 @@ def make_recipe(
     mesh = make_mesh(MeshConfig(data=1))
     if isinstance(config, TrainTRM):
         sizes = {"vocab": tokens, "seq": SEQ, "puzzles": 1}
-        recipe = train_trm.make_recipe(config, sizes, mesh, total=10**6)
+        experiment = TRMExperiment(config, mesh=mesh, sizes=sizes)
         batches: list[Any] = boards(config.batch_size)
     else:
-        recipe = train_gpt.make_recipe(config, {"tokens": tokens}, mesh)
+        experiment = GPTExperiment(config, mesh=mesh, sizes={"tokens": tokens})
         batches = texts(config, tokens)
 
-    def init() -> TrainState:
-        state = recipe.init()
-        model = load(state.model)
-        ema = None if state.ema is None else jax.tree.map(jnp.copy, model)
-        return TrainState(**{**vars(state), "model": model, "ema": ema})
+    def build() -> tuple[Any, PyTree]:
+        model, rows = build_model(config, experiment.sizes, experiment.kernel)
+        return load(model), rows
 
-    return replace(recipe, init=init), batches
+    experiment.build, experiment.total = build, 10**6
+    return experiment, batches
 
 
 # -- the step --------------------------------------------------------------------------
@@ -85,18 +84,20 @@ class OurStep:
     name = "ours"
 
     def __init__(
-        self, recipe: Recipe, batches: list[PyTree[np.ndarray]], outcome: Outcome
+        self,
+        experiment: AbstractExperiment,
+        batches: list[PyTree[np.ndarray]],
+        outcome: Outcome,
     ):
         """Compile nothing yet."""
-        mesh, phase = make_mesh(MeshConfig(data=1)), recipe.phases.at(0)
-        size = phase.step_config.batch_size
-        self.state = init_state(recipe.init, mesh)
+        mesh, config = experiment.mesh, experiment.step_config
+        self.state = init_state(experiment.init, mesh)
         self._run: Any = make_train_step(
-            phase.objective, phase.optimizer, mesh, phase.step_config, self.state
+            experiment, experiment.optimizer, mesh, config, self.state
         )
         stack = lambda batch: jax.tree.map(lambda a: a[None, None], batch)
         self._batches = cycle([stack(batch) for batch in batches])
-        self._place = global_batch(mesh, size, 2)
+        self._place = global_batch(mesh, config.batch_size, 2)
         self._ready: deque[PyTree] = deque()
         self._outcome = outcome
         self._metrics: Metrics = {}
@@ -166,7 +167,7 @@ def trm_step(config: TrainTRM, weights: Weights | None) -> OurStep:
             **_learned(state, config.optim.beta1, named),
         }
 
-    return OurStep(*make_recipe(config, VOCAB, load), outcome)
+    return OurStep(*make_experiment(config, VOCAB, load), outcome)
 
 
 def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
@@ -186,7 +187,7 @@ def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
             **_learned(state, config.optim.beta1, named),
         }
 
-    return OurStep(*make_recipe(config, tokens, load), outcome)
+    return OurStep(*make_experiment(config, tokens, load), outcome)
 
 
 def trm_flops(config: TrainTRM) -> int:
@@ -207,7 +208,7 @@ def gpt_flops(config: TrainGPT, tokens: int) -> int:
 
 def build(config: GPTConfig, tokens: int) -> GPT:
     """A fresh GPT."""
-    return train_gpt.build(TrainGPT(model=config), {"tokens": tokens})[0]
+    return build_model(TrainGPT(model=config), {"tokens": tokens})[0]
 
 
 def abstract_gpt(config: GPTConfig, tokens: int) -> GPT:

@@ -16,11 +16,10 @@ import numpy as np
 
 from configs import ACTConfig, OptimConfig, TableConfig, TrainTRM, TRMConfig
 from data.puzzles.dataset import Puzzle
-from train.gradients import StepConfig
-from train.objective import Objective
+from train.experiment import StepConfig
 from train.optim import Optimizer
-from train.state import TrainState, make_init
-from train.trm import make_objective, make_trm_optimizer
+from train.state import TrainState, new_state
+from train.trm import TRMExperiment
 from trm.act import init_carry
 from trm.build import build_trm
 from trm.model import TRM, cast
@@ -105,8 +104,9 @@ class Golden:
         return self.options["batch_size"]
 
     @cached_property
-    def objective(self) -> Objective:
-        return make_objective(self.act, self.options["seq_len"])
+    def objective(self) -> TRMExperiment:
+        sizes = {"seq": self.options["seq_len"]}
+        return TRMExperiment(TrainTRM(act=self.act), sizes=sizes)
 
     @cached_property
     def step_config(self) -> StepConfig:
@@ -133,20 +133,15 @@ class Golden:
         table = TableConfig(
             lr=o["puzzle_emb_lr"], weight_decay=o["puzzle_emb_weight_decay"]
         )
-        return make_trm_optimizer(TrainTRM(optim=self.optim, table=table), 10**6)
+        config = TrainTRM(optim=self.optim, table=table)
+        return TRMExperiment(config, sizes={}).make_optimizer(10**6)
 
     def state(self) -> TrainState:
         table = jnp.asarray(self.arrays["weights/puzzle_emb.weights"])
-        return make_init(
-            lambda: (self.model(), table),
-            lambda model: init_carry(
-                cast(model, self.step_config.dtype),
-                self.batch_size,
-                self.options["seq_len"],
-            ),
-            self.optimizer().tx,
-            ema=True,
-        )()
+        model = self.model()
+        cells = self.options["seq_len"]
+        carry = init_carry(cast(model, self.step_config.dtype), self.batch_size, cells)
+        return new_state(model, table, carry, self.optimizer().tx, ema=True)
 
     def batch(self, prefix: str) -> Puzzle:
         return Puzzle(

@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import GPTConfig, OptimConfig
+from configs import GPTConfig, OptimConfig, TrainGPT
 from data.text.dataset import Tokens
 from gpt.model import GPT, build_gpt
 from gpt.weights import from_named
-from train.gpt import make_objective
-from train.gradients import StepConfig
-from train.objective import Objective
+from train.experiment import StepConfig
+from train.gpt import GPTExperiment
 from train.optim import Optimizer, make_tx
-from train.state import TrainState, make_init
+from train.state import TrainState, new_state
 
 FOLDER = Path(__file__).parent / "golden"
 CASES = ("gpt", "gpt_no_bias")
@@ -76,8 +75,8 @@ class GPTGolden:
         )
 
     @property
-    def objective(self) -> Objective:
-        return make_objective(self.chunk)
+    def objective(self) -> GPTExperiment:
+        return GPTExperiment(TrainGPT(model=self.config), sizes={})
 
     @property
     def step_config(self) -> StepConfig:
@@ -94,8 +93,7 @@ class GPTGolden:
         return Optimizer(tx=make_tx(self.optim, constant), schedule=constant, ema=0.0)
 
     def state(self) -> TrainState:
-        build = lambda: (self.model(), ())
-        return make_init(build, lambda _: (), self.optimizer().tx, ema=False)()
+        return new_state(self.model(), (), (), self.optimizer().tx, ema=False)
 
     def batch(self, step: int) -> Tokens:
         x, y = (jnp.asarray(self.arrays[f"step{step}/{name}"]) for name in "xy")

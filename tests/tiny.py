@@ -10,14 +10,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from configs import ACTConfig, OptimConfig, TRMConfig
+from configs import ACTConfig, EvalConfig, OptimConfig, TrainTRM, TRMConfig
 from data.puzzles.dataset import IGNORE, Puzzle
-from train.gradients import StepConfig
+from train.experiment import StepConfig
 from train.mesh import global_batch
-from train.objective import Objective
 from train.optim import Optimizer, make_tx, warmup_cosine
-from train.state import TrainState, make_init
-from train.trm import make_objective
+from train.state import TrainState, new_state
+from train.trm import TRMExperiment
 from trm.build import build_trm
 from trm.model import TRM, cast
 from trm.puzzle_table import sign_sgd_rows
@@ -66,8 +65,11 @@ def adam_rules() -> Optimizer:
     return replace(optimizer(), tx=make_tx(OptimConfig(), schedule))
 
 
-def objective(act: ACTConfig = ACT, **kwargs: Any) -> Objective:
-    return make_objective(act, SEQ, **kwargs)
+def objective(act: ACTConfig = ACT, *, early_halt: bool = False) -> TRMExperiment:
+    mode = "halt" if early_halt else "fixed"
+    config = TrainTRM(model=MODEL, act=act, eval=EvalConfig(mode=mode))
+    sizes = {"vocab": VOCAB, "seq": SEQ, "puzzles": PUZZLES}
+    return TRMExperiment(config, sizes=sizes)
 
 
 def gradients(made: Any, state: TrainState, batch: Any) -> Any:
@@ -90,12 +92,13 @@ def init(
     """The function that makes the first state."""
     step_config = replace(PLAN, precision=precision)
     table = 0.1 * jax.random.normal(jax.random.key(9), (puzzles, config.puzzle_dim))
-    return make_init(
-        lambda: (model(config), table),
-        lambda m: objective(act).init_carry(cast(m, step_config.dtype), batch),
-        optimizer.tx,
-        ema=True,
-    )
+
+    def make() -> TrainState:
+        fresh = model(config)
+        carry = objective(act).init_carry(cast(fresh, step_config.dtype), batch)
+        return new_state(fresh, table, carry, optimizer.tx, ema=True)
+
+    return make
 
 
 def puzzles(seed: int, *leading: int) -> Puzzle:

@@ -13,12 +13,11 @@ for the devices that are (`here`). Besides the fields:
     --top N      show the N places of the code that move the most
     --json FILE  add what comes out to a file
 
-`docs/memory.md` says how to read what is printed.
+`docs/compile.md` says how to read what is printed.
 """
 
 import argparse
 import dataclasses
-import importlib
 import json
 import re
 from collections import Counter
@@ -36,6 +35,7 @@ from configs import (
     GeneratedMaze,
     GeneratedSudoku,
     MazeHard,
+    MeshConfig,
     OpenWebText,
     Shakespeare,
     SudokuExtreme,
@@ -45,14 +45,15 @@ from configs import (
 )
 from data.storage import exists, open_path
 from train import cli
-from train.job import Recipe
+from train.experiment import AbstractExperiment
+from train.gpt import GPTExperiment
 from train.mesh import make_mesh
 from train.models import Sizes
-from train.phases import require_batches
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.chips import slice_devices
 from train.roofline.hlo import Program
 from train.roofline.study import Facts, study
+from train.trm import TRMExperiment
 
 Config = TrainTRM | TrainGPT
 
@@ -64,32 +65,31 @@ MEGA, GIGA, GIB = 10**6, 10**9, 2**30
 # -- what is compiled ------------------------------------------------------------------
 
 
-def recipe_of(config: Config, mesh: Mesh) -> Recipe:
-    """What a step of this run learns, on a mesh.
+EXPERIMENTS = {TrainTRM: TRMExperiment, TrainGPT: GPTExperiment}
 
-    Of several batches it is the largest, and of several depths the deepest, even if no
+
+def experiment_of(config: Config, mesh: Mesh) -> AbstractExperiment:
+    """Return the experiment of a run's largest step, without its data.
+
+    With several batches it has the largest, with several depths the deepest, even if no
     step has both: when each begins may depend on data that are not here.
 
     Raises:
         UserError: if devices or slices do not divide a batch.
     """
-    require_batches(config, mesh)
+    EXPERIMENTS[type(config)](config, mesh=mesh, sizes={}).check()
     largest = max(config.batches.values)
     config = dataclasses.replace(config, batch_size=largest, batch_schedule="")
     if isinstance(config, TrainTRM):
         model = config.model_at(config.deepest)
         config = dataclasses.replace(config, model=model, depth_schedule="")
-    module = importlib.import_module(f"train.{kind_of(config)}")
-    return module.make_recipe(config, sizes_of(config), mesh)
-
-
-def kind_of(config: Config) -> str:
-    """`trm` or `gpt`."""
-    return "trm" if isinstance(config, TrainTRM) else "gpt"
+    experiment = EXPERIMENTS[type(config)](config, mesh=mesh, sizes=sizes_of(config))
+    experiment.total = 1  # the program does not depend on it
+    return experiment
 
 
 ARC_PUZZLES = {"arc1": 876_410, "arc2": 1_191_733}
-"""Identifiers of the data of these presets, as `docs/results.md` counts them."""
+"""Identifiers of the data of these presets, as `docs/arc.md` counts them."""
 
 
 def arc_puzzles(build: ARC) -> int | None:
@@ -110,7 +110,9 @@ def sizes_of(config: Config) -> Sizes:
     trm = isinstance(config, TrainTRM)
     path = open_path(config.data.paths[0] if trm else config.data.path)
     if exists(path):
-        return importlib.import_module(f"train.{kind_of(config)}").sizes_of_data(config)
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        plain = dataclasses.replace(config, init_from="scratch")
+        return EXPERIMENTS[type(config)](plain, mesh=mesh).sizes
     match config.data.build:
         case SudokuExtreme():
             return {"vocab": 11, "seq": 81, "puzzles": 1}
@@ -264,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mesh = make_mesh(config.mesh, slice_devices(flags.topology))
     print(f"{preset} on {flags.topology}", flush=True)
     while True:
-        facts, program = study(recipe_of(config, mesh), mesh, config.steps_per_call)
+        facts, program = study(experiment_of(config, mesh))
         for line in describe(facts, config, flags.fit):
             print(line, flush=True)
         more = with_more_slices(config, mesh.size) if flags.fit else None

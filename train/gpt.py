@@ -11,206 +11,249 @@ Examples:
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
-from configs import TrainGPT, UserError, require
+from configs import TrainGPT, UserError, ceil_div, require
+from data.storage import AnyPath
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from data.text.tokenizer import Tokenizer
-from gpt.attention import Kernel, pick_kernel
-from gpt.model import GPT, build_gpt, cast
+from gpt.metrics import Metrics
+from gpt.model import GPT, cast
 from gpt.objective import evaluate, next_token_loss
 from gpt.pretrained import Pretrained, adopted, as_computed, read_pretrained
 from gpt.size import flops_per_token
-from train import cli
+from train import cli, seeds
 from train.devices import start
-from train.evaluation import Evaluation
-from train.feed import Split, prepare_missing, train_input
-from train.gradients import StepConfig
-from train.job import Evaluator, Job, Recipe, run_job
-from train.loop import Intervals
-from train.mesh import global_batch, make_mesh, process_rows
+from train.evaluation import Evaluation, Split
+from train.experiment import AbstractExperiment, Loss, StepConfig
+from train.feed import prepare_missing
+from train.mesh import process_rows
 from train.models import Sizes
-from train.objective import Objective
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
-from train.phases import Phase, require_batches, with_batch
 from train.presets import GPT_PRESETS
 from train.runs.loading import is_run, load_run, resumed_config
-from train.state import make_init
-from train.watch.speed import throughput
+from train.watch.speed import Values, throughput
 
 
-def main(preset: str, config: TrainGPT) -> int:
-    """Train, evaluate and save; returns the exit status."""
-    start(config.mesh, config.run)
-    config, source = resolve(config)
-    return run_job(make_job(preset, config, source), config)
+class GPTExperiment(AbstractExperiment):
+    """A GPT, text, and an optimizer."""
 
+    config: TrainGPT
+    kind = "gpt"
+    unit = "sequences"
 
-def make_job(preset: str, config: TrainGPT, source: Pretrained | None = None) -> Job:
-    """The run that a resolved configuration describes.
+    def __init__(self, config: TrainGPT, title: str = "gpt", **options: Any):
+        """Describe a run; see `AbstractExperiment`.
 
-    Raises:
-        ValueError: if mesh, batch, data and weights do not go together.
-    """
-    mesh = make_mesh(config.mesh)
-    require_batches(config, mesh)
-    prepare_missing(config.data.path, config.data.build)
-    datasets = config.batches.map(
-        lambda size: open_split(config, "train", size, config.seed, mesh)
-    )
-    train = datasets.at(0)
-    sizes: Sizes = {"tokens": train.vocab_size}
-    recipe = make_recipe(config, sizes, mesh)
-    eval_batch = config.microbatch_size + -config.microbatch_size % mesh.size
-    return Job(
-        **vars(recipe),
-        kind="gpt",
-        title=preset,
-        unit="sequences",
-        sizes=sizes,
-        data_hash=train.content_hash,
-        mesh=mesh,
-        intervals=Intervals(
-            total=config.max_iters,
-            per_call=config.steps_per_call,
-            eval_every=config.eval.interval,
-        ),
-        make_batch=train_input(
-            lambda step: datasets.at(step).batch(step),
-            mesh,
-            recipe.phases,
-            config.steps_per_call,
-        ),
-        evaluator=Evaluator(
-            batch_size=eval_batch,
-            splits=partial(eval_splits, config, eval_batch, mesh),
-            score=lambda values: -(values["val_loss"] or 0.0),
-            summary=summary,
-        ),
-        pretrained=None
-        if source is None
-        else lambda: (source.load(kernel_of(config, mesh)), ()),
-        hint=HINT if can_sample(config) else "",
-    )
+        The architecture is that of the first weights, if there are some.
 
+        Raises:
+            UserError: if there are no such weights, or they are of another kind.
+        """
+        super().__init__(config, title, **options)
+        self.source: Pretrained | None = None
+        if "sizes" not in vars(self):
+            self.config, self.source = resolve(config)
 
-HINT = "Sample from it: python -m gpt.sample --run-dir {folder}"
+    # -- traced ------------------------------------------------------------------------
 
+    def cast(self, model: GPT, dtype: jnp.dtype) -> GPT:
+        """Cast a model to the compute type; see `gpt.model.cast`."""
+        return cast(model, dtype)
 
-def can_sample(config: TrainGPT) -> bool:
-    """Whether `gpt.sample` needs to be told nothing but the run."""
-    try:
-        return Tokenizer.of(config.data).at_hand
-    except UserError:
-        return False
+    def loss(
+        self, model: GPT, rows: tuple[()], carry: Tokens, keys: Key[Array, " batch"]
+    ) -> Loss:
+        """Return the cross-entropy of every next token; see `gpt.objective`."""
+        chunk = self.config.model.loss_chunk
+        return next_token_loss(model, rows, carry, keys, chunk=chunk)
 
+    def evaluate(
+        self, model: GPT, rows: tuple[()], carry: Tokens
+    ) -> tuple[Metrics, tuple[()]]:
+        """Return the loss without dropout."""
+        return evaluate(model, rows, carry, chunk=self.config.model.loss_chunk)
 
-def make_recipe(config: TrainGPT, sizes: Sizes, mesh: Mesh) -> Recipe:
-    """What a run on text of these sizes trains."""
-    shape = config.model
-    fresh = partial(build, config, sizes, kernel_of(config, mesh))
-    objective = make_objective(shape.loss_chunk)
-    flops = shape.block_size * flops_per_token(jax.eval_shape(fresh)[0])
-    rates = throughput(mesh, flops=flops, tokens=shape.block_size)
+    # -- how a step is made ------------------------------------------------------------
 
-    def phase(batch: int) -> Phase:
-        return Phase(
-            objective=objective,
-            optimizer=make_gpt_optimizer(config, config.lr_scale(batch)),
-            step_config=StepConfig(
-                batch_size=batch,
-                precision=config.precision,
-                seed=config.seed,
-                accumulation=-(-batch // mesh.size // config.microbatch_size),
-            ),
-            rates=with_batch(rates, config, batch),
+    @property
+    def step_config(self) -> StepConfig:
+        """Batch size, slices, precision and seed of a step."""
+        size, most = self.config.batch_size, self.config.microbatch_size
+        return StepConfig(
+            batch_size=size,
+            precision=self.config.precision,
+            seed=self.config.seed,
+            accumulation=ceil_div(size // self.mesh.size, most),
         )
 
-    phases = config.batches.map(phase)
-    numbers = jax.ShapeDtypeStruct((config.batches.at(0), shape.block_size), "int32")
-    return Recipe(
-        objective=objective,
-        phases=phases,
-        init=make_init(
-            fresh,
-            lambda model: (),
-            phases.at(0).optimizer.tx,
-            ema=config.optim.ema > 0,
-            scaled=config.precision == "float16",
-        ),
-        batch=Tokens(numbers, numbers),
-    )
+    def make_optimizer(self, total: int) -> Optimizer:
+        """Return the optimizer; its schedule may have a length of its own."""
+        optim = self.config.optim
+        updates = self.config.lr_decay_iters or total
+        rate = make_schedule(optim, optim.lr, updates, nanogpt_cosine)
+        return make_optimizer(optim, rate)
 
+    @property
+    def positions(self) -> int:
+        """Tokens of a sequence."""
+        return self.config.model.block_size
 
-def kernel_of(config: TrainGPT, mesh: Mesh) -> Kernel:
-    """The kernel of attention on the devices of a mesh."""
-    return pick_kernel(
-        config.model.attention,
-        precision=config.precision,
-        length=config.model.block_size,
-        head_dim=config.model.head_dim,
-        backend=mesh.devices.flat[0].platform,
-    )
+    @cached_property
+    def _flops(self) -> int:
+        """Operations for a sequence, forward and backward."""
+        model, _ = jax.eval_shape(self.build)
+        return self.positions * flops_per_token(model)
 
+    def rates(self, examples: float) -> Values:
+        """Return tokens a second, and the MFU where the devices' peak is known."""
+        tokens = self.positions
+        return throughput(self.mesh, examples, flops=self._flops, tokens=tokens)
 
-def build(
-    config: TrainGPT, sizes: Sizes, kernel: Kernel = "xla"
-) -> tuple[GPT, tuple[()]]:
-    """A fresh model for data of these sizes; it has no table."""
-    key = jax.random.key(config.seed)
-    return build_gpt(config.model, tokens=sizes["tokens"], kernel=kernel, key=key), ()
+    def batch_like(self, size: int) -> Tokens:
+        """Return the shapes of a batch of `size` sequences."""
+        numbers = jax.ShapeDtypeStruct((size, self.positions), "int32")
+        return Tokens(numbers, numbers)
 
+    # -- data --------------------------------------------------------------------------
 
-def sizes_of_data(config: TrainGPT) -> Sizes:
-    """The sizes that a run of the first version does not record."""
-    return {"tokens": open_split(config, "train", 1, 0).vocab_size}
+    def open_split(self, split: str, size: int, seed: int, **rows: Any) -> TokenDataset:
+        """Return a split of the text, which is made if it is missing."""
+        prepare_missing(self.config.data.path, self.config.data.build)
+        return TokenDataset(
+            self.config.data.path,
+            split,
+            block_size=self.positions,
+            batch_size=size,
+            seed=seed,
+            **rows,
+        )
 
+    @cached_property
+    def train(self) -> TokenDataset:
+        """The training text."""
+        size = self.config.batches.at(0)
+        rows = process_rows(self.mesh, size)
+        return self.open_split("train", size, self.config.seed, rows=rows)
 
-def make_objective(loss_chunk: int) -> Objective:
-    """The next token of sequences of text."""
-    return Objective(
-        cast=cast,
-        loss=partial(next_token_loss, chunk=loss_chunk),
-        evaluate=partial(evaluate, chunk=loss_chunk),
-    )
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Number of different tokens."""
+        return {"tokens": self.train.vocab_size}
 
+    @property
+    def data_hash(self) -> str:
+        """Content hash of the text."""
+        return self.train.content_hash
 
-def make_gpt_optimizer(config: TrainGPT, scale: float = 1.0) -> Optimizer:
-    """The optimizer of a run, its rate multiplied by `scale`."""
-    optim = config.optim
-    updates = config.lr_decay_iters or config.max_iters
-    rate = make_schedule(optim, scale * optim.lr, updates, nanogpt_cosine)
-    return make_optimizer(optim, rate)
+    @cached_property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.config.max_iters
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two evaluations."""
+        return self.config.eval.interval
+
+    def train_batch(self, number: int) -> Tokens:
+        """Return this process's sequences of a training batch."""
+        return self.train.batch(number)
+
+    def changed(self, config: TrainGPT, first: int) -> "GPTExperiment":
+        """Return the experiment with another batch size or rate from a step on."""
+        other = super().changed(config, first)
+        if config.batch_size != self.train.batch_size:
+            vars(other).pop("train", None)
+        return other
+
+    # -- evaluation --------------------------------------------------------------------
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Sequences evaluated at once, over all devices."""
+        devices = self.mesh.size
+        return ceil_div(self.config.microbatch_size, devices) * devices
+
+    def eval_splits(self, when: Literal["between", "last", "only"]) -> list[Split]:
+        """Return both splits: always the same sequences, on any mesh."""
+        del when
+        count = self.config.eval.iters * self.config.microbatch_size
+        size = self.eval_batch_size
+        local = process_rows(self.mesh, size)
+
+        def split(name: str) -> Split:
+            everything = self.open_split(name, count, self.config.seed + 1).batch(0)
+
+            def batch(index: int) -> Tokens:
+                rows = index * size + local
+                real = np.minimum(rows, count - 1)
+                inputs, targets = everything.inputs[real], everything.targets[real]
+                targets = np.where((rows < count)[:, None], targets, IGNORE)
+                return Tokens(inputs, targets.astype(np.int32))
+
+            batches = ceil_div(count, size)
+            return Split(name=f"{name}_", examples=count, batches=batches, batch=batch)
+
+        return [split("train"), split("val")]
+
+    def score(self, values: Values) -> float:
+        """Return the negative loss on the validation split."""
+        return -(values["val_loss"] or 0.0)
+
+    def summary(self, evaluation: Evaluation) -> str:
+        """Return the loss on both splits."""
+        return "\n".join(
+            f"  {value:8.4f}  loss on {split}"
+            for split in ("train", "val")
+            if (value := evaluation.values[f"{split}_loss"]) is not None
+        )
+
+    def advice(self, folder: AnyPath) -> str:
+        """Return the command that samples, where it needs nothing but the run."""
+        try:
+            at_hand = Tokenizer.of(self.config.data).at_hand
+        except UserError:
+            at_hand = False
+        command = f"python -m gpt.sample --run-dir {folder}"
+        return f"Sample from it: {command}" if at_hand else ""
+
+    # -- first weights -----------------------------------------------------------------
+
+    def first_weights(self) -> tuple[GPT, tuple[()]] | None:
+        """Return the model of `init_from`; None for a fresh one."""
+        return None if self.source is None else (self.source.load(self.kernel), ())
 
 
 def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
-    """The configuration with the architecture of the weights to start with, and these.
+    """Return the configuration with the model of the first weights, and the weights.
 
-    A run that is continued needs no first weights.
+    None for a run that is resumed: it needs none.
 
     Raises:
-        ValueError: if there are no such weights.
+        UserError: if there are no such weights.
     """
-    before = resumed_config(TrainGPT, config.run_dir)
+    resumed = resumed_config(TrainGPT, config.run_dir)
     if config.init_from == "resume":
         require(
-            before is not None,
-            "`--config.init-from resume` needs a run to go on with: there is no "
-            f"checkpoint in `{config.run_dir}`. Name the directory of the run with "
+            resumed is not None,
+            "`--config.init-from resume` needs a run to resume: there is no checkpoint "
+            f"in `{config.run_dir}`. Name the directory of the run with "
             "`--config.run-dir`.",
         )
-        assert before is not None
-        config = replace(config, init_from=before.init_from)
+        assert resumed is not None
+        config = replace(config, init_from=resumed.init_from)
     if config.init_from == "scratch":
         return config, None
-    if before is not None and before.init_from == config.init_from:
-        return replace(config, model=as_computed(before.model, config.model)), None
-    source = first_weights(config)
+    if resumed is not None and resumed.init_from == config.init_from:
+        return replace(config, model=as_computed(resumed.model, config.model)), None
+    source = find_weights(config)
     wanted, longest = config.model.block_size, source.stored.block_size
     if wanted > longest:
         warnings.warn(
@@ -221,8 +264,8 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
     return replace(config, model=source.config), source
 
 
-def first_weights(config: TrainGPT) -> Pretrained:
-    """The weights to start with: of another run, or trained elsewhere."""
+def find_weights(config: TrainGPT) -> Pretrained:
+    """Return the first weights: of another run, or trained elsewhere."""
     if not is_run(config.init_from):
         return read_pretrained(config.init_from, config.model)
     run = load_run(config.init_from)
@@ -232,75 +275,27 @@ def first_weights(config: TrainGPT) -> Pretrained:
         f"`train.{run.kind}`. Name another with `--config.init-from`.",
     )
     prepare_missing(config.data.path, config.data.build)
-    ours, theirs = tokens_of(config), tokens_of(run.config)
+    tokens, stored = tokens_of(config), tokens_of(run.config)
     require(
-        ours == theirs or theirs is None,
-        f"First weights must be of the same tokens as `{config.data.path}`, of which "
+        tokens == stored or stored is None,
+        f"First weights must be for the tokens of `{config.data.path}`: "
         f"`{config.init_from}` has others. Use a run on text of the same tokens.",
     )
     return adopted(run.model, run.config.model, config.model)
 
 
 def tokens_of(config: TrainGPT) -> Mapping[str, str | int] | None:
-    """What the tokens of a run's data are; None if their dataset is not here."""
+    """Return a description of the tokens; None if the dataset is missing."""
     try:
         return Tokenizer.of(config.data).describe()
     except UserError:
         return None
 
 
-def open_split(
-    config: TrainGPT,
-    split: str,
-    batch: int,
-    seed: int,
-    mesh: Mesh | None = None,
-) -> TokenDataset:
-    """A split of the text; of each batch this process's rows if there is a mesh."""
-    return TokenDataset(
-        config.data.path,
-        split,
-        block_size=config.model.block_size,
-        batch_size=batch,
-        seed=seed,
-        rows=None if mesh is None else process_rows(mesh, batch),
-    )
-
-
-def eval_splits(
-    config: TrainGPT,
-    batch_size: int,
-    mesh: Mesh,
-    when: Literal["between", "last", "only"],
-) -> list[Split]:
-    """Both splits: always the same sequences, however they are grouped."""
-    del when
-    count = config.eval.iters * config.microbatch_size
-    place, local = global_batch(mesh, batch_size, 0), process_rows(mesh, batch_size)
-
-    def split(name: str) -> Split:
-        everything = open_split(config, name, count, config.seed + 1).batch(0)
-
-        def batch(index: int) -> Tokens:
-            rows = index * batch_size + local
-            known = np.minimum(rows, count - 1)
-            inputs, targets = everything.inputs[known], everything.targets[known]
-            targets = np.where((rows < count)[:, None], targets, IGNORE)
-            return place(Tokens(inputs, targets.astype(np.int32)))
-
-        batches = -(-count // batch_size)
-        return Split(name=f"{name}_", examples=count, batches=batches, batch=batch)
-
-    return [split("train"), split("val")]
-
-
-def summary(evaluation: Evaluation) -> str:
-    """The loss on both splits."""
-    return "\n".join(
-        f"  {value:8.4f}  loss on {split}"
-        for split in ("train", "val")
-        if (value := evaluation.values[f"{split}_loss"]) is not None
-    )
+def main(preset: str, config: TrainGPT) -> int:
+    """Train, evaluate and save; return the exit status."""
+    start(config.mesh, config.run)
+    return seeds.run(GPTExperiment, preset, config)
 
 
 if __name__ == "__main__":

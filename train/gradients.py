@@ -1,14 +1,12 @@
 """The gradient of one update: where grad meets `shard_map`.
 
-Each device gathers the parameters, cast as the objective says, works on its own rows of
-the batch without any communication, and reduces its gradients once.
+Each device gathers the parameters, cast as the experiment says, works on its own rows
+of the batch without any communication, and reduces its gradients once.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,42 +15,12 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from gpt.metrics import Metrics
+from train.experiment import AbstractExperiment, StepConfig
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout, reduce
-from train.objective import Metrics, Objective
 from train.optim import split_trainable
 from train.state import LossScale, TrainState
 from train.table import TABLE, lookup
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepConfig:
-    """How a step is carried out.
-
-    None of it changes what is computed, but for the rounding of `precision` and the
-    number of `supervision_steps` that share an update.
-    """
-
-    batch_size: int
-    precision: Literal["bfloat16", "float16", "float32"]
-    seed: int
-    accumulation: int = 1
-    supervision_steps: int = 1
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """The compute type."""
-        return jnp.dtype(self.precision)
-
-    def matmuls(self) -> contextlib.AbstractContextManager:
-        """True float32 products where float32 is asked for (GPUs and TPUs round)."""
-        if self.precision == "float32":
-            return jax.default_matmul_precision("highest")
-        return contextlib.nullcontext()
-
-    def keys(self, number: Array, rows: Int[Array, " rows"]) -> Key[Array, " rows"]:
-        """A key for each row of the global batch in supervision step `number`."""
-        key = jax.random.fold_in(jax.random.key(self.seed), number)
-        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
 class Grads(eqx.Module):
@@ -69,7 +37,7 @@ class Grads(eqx.Module):
 
 
 def loss_and_grads(
-    objective: Objective,
+    experiment: AbstractExperiment,
     model: Any,
     loss_scale: LossScale | None,
     rows: PyTree,
@@ -79,7 +47,7 @@ def loss_and_grads(
     """Gradients of the loss of some rows, in one go, and the next carry.
 
     Args:
-        objective: what is to be learned.
+        experiment: what is to be learned.
         model: whole, and cast.
         loss_scale: what the mean loss is multiplied by while differentiating, and the
             gradients divided by; None for nothing.
@@ -88,7 +56,7 @@ def loss_and_grads(
         keys: one for each row.
     """
     loss, pull, (weight, carry, metrics) = jax.vjp(
-        partial(objective.loss, carry=carry, keys=keys), model, rows, has_aux=True
+        partial(experiment.loss, carry=carry, keys=keys), model, rows, has_aux=True
     )
     seed = jnp.ones_like(loss)
     if loss_scale is not None:
@@ -101,7 +69,7 @@ def loss_and_grads(
 
 
 def accumulate_grads(
-    objective: Objective,
+    experiment: AbstractExperiment,
     slices: int,
     model: Any,
     loss_scale: LossScale | None,
@@ -113,7 +81,7 @@ def accumulate_grads(
 
     The last slice is smaller where their number does not divide the rows.
     """
-    one = partial(loss_and_grads, objective, model, loss_scale)
+    one = partial(loss_and_grads, experiment, model, loss_scale)
     count = keys.shape[0]
     size = -(-count // slices)
     whole = count // size * size
@@ -156,7 +124,7 @@ def add(*parts: Grads) -> Grads:
 
 
 def make_gradients(
-    objective: Objective,
+    experiment: AbstractExperiment,
     mesh: Mesh,
     config: StepConfig,
     state: TrainState,
@@ -166,7 +134,7 @@ def make_gradients(
     """The gradients of one update, by all devices.
 
     Args:
-        objective: what is to be learned.
+        experiment: what is to be learned.
         mesh: the devices.
         config: slices, supervision steps, precision, seed.
         state: shapes of the state, for its layout.
@@ -193,7 +161,7 @@ def make_gradients(
         updates: Int[Array, ""],
         batch: PyTree,
     ) -> tuple[PyTree, PyTree, Array, Metrics, PyTree]:
-        model = gather(objective.cast(model, config.dtype), specs)
+        model = gather(experiment.cast(model, config.dtype), specs)
         numbers = jax.lax.axis_index(AXES) * local + jnp.arange(local)
         parts: list[Grads] = []
         looked_up: list[PyTree] = []
@@ -201,11 +169,11 @@ def make_gradients(
             keys = config.keys(updates * config.supervision_steps + index, numbers)
             if refill:
                 offered = jax.tree.map(lambda a, i=index: a[i], batch)
-                carry = objective.refill(model, carry, offered)
-            ids = objective.row_ids(carry)
+                carry = experiment.refill(model, carry, offered)
+            ids = experiment.row_ids(carry)
             looked_up.append(ids)
             grads, carry = run(
-                objective,
+                experiment,
                 model=model,
                 loss_scale=loss_scale,
                 rows=lookup(table, ids),

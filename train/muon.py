@@ -1,6 +1,6 @@
 """Muon: updates of the matrices of hidden layers, with all singular values near 1.
 
-Which arrays these are a model says itself (`train/objective.py`). Queries, keys and
+Which arrays these are a model says itself (`train/experiment.py`). Queries, keys and
 values, gate and up, and the layers of a stack are matrices each, however they are
 stored.
 

@@ -23,7 +23,7 @@ Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 def split_trainable(model: PyTree) -> tuple[PyTree, PyTree]:
     """The model's trained leaves and its buffers, each with None for the other.
 
-    What says so is the class (`train/objective.py`), not a name.
+    What says so is the class (`train/experiment.py`), not a name.
     """
 
     def is_buffer(node: Any) -> bool:

@@ -1,5 +1,6 @@
 """All that changes during training, in one tree of arrays: what a checkpoint holds."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -101,48 +102,45 @@ def state_shardings(state: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
     return jax.tree.map_with_path(sharding, state)
 
 
-def make_init(
-    build: Callable[[], tuple[Any, PyTree]],
-    init_carry: Callable[[Any], PyTree],
+def new_state(
+    model: Any,
+    rows: PyTree,
+    carry: PyTree,
     optimizer: optax.GradientTransformation,
     *,
     ema: bool,
     scaled: bool = False,
-) -> Callable[[], TrainState]:
-    """The function that makes the first state.
+) -> TrainState:
+    """Return the state before the first step.
 
     Args:
-        build: gives a fresh model and the rows of its table.
-        init_carry: gives the first carry of a model in the compute type.
+        model: fresh, in float32.
+        rows: of its puzzle table; () without one.
+        carry: before the first step.
         optimizer: of the model's trained leaves.
-        ema: whether an average is kept.
+        ema: whether averaged weights are kept.
         scaled: whether the loss is scaled (float16).
     """
-
-    def init() -> TrainState:
-        model, rows = build()
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            updates=jnp.zeros((), jnp.int32),
-            model=model,
-            ema=jax.tree.map(jnp.copy, model) if ema else None,
-            table=make_table(jax.tree.map(jnp.asarray, rows)),
-            opt_state=optimizer.init(split_trainable(model)[0]),
-            carry=init_carry(model),
-            scale=LossScale() if scaled else None,
-        )
-
-    return init
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+        model=model,
+        ema=jax.tree.map(jnp.copy, model) if ema else None,
+        table=make_table(jax.tree.map(jnp.asarray, rows)),
+        opt_state=optimizer.init(split_trainable(model)[0]),
+        carry=carry,
+        scale=LossScale() if scaled else None,
+    )
 
 
 def _spread(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainState]:
-    """As `init`, with a table whose rows divide by the devices."""
+    """Return `init` with a table whose number of rows divides by the devices."""
 
     def spread() -> TrainState:
         state = init()
         spread_table = lambda table: table.over(mesh.size)
         table = jax.tree.map(spread_table, state.table, is_leaf=is_table)
-        return TrainState(**{**vars(state), "table": table})
+        return dataclasses.replace(state, table=table)
 
     return spread
 

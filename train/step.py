@@ -16,9 +16,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from train.gradients import StepConfig, make_gradients
+from gpt.metrics import Metrics
+from train.experiment import AbstractExperiment, StepConfig
+from train.gradients import make_gradients
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout
-from train.objective import Metrics, Objective
 from train.optim import Optimizer, split_trainable, update_ema
 from train.state import LossScale, TrainState, all_finite, state_shardings
 from train.table import TABLE, lookup, update_rows
@@ -31,7 +32,7 @@ EvalStep = Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]]
 
 
 def make_update(
-    objective: Objective,
+    experiment: AbstractExperiment,
     optimizer: Optimizer,
     mesh: Mesh,
     config: StepConfig,
@@ -40,7 +41,7 @@ def make_update(
     refill: bool,
 ) -> TrainStep:
     """One optimizer update, traced into larger programs; see `make_train_step`."""
-    gradients = make_gradients(objective, mesh, config, state, refill=refill)
+    gradients = make_gradients(experiment, mesh, config, state, refill=refill)
     shardings = state_shardings(state, mesh)
     one = jnp.ones(())
 
@@ -120,7 +121,7 @@ def skip_overflow(
 
 
 def make_train_step(
-    objective: Objective,
+    experiment: AbstractExperiment,
     optimizer: Optimizer,
     mesh: Mesh,
     config: StepConfig,
@@ -132,7 +133,7 @@ def make_train_step(
     """The train step, `state, batch -> state, metrics`.
 
     Args:
-        objective: what is to be learned.
+        experiment: what is to be learned.
         optimizer: how parameters change.
         mesh: the devices.
         config: slices, supervision steps, precision, seed.
@@ -146,12 +147,12 @@ def make_train_step(
         `rows, ...`). One dispatch makes an update for each call; metrics are summed
         over them.
     """
-    update = make_update(objective, optimizer, mesh, config, state, refill=not episode)
+    update = make_update(experiment, optimizer, mesh, config, state, refill=not episode)
 
     def whole_episode(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         step = state.step
-        model = objective.cast(state.model, config.dtype)
-        filled = objective.refill(model, state.carry, batch)
+        model = experiment.cast(state.model, config.dtype)
+        filled = experiment.refill(model, state.carry, batch)
         state = eqx.tree_at(lambda s: s.carry, state, filled)
         batch = jax.tree.map(lambda a: a[None], batch)
         _, shapes = jax.eval_shape(update, state, batch)
@@ -162,7 +163,7 @@ def make_train_step(
             return state, jax.tree.map(jnp.add, loop[1], metrics)
 
         state, metrics = jax.lax.while_loop(
-            lambda loop: ~objective.done(loop[0].carry), again, (state, zeros)
+            lambda loop: ~experiment.done(loop[0].carry), again, (state, zeros)
         )
         return eqx.tree_at(lambda s: s.step, state, step + 1), metrics
 
@@ -181,12 +182,12 @@ def make_train_step(
 
 
 def make_eval_step(
-    objective: Objective, mesh: Mesh, config: StepConfig, model: Any
+    experiment: AbstractExperiment, mesh: Mesh, config: StepConfig, model: Any
 ) -> EvalStep:
     """The compiled evaluation, `model, table, batch -> metrics, predictions`.
 
     Args:
-        objective: what is to be learned.
+        experiment: what is to be learned.
         mesh: the devices.
         config: its batch size and precision.
         model: a model, or its shapes.
@@ -194,10 +195,10 @@ def make_eval_step(
     specs = layout(model, mesh)
 
     def device(model: Any, table: PyTree, carry: PyTree, batch: PyTree) -> Any:
-        model = gather(objective.cast(model, config.dtype), specs)
-        carry = objective.refill(model, carry, batch)
-        rows = lookup(table, objective.row_ids(carry))
-        metrics, predictions = objective.evaluate(model, rows, carry)
+        model = gather(experiment.cast(model, config.dtype), specs)
+        carry = experiment.refill(model, carry, batch)
+        rows = lookup(table, experiment.row_ids(carry))
+        metrics, predictions = experiment.evaluate(model, rows, carry)
         return jax.lax.psum(metrics, AXES), predictions
 
     split = jax.shard_map(
@@ -211,8 +212,8 @@ def make_eval_step(
     @eqx.filter_jit
     def evaluate(model: Any, table: PyTree, batch: PyTree) -> tuple[Metrics, PyTree]:
         with config.matmuls():
-            cast = objective.cast(model, config.dtype)
-            carry = objective.init_carry(cast, config.batch_size)
+            cast = experiment.cast(model, config.dtype)
+            carry = experiment.init_carry(cast, config.batch_size)
             return split(model, table, carry, batch)
 
     return evaluate

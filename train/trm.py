@@ -9,44 +9,36 @@ Examples:
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+from functools import cached_property
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int, Key
 
-from configs import ACTConfig, Piecewise, TrainTRM, TRMConfig, require
+from configs import TrainTRM, TRMConfig, ceil_div, require, steps_covering
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from data.puzzles.metadata import Metadata
 from data.remote import local_dataset
 from data.storage import exists, open_path
-from gpt.attention import Kernel, pick_kernel
-from train import cli
+from gpt.metrics import Metrics
+from train import cli, seeds
 from train.devices import start
-from train.evaluation import Evaluation
-from train.feed import Split, prepare_missing, train_input
-from train.gradients import StepConfig
-from train.job import Evaluator, Job, Recipe, run_job
-from train.loop import Intervals
-from train.mesh import first_rows, global_batch, make_mesh, process_rows
-from train.models import Sizes
-from train.objective import Loss, Objective
+from train.evaluation import Evaluation, Split
+from train.experiment import AbstractExperiment, Loss, StepConfig
+from train.feed import prepare_missing
+from train.mesh import first_rows, process_rows
+from train.models import Sizes, build_model
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
-from train.phases import Phase, require_batches, with_batch
 from train.presets import TRM_PRESETS
 from train.runs.integrity import kinds
 from train.runs.loading import LoadedRun, load_run, resumed_config
-from train.state import TrainState, make_init
 from train.watch.speed import Values, throughput
-from trm.act import init_carry, refill
-from trm.build import build_trm
+from trm.act import Carry, init_carry, refill
 from trm.flops import step_flops
-from trm.model import TRM, cast
+from trm.model import TRM, Prediction, cast
 from trm.objective import evaluate, row_ids, supervision_loss
 from trm.official.infer import Given, Official
 from trm.official.names import TABLE, load_official
@@ -55,387 +47,373 @@ from trm.puzzle_table import sign_sgd_rows
 from trm.summary import NOTES
 
 
-def main(preset: str, config: TrainTRM) -> int:
-    """Train, evaluate and save; returns the exit status."""
-    start(config.mesh, config.run)
-    config, source = resolve(config)
-    return run_job(make_job(preset, config, source), config)
+class TRMExperiment(AbstractExperiment):
+    """A Tiny Recursive Model, puzzles, and an optimizer for network and puzzle table.
 
+    Example:
+        from train.presets import TRM_PRESETS
+        from train.run import train
 
-def make_job(
-    preset: str, config: TrainTRM, source: Official | LoadedRun | None = None
-) -> Job:
-    """The run that a resolved configuration describes.
-
-    Raises:
-        UserError: if mesh, batch, data and weights do not go together.
+        train(TRMExperiment(TRM_PRESETS["quickstart"][1], "quickstart"))
     """
-    mesh = make_mesh(config.mesh)
-    train, test = open_data(config, mesh)
-    require(
-        steps_in(config.epochs, config, train) > 0,
-        f"The batches of a run must fill: got batch_size={config.batch_size} for "
-        f"{config.epochs:g} epochs of {train.metadata.total_groups:,} groups. Use a "
-        "smaller batch or more epochs.",
-    )
-    total = steps_of(config.epochs, config, train)
-    sizes = sizes_of(train)
-    recipe = make_recipe(config, sizes, mesh, total)
-    return Job(
-        **vars(recipe),
-        kind="trm",
-        title=preset,
-        unit="puzzles",
-        sizes=sizes,
-        data_hash=train.content_hash,
-        mesh=mesh,
-        intervals=Intervals(
-            total=total,
-            per_call=config.steps_per_call,
-            eval_every=steps_of(config.eval.epochs, config, train),
-        ),
-        make_batch=train_input(
-            train_batches(train, config, mesh),
-            mesh,
-            recipe.phases,
-            None if recipe.episode else config.steps_per_call,
-        ),
-        evaluator=Evaluator(
-            batch_size=test.batch_size,
-            splits=partial(test_splits, config, test, mesh),
-            score=lambda values: values["exact_accuracy"] or 0.0,
-            summary=partial(summary, test),
-        ),
-        pretrained=None
-        if source is None
-        else lambda: first_weights(
-            source, jax.eval_shape(partial(build, config, sizes)), config
-        ),
-    )
+
+    config: TrainTRM
+    kind = "trm"
+    unit = "puzzles"
+
+    def __init__(self, config: TrainTRM, title: str = "trm", **options: Any):
+        """Describe a run; see `AbstractExperiment`.
+
+        The model is that of the first weights, if there are some.
+
+        Raises:
+            UserError: if there are no such weights, or they are of another kind.
+        """
+        super().__init__(config, title, **options)
+        self.source: Official | LoadedRun | None = None
+        if "sizes" not in vars(self):
+            self.config, self.source = resolve(config)
+
+    # -- traced ------------------------------------------------------------------------
+
+    def cast(self, model: TRM, dtype: jnp.dtype) -> TRM:
+        """Cast a model to the compute type; see `trm.model.cast`."""
+        return cast(model, dtype)
+
+    def loss(
+        self, model: TRM, rows: Array, carry: Carry, keys: Key[Array, " batch"]
+    ) -> Loss:
+        """Return the loss of one supervision step; see `trm.objective`."""
+        model = self.at_training_depth(model)
+        return supervision_loss(model, rows, carry, keys, config=self.config.act)
+
+    def evaluate(
+        self, model: TRM, rows: Array, carry: Carry
+    ) -> tuple[Metrics, Prediction]:
+        """Return metrics and predictions after all supervision steps."""
+        act, early = self.config.act, self.config.eval.mode == "halt"
+        return evaluate(model, rows, carry, config=act, early=early)
+
+    def init_carry(self, model: TRM, batch: int) -> Carry:
+        """Return a carry whose rows have all halted."""
+        return init_carry(model, batch, self.sizes["seq"])
+
+    def refill(self, model: TRM, carry: Carry, batch: Puzzle) -> Carry:
+        """Start the rows that have halted on the puzzles of a batch."""
+        return refill(model, carry, batch)
+
+    def row_ids(self, carry: Carry) -> Int[Array, " batch"]:
+        """Return the puzzles' rows of the puzzle table."""
+        return row_ids(carry)
+
+    def done(self, carry: Carry) -> Bool[Array, ""]:
+        """Return whether all rows have halted."""
+        return jnp.all(carry.halted)
+
+    def at_training_depth(self, model: TRM) -> TRM:
+        """Return the model with the cycles of `depth_schedule`, where it has one.
+
+        Depth is no weight: the same leaves go into the structure of another model.
+        """
+        if not self.config.depth_schedule:
+            return model
+        depth = self.config.depths(1).at(0)
+        config = dataclasses.replace(self.config, model=self.config.model_at(depth))
+        like, _ = jax.eval_shape(lambda: build_model(config, self.sizes, self.kernel))
+        return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
+
+    # -- how a step is made ------------------------------------------------------------
+
+    @property
+    def step_config(self) -> StepConfig:
+        """Batch size, slices, precision and seed of a step."""
+        return StepConfig(
+            batch_size=self.config.batch_size,
+            precision=self.config.precision,
+            seed=self.config.seed,
+            accumulation=self.config.accumulation,
+            supervision_steps=self.config.supervision_steps,
+        )
+
+    def make_optimizer(self, total: int) -> Optimizer:
+        """Return the optimizer of the network and of the puzzle table."""
+        optim, table = self.config.optim, self.config.table
+        updates = total * (self.config.act.max_steps if self.episode else 1)
+        follow = lambda peak: make_schedule(optim, peak, updates, warmup_cosine)
+        rate = follow(table.lr)
+
+        def table_update(
+            rows: Array, grads: tuple[Array, Array], count: Int[Array, ""]
+        ) -> Array:
+            return sign_sgd_rows(
+                rows, *grads, lr=rate(count), weight_decay=table.weight_decay
+            )
+
+        optimizer = make_optimizer(optim, follow(optim.lr), table_update)
+        if self.config.freeze:
+            return dataclasses.replace(optimizer, tx=optax.set_to_zero())
+        return optimizer
+
+    @property
+    def averaged(self) -> bool:
+        """Whether averaged weights are kept; a frozen network has none."""
+        return super().averaged and not self.config.freeze
+
+    @property
+    def episode(self) -> bool:
+        """Whether updates are made on one batch until all of its rows halt."""
+        return self.config.loop == "episode"
+
+    @property
+    def positions(self) -> int:
+        """Positions of a puzzle, the prefix included."""
+        return self.config.model.prefix + self.sizes["seq"]
+
+    def rates(self, examples: float) -> Values:
+        """Return the MFU, where a step's work and the devices' peak are known."""
+        depth = self.config.depths(1).at(0)
+        vocab, seq = self.sizes["vocab"], self.sizes["seq"]
+        model, act = self.config.model_at(depth), self.config.act
+        flops = None if self.episode else step_flops(model, act, vocab=vocab, seq=seq)
+        return throughput(self.mesh, examples, flops=flops)
+
+    def batch_like(self, size: int) -> Puzzle:
+        """Return the shapes of a batch of `size` puzzles."""
+        numbers = lambda *shape: jax.ShapeDtypeStruct((size, *shape), "int32")
+        seq = self.sizes["seq"]
+        return Puzzle(numbers(seq), numbers(seq), numbers())
+
+    # -- data --------------------------------------------------------------------------
+
+    @cached_property
+    def train(self) -> PuzzleDataset:
+        """The training puzzles, made if they are missing."""
+        config = self.config
+        prepare_missing(config.data.paths[0], config.data.build)
+        first = config.batches.at(0)
+        dataset = PuzzleDataset(
+            config.data.paths,
+            "train",
+            batch_size=first,
+            seed=config.seed,
+            epochs_per_block=config.data.block,
+            rows=process_rows(self.mesh, first),
+            hints=config.data.hints,
+        )
+        require(
+            bool((dataset.batch(0).labels != IGNORE).any()),
+            "A training puzzle must have a cell to learn: all labels of the first "
+            f"batch of {config.data.paths[0]} are ignored. Check `ignore_label_id` of "
+            "`dataset.json`.",
+        )
+        return dataset
+
+    @cached_property
+    def test(self) -> PuzzleDataset:
+        """The test puzzles."""
+        size = self.eval_batch_size
+        rows = process_rows(self.mesh, size)
+        test = PuzzleDataset(self.config.data.paths, "test", batch_size=size, rows=rows)
+        for name in ("vocab_size", "seq_len", "num_puzzle_identifiers"):
+            trained, tested = (
+                getattr(split.metadata, name) for split in (self.train, test)
+            )
+            require(
+                trained == tested,
+                f"`{name}` of the test split must be that of the train split: got "
+                f"{tested} and {trained}. Build both splits together.",
+            )
+        return test
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Vocabulary, cells and identifiers of the puzzles."""
+        metadata = self.train.metadata
+        return {
+            "vocab": metadata.vocab_size,
+            "seq": metadata.seq_len,
+            "puzzles": metadata.num_puzzle_identifiers,
+        }
+
+    @property
+    def data_hash(self) -> str:
+        """Content hash of the training puzzles."""
+        return self.train.content_hash
+
+    @cached_property
+    def total(self) -> int:
+        """Steps of the whole run.
+
+        Raises:
+            UserError: if the data fill no batch.
+        """
+        require(
+            steps_covering(
+                self.config.batches, self.train.examples_in(self.config.epochs)
+            )
+            > 0,
+            "The batches of a run must fill: got "
+            f"batch_size={self.config.batch_size} for {self.config.epochs:g} epochs of "
+            f"{self.train.metadata.total_groups:,} groups. Use a smaller batch or more "
+            "epochs.",
+        )
+        return self._steps(self.config.epochs)
+
+    @property
+    def eval_every(self) -> int:
+        """Steps between two evaluations."""
+        return self._steps(self.config.eval.epochs)
+
+    def _steps(self, epochs: float) -> int:
+        """Return the steps that make up `epochs`, in whole dispatches."""
+        each = self.config.supervision_steps
+        examples = self.train.examples_in(epochs) / each
+        steps = max(steps_covering(self.config.batches, examples), 1)
+        call = self.config.steps_per_call
+        return ceil_div(steps, call) * call
+
+    def train_batch(self, number: int) -> Puzzle:
+        """Return this process's puzzles of a training batch."""
+        return self.train.batch(number)
+
+    def changed(self, config: TrainTRM, first: int) -> "TRMExperiment":
+        """Return the experiment with another batch, rate or depth from a step on."""
+        other = super().changed(config, first)
+        size = config.batch_size
+        if size != self.train.batch_size:
+            number = first * config.supervision_steps
+            rows = process_rows(self.mesh, size)
+            other.train = self.train.resized(number, size, rows)
+        return other
+
+    def check(self) -> None:
+        """Raise `UserError` unless mesh, batches and data go together."""
+        super().check()
+        for size in self.config.batches.values:
+            local, slices = size // self.mesh.size, self.config.accumulation
+            require(
+                local % slices == 0,
+                f"`accumulation` must divide the {local} puzzles of a device: got "
+                f"{slices}. Use fewer slices or a larger batch.",
+            )
+
+    # -- evaluation --------------------------------------------------------------------
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Puzzles evaluated at once, over all devices."""
+        return self.config.eval.batch_size or self.config.batch_size
+
+    def eval_splits(self, when: Literal["between", "last", "only"]) -> list[Split]:
+        """Return the test puzzles of an evaluation."""
+        limits = {
+            "between": self.config.eval.puzzles,
+            "last": self.config.eval.final_puzzles,
+        }
+        everything = self.test.num_examples
+        examples = min(limits.get(when) or everything, everything)
+        batch = lambda index: self.test.test_batch(index, examples)
+        batches = self.test.num_test_batches(examples)
+        return [Split(name="", examples=examples, batches=batches, batch=batch)]
+
+    def score(self, values: Values) -> float:
+        """Return the share of puzzles solved."""
+        return values["exact_accuracy"] or 0.0
+
+    def summary(self, evaluation: Evaluation) -> str:
+        """Return an evaluation as a table, and its first puzzle as a board.
+
+        Where the kind of puzzle has rules, the first puzzles are checked by them too: a
+        maze may have several shortest paths, and the labels name one.
+        """
+        lines = [
+            f"  {value:8.4f}  {name:16s} {note}"
+            for name, note in NOTES.items()
+            if (value := evaluation.values.get(name)) is not None
+        ]
+        puzzles, prediction = first_rows(evaluation.first)
+        answers = np.argmax(prediction.logits, axis=-1)
+        if (solved := self.test.is_solution(puzzles.inputs, answers)) is not None:
+            real = (puzzles.labels != IGNORE).any(axis=1)
+            note = f"solved of the first {real.sum():,}, by the rules"
+            lines.append(f"  {solved[real].mean():8.4f}  {'by_the_rules':16s} {note}")
+        board = self.test.draw(puzzles.inputs[0], answers[0], puzzles.labels[0])
+        return "\n".join([*lines, "", board])
+
+    # -- first weights -----------------------------------------------------------------
+
+    def first_weights(self) -> tuple[TRM, np.ndarray] | None:
+        """Return the model and table of `init_from`, fitted to the data.
+
+        Raises:
+            UserError: if the weights are for other puzzles.
+        """
+        if self.source is None:
+            return None
+        model, rows = jax.eval_shape(self.build)
+        if isinstance(self.source, Official):
+            stored = self.source.weights.get(TABLE)
+            model = load_official(self.source.weights, model, self.config.model)
+        else:
+            stored = self.source.table.rows
+            require_same_arrays(self.source.model, model, self.config.init_from)
+            leaves = jax.tree.leaves(self.source.model)
+            model = jax.tree.unflatten(jax.tree.structure(model), leaves)
+        return model, first_table(stored, rows.shape, self.config.init_table)
 
 
-def make_recipe(config: TrainTRM, sizes: Sizes, mesh: Mesh, total: int = 1) -> Recipe:
-    """What a run of `total` steps on puzzles of these sizes trains."""
-    kernel = pick_kernel(
-        config.model.attention,
-        precision=config.precision,
-        length=config.model.prefix + sizes["seq"],
-        head_dim=config.model.head_dim,
-        backend=mesh.devices.flat[0].platform,
-    )
-    phases = make_phases(config, total, sizes, kernel, mesh)
-    numbers = lambda *shape: jax.ShapeDtypeStruct(
-        (config.batches.at(0), *shape), "int32"
-    )
-    return Recipe(
-        objective=make_objective(
-            config.act, sizes["seq"], early_halt=config.eval.mode == "halt"
-        ),
-        phases=phases,
-        init=make_trm_init(
-            config,
-            sizes,
-            phases.at(0).optimizer,
-            partial(build, config, sizes, kernel),
-        ),
-        batch=Puzzle(numbers(sizes["seq"]), numbers(sizes["seq"]), numbers()),
-        episode=config.loop == "episode",
-    )
+def require_same_arrays(source: TRM, model: TRM, name: str) -> None:
+    """Raise `UserError` unless two models have the same arrays."""
+    stored = kinds(source)
+    for path, kind in kinds(model).items():
+        require(
+            stored.get(path) == kind,
+            f"First weights must be for puzzles like the data: `{path}` is "
+            f"{stored.get(path)} in {name} and {kind} here. Use a run on puzzles of "
+            "the same size and vocabulary.",
+        )
 
 
 def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
-    """The configuration with the model of the weights to start with, and these.
+    """Return the configuration with the model of the first weights, and the weights.
 
-    A run that is continued needs no first weights.
+    None for a run that is resumed: it needs none.
 
     Raises:
-        UserError: if there are no such weights, or they are for other puzzles.
+        UserError: if there are no such weights, or they are of another kind.
     """
     if config.init_from == "scratch":
         return config, None
-    before = resumed_config(TrainTRM, config.run_dir)
-    if before is not None and before.init_from == config.init_from:
-        return as_computed(before.model, config), None
+    resumed = resumed_config(TrainTRM, config.run_dir)
+    if resumed is not None and resumed.init_from == config.init_from:
+        return with_model(config, resumed.model), None
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(local_dataset(config.data.paths[0]) / "train").seq_len
     if exists(open_path(config.init_from) / "config.json"):
-        source = load_run(config.init_from)
+        run = load_run(config.init_from)
         require(
-            source.kind == "trm",
+            run.kind == "trm",
             f"First weights must be those of a TRM: `{config.init_from}` is a run of "
-            f"`train.{source.kind}`. Name another with `--config.init-from`.",
+            f"`train.{run.kind}`. Name another with `--config.init-from`.",
         )
-        model = source.config.model
-    else:
-        source, _ = read_official(config.init_from, Given(seq=seq), config.model)
-        model = source.config
-        if source.notes and jax.process_index() == 0:
-            notes = ", ".join(source.notes)
-            print(f"Not told by {config.init_from}, so taken: {notes}.")
-    return as_computed(model, config), source
+        return with_model(config, run.config.model), run
+    official, _ = read_official(config.init_from, Given(seq=seq), config.model)
+    if official.notes and jax.process_index() == 0:
+        notes = ", ".join(official.notes)
+        print(f"Not given by {config.init_from}, so assumed: {notes}.")
+    return with_model(config, official.config), official
 
 
-def as_computed(model: TRMConfig, config: TrainTRM) -> TrainTRM:
-    """The configuration with another model, which is computed as its own was to be."""
+def with_model(config: TrainTRM, model: TRMConfig) -> TrainTRM:
+    """Return the configuration with another model, but its own kernel of attention."""
     model = dataclasses.replace(model, attention=config.model.attention)
     return dataclasses.replace(config, model=model)
 
 
-def first_weights(
-    source: Official | LoadedRun, like: tuple[TRM, Any], config: TrainTRM
-) -> tuple[TRM, np.ndarray]:
-    """A model and the rows of a table to begin a run with.
-
-    Args:
-        source: the weights.
-        like: the model and the table of the run; they may be abstract.
-        config: of the run.
-
-    Raises:
-        UserError: if the weights are for other puzzles.
-    """
-    model, rows = like
-    if isinstance(source, Official):
-        stored = source.weights.get(TABLE)
-        model = load_official(source.weights, model, config.model)
-    else:
-        stored, theirs = source.table.rows, kinds(source.model)
-        for name, kind in kinds(model).items():
-            require(
-                theirs.get(name) == kind,
-                f"First weights must be for puzzles as the configured data: `{name}` "
-                f"is {theirs.get(name)} in {config.init_from} and {kind} here. Use a "
-                "run on puzzles of as many cells and tokens.",
-            )
-        model = jax.tree.unflatten(
-            jax.tree.structure(model), jax.tree.leaves(source.model)
-        )
-    return model, first_table(stored, rows.shape, config.init_table)
-
-
-def make_trm_init(
-    config: TrainTRM,
-    sizes: Sizes,
-    optimizer: Optimizer,
-    make: Callable[[], tuple[TRM, Array | np.ndarray]],
-) -> Callable[[], TrainState]:
-    """The function that makes the first state of a run, given what makes a model."""
-    dtype = jnp.dtype(config.precision)
-    return make_init(
-        make,
-        lambda model: init_carry(
-            cast(model, dtype), config.batches.at(0), sizes["seq"]
-        ),
-        optimizer.tx,
-        ema=config.optim.ema > 0 and not config.freeze,
-    )
-
-
-def build(config: TrainTRM, sizes: Sizes, kernel: Kernel = "xla") -> tuple[TRM, Array]:
-    """A fresh model and the rows of its table, for data of these sizes."""
-    key = jax.random.key(config.seed)
-    model = build_trm(
-        config.model, vocab=sizes["vocab"], seq=sizes["seq"], kernel=kernel, key=key
-    )
-    return model, jnp.zeros((sizes["puzzles"], config.model.puzzle_dim))
-
-
-def sizes_of_data(config: TrainTRM) -> Sizes:
-    """The sizes that a run of the first version does not record."""
-    return sizes_of(PuzzleDataset(config.data.paths, "train", batch_size=1))
-
-
-def sizes_of(train: PuzzleDataset) -> Sizes:
-    """The sizes of a model of these puzzles."""
-    return {
-        "vocab": train.metadata.vocab_size,
-        "seq": train.metadata.seq_len,
-        "puzzles": train.metadata.num_puzzle_identifiers,
-    }
-
-
-def make_objective(act: ACTConfig, seq: int, *, early_halt: bool = False) -> Objective:
-    """Supervision steps of a TRM on puzzles of `seq` cells."""
-    return Objective(
-        cast=cast,
-        loss=partial(supervision_loss, config=act),
-        evaluate=partial(evaluate, config=act, early=early_halt),
-        init_carry=partial(init_carry, seq=seq),
-        refill=refill,
-        row_ids=row_ids,
-        done=lambda carry: jnp.all(carry.halted),
-    )
-
-
-def make_phases(
-    config: TrainTRM, total: int, sizes: Sizes, kernel: Kernel, mesh: Mesh
-) -> Piecewise[Phase]:
-    """The phases of a run of `total` steps: its batch and how deep it recurses."""
-    objective = make_objective(config.act, sizes["seq"])
-
-    def phase(batch_and_depth: tuple[int, tuple[int, int]]) -> Phase:
-        batch, depth = batch_and_depth
-        model = config.model_at(depth)
-        flops = step_flops(model, config.act, vocab=sizes["vocab"], seq=sizes["seq"])
-        if config.loop == "episode":  # of as many steps as its puzzles need
-            flops = None
-        plain = Phase(
-            objective=objective,
-            optimizer=make_trm_optimizer(config, total, config.lr_scale(batch)),
-            step_config=StepConfig(
-                batch_size=batch,
-                precision=config.precision,
-                seed=config.seed,
-                accumulation=config.accumulation,
-                supervision_steps=config.supervision_steps,
-            ),
-            rates=with_batch(throughput(mesh, flops=flops), config, batch),
-        )
-        if not config.depth_schedule:
-            return plain
-        other = dataclasses.replace(config, model=model)
-        like, _ = jax.eval_shape(partial(build, other, sizes, kernel))
-        said: Values = {"H_cycles": depth[0], "L_cycles": depth[1]}
-        return dataclasses.replace(
-            plain,
-            objective=at_depth(objective, like),
-            rates=lambda rate: plain.rates(rate) | said,
-        )
-
-    return config.batches.together(config.depths(total)).map(phase)
-
-
-def at_depth(objective: Objective, like: TRM) -> Objective:
-    """The objective with a loss that recurses as deep as another model.
-
-    No weight knows of depth: it is the structure that the same leaves stand in.
-    """
-    structure = jax.tree.structure(like)
-
-    def loss(model: TRM, *args: Any, **options: Any) -> Loss:
-        model = jax.tree.unflatten(structure, jax.tree.leaves(model))
-        return objective.loss(model, *args, **options)
-
-    return dataclasses.replace(objective, loss=loss)
-
-
-def make_trm_optimizer(config: TrainTRM, total: int, scale: float = 1.0) -> Optimizer:
-    """The optimizer of a run of `total` steps: the network's and the puzzle table's.
-
-    The rate of the network is multiplied by `scale`.
-    """
-    optim, table = config.optim, config.table
-    updates = total * (config.act.max_steps if config.loop == "episode" else 1)
-    follow = lambda peak: make_schedule(optim, peak, updates, warmup_cosine)
-    rate = follow(table.lr)
-
-    def table_update(
-        rows: Array, table_grads: tuple[Array, Array], count: Any
-    ) -> Array:
-        return sign_sgd_rows(
-            rows, *table_grads, lr=rate(count), weight_decay=table.weight_decay
-        )
-
-    optimizer = make_optimizer(optim, follow(scale * optim.lr), table_update)
-    if config.freeze:
-        return dataclasses.replace(optimizer, tx=optax.set_to_zero())
-    return optimizer
-
-
-def open_data(config: TrainTRM, mesh: Mesh) -> tuple[PuzzleDataset, PuzzleDataset]:
-    """The training and the test puzzles, made if they are missing.
-
-    Raises:
-        ValueError: if they do not fit each other, the batch or the mesh.
-    """
-    paths, eval_batch = config.data.paths, config.eval.batch_size or config.batch_size
-    test_rows = process_rows(mesh, eval_batch)
-    require_batches(config, mesh)
-    prepare_missing(paths[0], config.data.build)
-    train = PuzzleDataset(
-        paths,
-        "train",
-        batch_size=config.batch_size,
-        seed=config.seed,
-        epochs_per_block=config.data.block,
-        rows=process_rows(mesh, config.batch_size),
-        hints=config.data.hints,
-    )
-    require(
-        bool((train.batch(0).labels != IGNORE).any()),
-        "A training puzzle must have a cell to learn: all labels of the first batch "
-        f"of {paths[0]} are ignored. Check `ignore_label_id` of `dataset.json`.",
-    )
-    test = PuzzleDataset(paths, "test", batch_size=eval_batch, rows=test_rows)
-    for name in ("vocab_size", "seq_len", "num_puzzle_identifiers"):
-        ours, theirs = getattr(train.metadata, name), getattr(test.metadata, name)
-        require(
-            ours == theirs,
-            f"`{name}` of the test split must be that of the train split: got "
-            f"{theirs} and {ours}. Build both splits together.",
-        )
-    return train, test
-
-
-def train_batches(
-    train: PuzzleDataset, config: TrainTRM, mesh: Mesh
-) -> Callable[[int], Puzzle]:
-    """Return the function from the number of a training batch to its local rows."""
-    batches = config.batches.stretched(config.supervision_steps)
-    datasets: list[PuzzleDataset] = []
-    for first, size in zip(batches.firsts, batches.values, strict=True):
-        rows = process_rows(mesh, size)
-        datasets.append((datasets or [train])[-1].resized(first, size, rows))
-    by_step = Piecewise(batches.firsts, tuple(datasets))
-    return lambda step: by_step.at(step).batch(step)
-
-
-def steps_in(epochs: float, config: TrainTRM, train: PuzzleDataset) -> int:
-    """Return the training batches that make up `epochs`; 0 if they fill none."""
-    batches = config.batches.stretched(config.supervision_steps)
-    return batches.reached(train.examples_in(epochs))
-
-
-def steps_of(epochs: float, config: TrainTRM, train: PuzzleDataset) -> int:
-    """Steps that make up so many epochs, whole dispatches of them."""
-    steps = max(steps_in(epochs, config, train) // config.supervision_steps, 1)
-    return -(-steps // config.steps_per_call) * config.steps_per_call
-
-
-def test_splits(
-    config: TrainTRM,
-    test: PuzzleDataset,
-    mesh: Mesh,
-    when: Literal["between", "last", "only"],
-) -> list[Split]:
-    """The test puzzles of an evaluation: on the way, the last, or without training."""
-    limits = {"between": config.eval.puzzles, "last": config.eval.final_puzzles}
-    examples = min(limits.get(when) or test.num_examples, test.num_examples)
-    place = global_batch(mesh, test.batch_size, 0)
-    batches = test.num_test_batches(examples)
-    batch = lambda index: place(test.test_batch(index, examples))
-    return [Split(name="", examples=examples, batches=batches, batch=batch)]
-
-
-def summary(test: PuzzleDataset, evaluation: Evaluation) -> str:
-    """An evaluation as a table, and its first puzzle as a board.
-
-    Where the kind of puzzle has rules, the first puzzles are judged by them too: a maze
-    may have several shortest paths, of which the labels name one.
-    """
-    lines = [
-        f"  {value:8.4f}  {name:16s} {note}"
-        for name, note in NOTES.items()
-        if (value := evaluation.values.get(name)) is not None
-    ]
-    puzzles, prediction = first_rows(evaluation.first)
-    answers = np.argmax(prediction.logits, axis=-1)
-    if (solved := test.kind.is_solution(puzzles.inputs, answers)) is not None:
-        real = (puzzles.labels != IGNORE).any(axis=1)
-        name, note = "by_the_rules", f"solved of the first {real.sum():,}, by the rules"
-        lines.append(f"  {solved[real].mean():8.4f}  {name:16s} {note}")
-    board = test.kind.draw(puzzles.inputs[0], answers[0], puzzles.labels[0])
-    return "\n".join([*lines, "", board])
+def main(preset: str, config: TrainTRM) -> int:
+    """Train, evaluate and save; return the exit status."""
+    start(config.mesh, config.run)
+    return seeds.run(TRMExperiment, preset, config)
 
 
 if __name__ == "__main__":

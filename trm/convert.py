@@ -31,8 +31,8 @@ from train.adopt import adopt
 from train.devices import start
 from train.runs.loading import CheckpointName, load_run
 from train.runs.record import recorded_run
-from train.state import TrainState
-from train.trm import make_trm_init, make_trm_optimizer
+from train.state import TrainState, new_state
+from train.trm import TRMExperiment
 from trm.official.all_config import (
     FILE,
     all_config,
@@ -138,11 +138,14 @@ def import_run(
         UserError: if they are not of one model.
     """
     sizes = official.sizes | {"puzzles": puzzles}
-    optimizer = make_trm_optimizer(config, 1)
+    experiment = TRMExperiment(config, sizes=sizes)
+    tx = experiment.make_optimizer(1).tx
 
     def state(step: int, weights: Official) -> TrainState:
-        make = lambda: build_official(weights, config, puzzles)
-        return at_step(make_trm_init(config, sizes, optimizer, make)(), step)
+        model, rows = build_official(weights, config, puzzles)
+        model_cast = experiment.cast(model, experiment.step_config.dtype)
+        carry = experiment.init_carry(model_cast, config.batch_size)
+        return at_step(new_state(model, rows, carry, tx, ema=experiment.averaged), step)
 
     kinds = {name: array.dtype.name for name, array in official.weights.items()}
     kept = {name: kind for name, kind in kinds.items() if kind != "float32"}

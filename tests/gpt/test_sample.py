@@ -27,7 +27,7 @@ from configs import (
     UserError,
 )
 from data.text.tokenizer import Characters, Tokenizer, TokenNumbers
-from gpt.model import GPT, build_gpt
+from gpt.model import build_gpt
 from gpt.sample import BETWEEN, main, read_texts
 from tests.runs import ROOT, environment, finish, start
 from tests.tiny import assert_equal
@@ -37,7 +37,7 @@ from train.runs.checkpoint import Checkpoints
 from train.runs.integrity import fingerprint
 from train.runs.loading import LoadedRun, load_run
 from train.runs.run_dir import RunDir
-from train.state import TrainState, init_state, make_init
+from train.state import TrainState, init_state, new_state
 
 HF = Path(__file__).parents[1] / "golden" / "gpt2_hf"
 CHARACTERS = "\n abcdefghijklé"
@@ -49,12 +49,12 @@ def state(step: int) -> TrainState:
     """A state with an average, spread over eight devices."""
     mesh = make_mesh(MeshConfig(data=8))
 
-    def build() -> tuple[GPT, tuple[()]]:
+    def init() -> TrainState:
         key = jax.random.key(step)
         model = build_gpt(SHAPE, tokens=len(CHARACTERS), key=key)
-        return jax.tree.map(lambda a: 5 * a, model), ()
+        model = jax.tree.map(lambda a: 5 * a, model)
+        return new_state(model, (), (), optax.sgd(0.1), ema=True)
 
-    init = make_init(build, lambda _: (), optax.sgd(0.1), ema=True)
     made = init_state(init, mesh)
     step_ema = (jnp.int32(step), jax.tree.map(lambda a: 2 * a, made.ema))
     return eqx.tree_at(lambda s: (s.step, s.ema), made, step_ema)

@@ -25,8 +25,8 @@ from data.storage import open_path, upload
 from train import cli
 from train.compile import (
     describe,
+    experiment_of,
     main,
-    recipe_of,
     sizes_of,
     slices_flag,
     with_more_slices,
@@ -178,7 +178,7 @@ SMALL_TEXT = replace(
 def studied(config: TrainTRM | TrainGPT) -> Facts:
     """What is known but for seconds."""
     mesh = make_mesh(MeshConfig(data=2))
-    facts, _ = study(recipe_of(config, mesh), mesh, config.steps_per_call)
+    facts, _ = study(experiment_of(config, mesh))
     return {name: value for name, value in facts.items() if not name.endswith("_s")}
 
 
@@ -194,7 +194,7 @@ def test_of_several_depths_the_deepest() -> None:
     mesh = make_mesh(MeshConfig(data=2))
 
     def work(config: TrainTRM) -> int:
-        traced, _, _ = trace(recipe_of(config, mesh), mesh, 1)
+        traced, _, _ = trace(experiment_of(config, mesh))
         return flops(traced.jaxpr.jaxpr)
 
     most = work(deep(1, 3))

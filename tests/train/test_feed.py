@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +20,11 @@ from tests.tiny import assert_equal
 from train import devices
 from train.feed import prepare_missing
 from train.presets import TRM_PRESETS
+from train.run import dispatch
 from train.runs.checkpoint import Checkpoints
 from train.state import abstract_state, init_state
 from train.step import make_train_step
-from train.trm import make_job
+from train.trm import TRMExperiment
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_the_first_process_prepares_for_all(
 
 def test_steps_are_whole_dispatches(dataset: Path) -> None:
     """4 epochs of 40 puzzles in batches of 8 are 20 batches."""
-    total = lambda **changes: make_job("x", config(dataset, **changes)).intervals.total
+    total = lambda **changes: TRMExperiment(config(dataset, **changes)).total
     assert total() == 20
     assert total(steps_per_call=3) == 21
     assert total(supervision_steps=4) == 5
@@ -80,9 +82,9 @@ def test_steps_are_whole_dispatches(dataset: Path) -> None:
 
 def test_dispatches_take_the_same_batches(dataset: Path) -> None:
     """Their numbers do not depend on the shape of the input."""
-    single = make_job("x", config(dataset)).make_batch
-    both = make_job("x", config(dataset, steps_per_call=2, supervision_steps=2))
-    stacked = both.make_batch(2)
+    single = partial(dispatch, TRMExperiment(config(dataset)))
+    both = TRMExperiment(config(dataset, steps_per_call=2, supervision_steps=2))
+    stacked = dispatch(both, 2)
     assert stacked.inputs.shape == (2, 2, 8, 16)
     for i in range(4):
         expected = single(4 + i).inputs[0, 0]
@@ -93,21 +95,21 @@ def test_dispatches_take_the_same_batches(dataset: Path) -> None:
 def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
     """No prefix, no table: trained, saved and restored like any other."""
     model = replace(TRM_PRESETS["quickstart"][1].model, prefix=0, puzzle_dim=0)
-    job = make_job("x", config(dataset, model=model))
-    state, phase = init_state(job.init, job.mesh), job.phases.at(0)
+    experiment = TRMExperiment(config(dataset, model=model))
+    mesh, state = experiment.mesh, init_state(experiment.init, experiment.mesh)
     step = make_train_step(
-        phase.objective, phase.optimizer, job.mesh, phase.step_config, state
+        experiment, experiment.optimizer, mesh, experiment.step_config, state
     )
-    state, _ = step(state, job.make_batch(0))
+    state, _ = step(state, dispatch(experiment, 0))
     checkpoints = Checkpoints(tmp_path / "checkpoints", RunConfig())
     checkpoints.save(state)
     checkpoints.wait()
-    restored = checkpoints.restore(lambda step: abstract_state(job.init, job.mesh))
+    restored = checkpoints.restore(lambda step: abstract_state(experiment.init, mesh))
     checkpoints.close()
     assert_equal(restored, jax.device_get(state))
 
 
 def test_the_first_state_has_the_types_of_every_state(dataset: Path) -> None:
     """A weak type would compile the second step anew."""
-    job = make_job("x", config(dataset))
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(jax.eval_shape(job.init)))
+    state = jax.eval_shape(TRMExperiment(config(dataset)).init)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))

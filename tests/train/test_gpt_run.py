@@ -16,7 +16,7 @@ from tests import runs
 from tests.runs import Settings, finish, last_step, metrics, wait_for
 from tests.tiny import assert_equal
 from train import cli
-from train.gpt import first_weights, main, resolve
+from train.gpt import find_weights, main, resolve
 from train.presets import GPT_PRESETS
 from train.runs.loading import LoadedRun, load_run
 
@@ -247,7 +247,7 @@ def test_a_run_of_puzzles_is_no_gpt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("train.gpt.is_run", lambda path: True)
     monkeypatch.setattr("train.gpt.load_run", lambda path: trm)
     with pytest.raises(UserError, match=r"is a run of `train\.trm`"):
-        first_weights(TrainGPT(init_from="runs/trm"))
+        find_weights(TrainGPT(init_from="runs/trm"))
 
 
 @pytest.mark.slow

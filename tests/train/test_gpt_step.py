@@ -13,17 +13,18 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig
+from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig, TrainGPT
 from data.text.dataset import IGNORE, Tokens
 from gpt.model import GPT, build_gpt, crop
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
-from train.gpt import make_objective
-from train.gradients import StepConfig, accumulate_grads, make_gradients
+from train.experiment import StepConfig
+from train.gpt import GPTExperiment
+from train.gradients import accumulate_grads, make_gradients
 from train.mesh import global_batch, make_mesh
 from train.optim import Optimizer, make_tx, matrices, nanogpt_cosine
 from train.runs.checkpoint import Checkpoints, NonFiniteError
-from train.state import TrainState, abstract_state, init_state, make_init
+from train.state import TrainState, abstract_state, init_state, new_state
 from train.step import make_train_step
 from train.watch.interval import Interval
 from train.watch.report import Report
@@ -49,8 +50,13 @@ SGD = optimizer()
 
 
 def init(config: GPTConfig = CONFIG, optimizer: Optimizer = SGD, scaled: bool = False):
-    build = lambda: (build_gpt(config, tokens=VOCAB, key=jax.random.key(0)), ())
-    return make_init(build, lambda _: (), optimizer.tx, ema=True, scaled=scaled)
+    build = lambda: build_gpt(config, tokens=VOCAB, key=jax.random.key(0))
+    return lambda: new_state(build(), (), (), optimizer.tx, ema=True, scaled=scaled)
+
+
+def make_objective(chunk: int) -> GPTExperiment:
+    config = TrainGPT(model=replace(CONFIG, loss_chunk=chunk))
+    return GPTExperiment(config, sizes={"tokens": VOCAB})
 
 
 def tokens(seed: int) -> Tokens:
@@ -134,7 +140,9 @@ def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
     objective = make_objective(64)
     model = build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
     batch = jax.tree.map(lambda a: jnp.asarray(a[:13]), tokens(0))
-    run = partial(accumulate_grads, replace(objective, loss=loss), 2)
+    noted = make_objective(64)
+    noted.loss = loss
+    run = partial(accumulate_grads, noted, 2)
     grads, _ = jax.jit(run)(
         model, None, (), batch, jax.random.split(jax.random.key(0), 13)
     )
@@ -265,8 +273,8 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
     """The batch is skipped: nothing changes, its metrics are empty, others go on."""
     slow = optimizer(optax.sgd(1e-3))
     fresh = lambda: build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
-    build = lambda: (overflowing(fresh(), VOCAB - 1), ())
-    make = make_init(build, lambda _: (), slow.tx, ema=ema, scaled=True)
+    build = lambda: overflowing(fresh(), VOCAB - 1)
+    make = lambda: new_state(build(), (), (), slow.tx, ema=ema, scaled=True)
     state = init_state(make, one_device)
     state = eqx.tree_at(lambda s: s.scale.factor, state, jnp.array(4.0))
     step = make_train_step(

@@ -24,11 +24,12 @@ from configs import (
 from data.build import prepare
 from tests.golden import Golden
 from tests.official import weights_of, write_official
+from train.models import build_model
 from train.presets import TRM_PRESETS
 from train.runs.loading import LoadedRun, load_run
 from train.runs.record import recorded_run
 from train.table import make_table
-from train.trm import build, first_weights, main, make_trm_optimizer, resolve
+from train.trm import TRMExperiment, main, resolve
 from trm import convert
 from trm.official.infer import Official
 from trm.official.names import TABLE
@@ -68,6 +69,12 @@ def official(rows: int, width: int = 32) -> Official:
     return Official(weights=weights, config=golden.config, vocab=6, seq=16)
 
 
+def first_weights(source: Any, config: TrainTRM, sizes: dict[str, int]) -> Any:
+    experiment = TRMExperiment(config, sizes=sizes)
+    experiment.source = source
+    return experiment.first_weights()
+
+
 # -- the puzzle table ------------------------------------------------------------------
 
 
@@ -87,8 +94,7 @@ def test_the_table_that_goes_with_first_weights(
     source = official(3)
     setting = TrainTRM(model=source.config, init_table=init_table)
     sizes = {"vocab": 6, "seq": 16, "puzzles": puzzles}
-    like = jax.eval_shape(lambda: build(setting, sizes))
-    model, table = first_weights(source, like, setting)
+    model, table = first_weights(source, setting, sizes)
     np.testing.assert_array_equal(table, expected(source.weights[TABLE]))
     assert table.dtype == jnp.float32
     embedding = source.weights["embed_tokens.embedding_weight"]
@@ -103,33 +109,27 @@ def test_first_weights_for_other_puzzles() -> None:
     source = official(3)
     setting = TrainTRM(model=source.config)
     sizes = {"vocab": 11, "seq": 16, "puzzles": 3}
-    like = jax.eval_shape(lambda: build(setting, sizes))
-    with pytest.raises(
-        UserError, match=r"embedding_weight` must have shape \(11, 32\)"
-    ):
-        first_weights(source, like, setting)
+    with pytest.raises(UserError, match=r"\(11, 32\)"):
+        first_weights(source, setting, sizes)
     narrow = official(3, width=20)
     sizes = {"vocab": 6, "seq": 16, "puzzles": 3}
-    like = jax.eval_shape(lambda: build(setting, sizes))
-    with pytest.raises(UserError, match="rows of width 32: got shape"):
-        first_weights(narrow, like, setting)
+    with pytest.raises(UserError, match="width 32"):
+        first_weights(narrow, setting, sizes)
 
 
 def test_first_weights_of_a_run() -> None:
     """Also of a variant that has no official names; its table is that of the data."""
     setting = TRM_PRESETS["quickstart"][1]
     sizes = {"vocab": 6, "seq": 16, "puzzles": 3}
-    model, _ = build(replace(setting, seed=5), sizes)
+    model, _ = build_model(replace(setting, seed=5), sizes)
     run = LoadedRun("trm", setting, model, make_table(jnp.ones((2, 32))), 7)
-    like = jax.eval_shape(lambda: build(setting, sizes))
-    first, table = first_weights(run, like, replace(setting, init_table="mean"))
-    assert jax.tree.structure(first) == jax.tree.structure(like[0])
+    first, table = first_weights(run, replace(setting, init_table="mean"), sizes)
+    assert jax.tree.structure(first) == jax.tree.structure(model)
     for ours, theirs in zip(*map(jax.tree.leaves, (first, model)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     np.testing.assert_array_equal(table, np.ones((3, 32)))
-    other = jax.eval_shape(lambda: build(setting, sizes | {"seq": 36}))
     with pytest.raises(UserError, match=r"mixer\.mlp\.gate_up` is float32\[17,128\]"):
-        first_weights(run, other, setting)
+        first_weights(run, setting, sizes | {"seq": 36})
 
 
 # -- settings --------------------------------------------------------------------------
@@ -143,7 +143,8 @@ def test_settings_that_cannot_be() -> None:
 
 
 def test_a_frozen_network_has_no_moments() -> None:
-    optimizer = make_trm_optimizer(TrainTRM(freeze=True), 10)
+    experiment = TRMExperiment(TrainTRM(freeze=True), sizes={})
+    optimizer = experiment.make_optimizer(10)
     weights = {"w": jnp.ones(3)}
     assert jax.tree.leaves(optimizer.tx.init(weights)) == []
     moments = optimizer.tx.init(weights)
@@ -160,15 +161,15 @@ def test_the_model_is_that_of_the_weights(
     assert source is not None
     assert resolved.model == Golden(NAME).config
     assert resolved.act == configured.act
-    assert "Not told" not in capsys.readouterr().out
+    assert "so assumed" not in capsys.readouterr().out
     (tmp_path / "all_config.yaml").unlink()
     resolved, _ = resolve(configured)
-    assert "so taken: prefix=16" in capsys.readouterr().out
+    assert "so assumed: prefix=16" in capsys.readouterr().out
     assert resolve(replace(configured, init_from="scratch"))[1] is None
 
 
 def test_no_such_weights(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no `nowhere`"):
+    with pytest.raises(UserError, match="nowhere"):
         resolve(config(dataset, tmp_path / "run", "nowhere"))
     (tmp_path / "gpt").mkdir()
     (tmp_path / "gpt" / "config.json").write_text('{"recorded": {"kind": "what"}}')

@@ -5,7 +5,6 @@ From shapes alone, with the attention kernel that `auto` takes there.
 
 import re
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,21 +13,19 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import train.gpt
-import train.trm
 from configs import TrainGPT, TrainTRM, UserError
 from data.puzzles.dataset import Puzzle
 from data.text.dataset import Tokens
 from gpt import attention
 from gpt.attention import Kernel, pick_kernel
-from train.gradients import StepConfig
+from train.experiment import AbstractExperiment
+from train.gpt import GPTExperiment
 from train.mesh import AXES
-from train.models import Sizes
-from train.objective import Objective
-from train.optim import Optimizer, make_optimizer, warmup_cosine
+from train.models import Sizes, build_model
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.state import abstract_state, make_init
+from train.state import abstract_state
 from train.step import make_train_step
+from train.trm import TRMExperiment
 
 # The others differ little, and lowering takes long: `pytest -m slow` runs them.
 QUICK = ("sudoku-attention", "gpt2", "shakespeare-char")
@@ -77,11 +74,10 @@ def lower_trm(
 ) -> str:
     """The program of a preset's train step on 9x9 Sudoku, or on other puzzles."""
     kernel, size, seq = trm_kernel(config, sizes), config.batch_size, sizes["seq"]
-    objective = train.trm.make_objective(config.act, seq)
     batch = Puzzle(*(rows(mesh, size, *n) for n in ((seq,), (seq,), ())))
-    optimizer = train.trm.make_trm_optimizer(config, 10**6)
-    build = partial(train.trm.build, config, sizes, kernel)
-    return lower(config, objective, optimizer, build, batch, mesh, platform)
+    experiment = TRMExperiment(config, mesh=mesh, sizes=sizes)
+    build = lambda: build_model(config, sizes, kernel)
+    return lower(experiment, build, batch, platform)
 
 
 def gpt_kernel(config: TrainGPT) -> Kernel:
@@ -97,12 +93,10 @@ def lower_gpt(config: TrainGPT, mesh: Mesh, platform: str) -> str:
     """The program of a preset's train step on GPT-2's tokens."""
     kernel, shape = gpt_kernel(config), config.model
     text = rows(mesh, config.batch_size, shape.block_size)
-    objective = train.gpt.make_objective(shape.loss_chunk)
-    optimizer = make_optimizer(config.optim, warmup_cosine(1e-3, 1, 10, 1.0))
-    build = partial(train.gpt.build, config, {"tokens": 50257}, kernel)
-    slices = -(-config.batch_size // config.microbatch_size)
-    batch = Tokens(text, text)
-    return lower(config, objective, optimizer, build, batch, mesh, platform, slices)
+    sizes = {"tokens": 50257}
+    experiment = GPTExperiment(config, mesh=mesh, sizes=sizes)
+    build = lambda: build_model(config, sizes, kernel)
+    return lower(experiment, build, Tokens(text, text), platform)
 
 
 def rows(mesh: Mesh, size: int, *shape: int) -> jax.ShapeDtypeStruct:
@@ -111,30 +105,11 @@ def rows(mesh: Mesh, size: int, *shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, 1, size, *shape), jnp.int32, sharding=sharding)
 
 
-def lower(
-    config: TrainTRM | TrainGPT,
-    objective: Objective,
-    optimizer: Optimizer,
-    build: Any,
-    batch: Any,
-    mesh: Mesh,
-    platform: str,
-    slices: int = 1,
-) -> str:
-    step_config = StepConfig(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        seed=config.seed,
-        accumulation=slices,
-    )
-    carry = lambda model: objective.init_carry(
-        objective.cast(model, step_config.dtype), config.batch_size
-    )
-    init = make_init(build, carry, optimizer.tx, ema=config.optim.ema > 0)
-    state = abstract_state(init, mesh)
-    step = make_train_step(
-        objective, optimizer, mesh, step_config, state, compiled=False
-    )
+def lower(experiment: AbstractExperiment, build: Any, batch: Any, platform: str) -> str:
+    experiment.build, experiment.total = build, 10**6
+    mesh, state = experiment.mesh, abstract_state(experiment.init, experiment.mesh)
+    parts = experiment, experiment.optimizer, mesh, experiment.step_config, state
+    step = make_train_step(*parts, compiled=False)
     traced = jax.jit(step).trace(state, batch)
     return traced.lower(lowering_platforms=(platform,)).as_text()
 

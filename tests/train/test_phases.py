@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import (
@@ -18,6 +19,7 @@ from configs import (
     EvalConfig,
     GeneratedSudoku,
     MeshConfig,
+    OptimConfig,
     PuzzleDataConfig,
     RunConfig,
     TrainGPT,
@@ -29,9 +31,10 @@ from data.build import prepare
 from tests import tiny
 from tests.runs import metrics
 from tests.tiny import assert_equal
-from train.phases import carried_into
 from train.presets import TRM_PRESETS
-from train.trm import main, make_job
+from train.run import enter
+from train.state import new_state
+from train.trm import TRMExperiment, main
 from trm.act import init_carry, refill
 from trm.objective import supervision_loss
 
@@ -133,10 +136,11 @@ def test_a_shallow_step_is_that_of_a_shallow_model(puzzles: Path, variant: Any) 
     if variant == "hrm":
         act = replace(act, halt="compare", continue_loss=True)
     made = config(puzzles, model=model, act=act, depth_schedule="5:2x1")
-    phases = make_job("x", made).phases
-    deep = outcome(phases.at(4).objective.loss, model)
-    shallow = outcome(phases.at(5).objective.loss, model)
-    plain = make_job("x", replace(made, depth_schedule="")).objective.loss
+    first, second = TRMExperiment(made).phases()
+    assert (first.end, second.first) == (5, 5)
+    deep = outcome(first.experiment.loss, model)
+    shallow = outcome(second.experiment.loss, model)
+    plain = TRMExperiment(replace(made, depth_schedule="")).loss
     assert_equal(deep, outcome(plain, model))
     assert_equal(shallow, outcome(plain, made.model_at((2, 1))))
     assert float(deep[0]) != float(shallow[0]), "depth matters"
@@ -222,14 +226,20 @@ def test_what_is_no_schedule_of_batches(kind: Any) -> None:
 
 
 def test_rates_of_other_batches() -> None:
-    rule = lambda name: TrainTRM(batch_size=64, batch_lr=name).lr_scale(256)
-    assert [rule(name) for name in ("none", "sqrt", "linear")] == [1.0, 2.0, 4.0]
+    optim = OptimConfig(lr=0.5)
+    for rule, lr in (("none", 0.5), ("sqrt", 1.0), ("linear", 2.0)):
+        made = TrainTRM(
+            batch_size=64, batch_lr=rule, batch_schedule="3:256", optim=optim
+        )
+        (_, plain, _), (first, other, values) = made.phases(10)
+        assert (plain.optim.lr, other.optim.lr, first) == (0.5, lr, 3)
+        assert values == {"batch_size": 256}
 
 
 def test_every_batch_must_fit(puzzles: Path) -> None:
     made = config(puzzles, batch_schedule="4:20", mesh=MeshConfig(data=8))
     with pytest.raises(UserError, match="must divide by the 8 devices"):
-        make_job("x", made)
+        TRMExperiment(made).check()
     with pytest.raises(UserError, match="`accumulation` must divide `batch_size`"):
         config(puzzles, batch_schedule="4:18", accumulation=4)
 
@@ -237,14 +247,15 @@ def test_every_batch_must_fit(puzzles: Path) -> None:
 def test_rows_that_come_and_go(puzzles: Path) -> None:
     """New ones have halted; the last are dropped; the others stay as they are."""
     made = config(puzzles, batch_schedule="0:4,1:6,2:2")
-    phases = make_job("x", made).phases
+    _, grown, shrunk = (phase.experiment for phase in TRMExperiment(made).phases())
     built = tiny.build_trm(made.model, vocab=6, seq=16, key=jax.random.key(0))
     carry = jax.tree.map(lambda a: jnp.full_like(a, 1), init_carry(built, 4, 16))
     carry = refill(built, carry, carry.puzzle)
-    more = carried_into(phases.at(1), built, carry)
+    state = new_state(built, jnp.zeros((1, 16)), carry, optax.sgd(0.1), ema=False)
+    more = enter(grown, state).carry
     assert more.halted.tolist() == [False] * 4 + [True] * 2
     assert_equal(jax.tree.map(lambda a: a[:4], more), carry)
-    fewer = carried_into(phases.at(2), built, more)
+    fewer = enter(shrunk, replace(state, carry=more)).carry
     assert_equal(fewer, jax.tree.map(lambda a: a[:2], carry))
 
 

@@ -14,14 +14,15 @@ from jaxtyping import PyTree
 
 import gpt.model
 import trm.model
-from configs import GPTConfig
+from configs import GPTConfig, TrainGPT
 from data.text.dataset import Tokens
 from gpt.layers import Linear
 from gpt.model import build_gpt
 from tests import tiny
-from train import gpt as train_gpt
-from train.gradients import StepConfig, make_gradients
-from train.state import make_init
+from train.experiment import StepConfig
+from train.gpt import GPTExperiment
+from train.gradients import make_gradients
+from train.state import new_state
 from trm.layers import Network
 from trm.recursion import deep_recursion
 from trm.variants.two_latent import TwoLatent
@@ -81,10 +82,8 @@ def gradients(
     """Of a fresh state's first step: the model's, and the table's rows'."""
     size = jax.tree.leaves(batch)[0].shape[0]
     config = StepConfig(batch_size=size, precision=precision, seed=0)
-    carry = lambda model: objective.init_carry(
-        objective.cast(model, config.dtype), size
-    )
-    state = make_init(lambda: (model, table), carry, optax.sgd(0.1), ema=False)()
+    carry = objective.init_carry(objective.cast(model, config.dtype), size)
+    state = new_state(model, table, carry, optax.sgd(0.1), ema=False)
     made = make_gradients(objective, mesh, config, state, refill=True)
     grads, (_, rows), _, _ = tiny.gradients(
         made, state, jax.tree.map(lambda a: jnp.asarray(a)[None], batch)
@@ -131,7 +130,7 @@ def test_a_gpt_in_16_bits_follows_float32(
 ) -> None:
     """All gradients, biases and vectors too, which are sums over all tokens."""
     model, batch = gpt_case(options)
-    objective = train_gpt.make_objective(10**6)
+    objective = GPTExperiment(TrainGPT(model=GPTConfig(loss_chunk=10**6)), sizes={})
     half, full = (
         gradients(objective, model, (), batch, precision, one_device)[0]
         for precision in ("bfloat16", "float32")

@@ -11,7 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from configs import MeshConfig, TrainGPT, TrainTRM
-from train.compile import recipe_of
+from train.compile import experiment_of
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.chips import slice_devices
@@ -43,7 +43,7 @@ def slice_mesh(data: int, model: int, topology: str = "v4-64") -> Mesh:
 
 
 def studied(config: TrainTRM | TrainGPT, mesh: Mesh) -> dict[str, Any]:
-    found, _ = study(recipe_of(config, mesh), mesh)
+    found, _ = study(experiment_of(config, mesh))
     assert found["fits"]
     return found
 

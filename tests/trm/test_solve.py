@@ -30,13 +30,13 @@ from tests.official import write_official
 from tests.runs import finish, start
 from tests.tiny import assert_equal
 from tests.train.test_run import SETTINGS
+from train.models import build_model
 from train.presets import TRM_PRESETS
 from train.runs.checkpoint import Checkpoints
 from train.runs.loading import LoadedRun, load_run
 from train.runs.run_dir import RunDir
-from train.state import init_state, make_init
+from train.state import init_state, new_state
 from train.table import make_table
-from train.trm import build
 from trm import solve
 from trm.act import init_carry, refill
 from trm.act import solve as evaluate
@@ -67,19 +67,18 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, one_device: Mesh) -> Path:
     opened.close()
 
     def fresh():
-        model, table = build(settings, SIZES)
+        model, table = build_model(settings, SIZES)
         halt = jax.random.normal(jax.random.key(1), model.halt_head.weight.shape)
         model = eqx.tree_at(
             lambda m: (m.halt_head.weight, m.halt_head.bias, m.head.weight),
             model,
             (halt, jnp.zeros(2), 5 * model.head.weight),
         )
-        return model, table + 0.1
+        return new_state(model, table + 0.1, (), optax.sgd(0.1), ema=True)
 
-    made = make_init(fresh, lambda _: (), optax.sgd(0.1), ema=True)
     folder = Path(settings.run_dir)
     checkpoints = Checkpoints(folder / "checkpoints", RunConfig(), scores={})
-    checkpoints.save(init_state(made, one_device))
+    checkpoints.save(init_state(fresh, one_device))
     checkpoints.close()
     return folder
 

@@ -7,11 +7,11 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from configs import UserError
-from train.job import Recipe
+from train.experiment import AbstractExperiment
 from train.mesh import AXES
 from train.roofline.chips import chip_of
 from train.roofline.cost import flops
@@ -26,36 +26,32 @@ Facts = dict[str, Any]
 GIGA, GIB = 10**9, 2**30
 
 
-def trace(recipe: Recipe, mesh: Mesh, calls: int) -> tuple[Any, TrainState, PyTree]:
-    """The train step traced for devices that need not be here; its inputs' shapes."""
-    state, phase = abstract_state(recipe.init, mesh), recipe.phases.at(0)
-    leading = (calls, phase.step_config.supervision_steps)
-    leading = () if recipe.episode else leading
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(leading), AXES))
+def trace(experiment: AbstractExperiment) -> tuple[Any, TrainState, PyTree]:
+    """Trace the train step for devices that need not be here; return its inputs too."""
+    mesh, config = experiment.mesh, experiment.step_config
+    state = abstract_state(experiment.init, mesh)
+    leading = (experiment.config.steps_per_call, config.supervision_steps)
+    leading = () if experiment.episode else leading
+    spec = PartitionSpec(*[None] * len(leading), AXES)
+    sharding = NamedSharding(mesh, spec)
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(
             (*leading, *a.shape), a.dtype, sharding=sharding
         ),
-        recipe.batch,
+        experiment.batch_like(config.batch_size),
     )
-    parts = phase.objective, phase.optimizer, mesh, phase.step_config, state
-    step = make_train_step(*parts, episode=recipe.episode, compiled=False)
+    parts = experiment, experiment.optimizer, mesh, config, state
+    step = make_train_step(*parts, episode=experiment.episode, compiled=False)
     return jax.jit(step, donate_argnums=0).trace(state, batch), state, batch
 
 
-def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | None]:
-    """What a step needs and does, and its program; None if it does not fit.
-
-    Args:
-        recipe: what it learns; of several phases the first.
-        mesh: the devices.
-        calls: updates made by one dispatch.
-    """
+def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
+    """Return what a step needs and does, and its program; None if it does not fit."""
+    mesh, config = experiment.mesh, experiment.step_config
+    calls = experiment.config.steps_per_call
     device = mesh.devices.flat[0]
     start = time.perf_counter()
-    traced, state, batch = trace(recipe, mesh, calls)
-    phase = recipe.phases.at(0)
-    config = phase.step_config
+    traced, state, batch = trace(experiment)
     each = lambda tree: sum(
         prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -65,7 +61,7 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
         "mesh": dict(mesh.shape),
         "batch": config.batch_size,
         "slices": config.accumulation,
-        "examples": phase.examples * calls,
+        "examples": config.batch_size * config.supervision_steps * calls,
         "updates": calls,
         "state": {name: each(part) for name, part in vars(state).items()}
         | {"batch": each(batch)},
@@ -108,7 +104,7 @@ def study(recipe: Recipe, mesh: Mesh, calls: int = 1) -> tuple[Facts, Program | 
     }
     found = roofline(facts)
     if found:
-        found["rates"] = phase.rates(found["best_rate"])
+        found["rates"] = experiment.rates(found["best_rate"])
     return facts | found, program
 
 

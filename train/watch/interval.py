@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from train.objective import Metrics
+from gpt.metrics import Metrics
 from train.runs.checkpoint import Checkpoints, NonFiniteError
 from train.watch.report import Report, averages
 from train.watch.speed import Rates, Values, memory

@@ -10,7 +10,7 @@ import numpy as np
 
 from configs import RunConfig, require
 from data.storage import AnyPath, is_remote
-from train.objective import Metrics
+from gpt.metrics import Metrics
 from train.runs.metrics_file import MetricsFile, scores
 from train.watch.screen import Screen, clock
 from train.watch.speed import Values

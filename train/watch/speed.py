@@ -41,28 +41,26 @@ def peak_flops(device_kind: str) -> float | None:
     return None
 
 
-def throughput(mesh: Mesh, *, flops: int | None, tokens: int | None = None) -> Rates:
-    """Tokens a second of text, and MFU where the devices' peak is known.
+def throughput(
+    mesh: Mesh, examples: float, *, flops: int | None, tokens: int | None = None
+) -> Values:
+    """Return tokens a second of text, and the MFU where the devices' peak is known.
 
-    MFU is the share of the peak in bfloat16, whatever type a run computes in. What is
-    computed again to save memory counts once.
+    MFU is the share of the peak in bfloat16, whatever type a run computes in. Work that
+    is repeated to save memory counts once.
 
     Args:
         mesh: the devices.
+        examples: a second.
         flops: of an example, forward and backward; None if examples differ.
         tokens: of an example; None where examples are not counted by tokens.
     """
-    peak = peak_flops(mesh.devices.flat[0].device_kind)
-
-    def rates(examples: float) -> Values:
-        values: Values = {}
-        if tokens is not None:
-            values["tokens_per_second"] = examples * tokens
-        if peak is not None and flops is not None:
-            values["mfu"] = examples * flops / (peak * mesh.size)
-        return values
-
-    return rates
+    peak, values = peak_flops(mesh.devices.flat[0].device_kind), Values()
+    if tokens is not None:
+        values["tokens_per_second"] = examples * tokens
+    if peak is not None and flops is not None:
+        values["mfu"] = examples * flops / (peak * mesh.size)
+    return values
 
 
 def memory() -> Values:

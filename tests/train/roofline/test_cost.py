@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from configs import MeshConfig, TrainGPT, TrainTRM
-from train.gpt import make_recipe as gpt_recipe
+from train.compile import EXPERIMENTS
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.cost import flops
 from train.roofline.study import trace
-from train.trm import make_recipe as trm_recipe
 
 SUDOKU = {"vocab": 11, "seq": 81, "puzzles": 1}
 MAZE = {"vocab": 6, "seq": 900, "puzzles": 1}
@@ -42,8 +41,9 @@ def test_products_loops_and_branches() -> None:
 def step_flops(config: TrainTRM | TrainGPT, sizes: dict[str, int]) -> int:
     """Of one step on one device, per example."""
     mesh = make_mesh(MeshConfig(data=1))
-    make: Any = trm_recipe if isinstance(config, TrainTRM) else gpt_recipe
-    traced, _, _ = trace(make(config, sizes, mesh), mesh, 1)
+    experiment = EXPERIMENTS[type(config)](config, mesh=mesh, sizes=sizes)
+    experiment.total = 1
+    traced, _, _ = trace(experiment)
     return flops(traced.jaxpr.jaxpr) // config.batch_size
 
 

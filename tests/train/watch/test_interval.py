@@ -7,7 +7,7 @@ from unittest.mock import Mock, create_autospec
 import jax.numpy as jnp
 import pytest
 
-from train.objective import Metrics
+from gpt.metrics import Metrics
 from train.runs.checkpoint import Checkpoints, NonFiniteError
 from train.watch import interval as module
 from train.watch.interval import AHEAD, Interval

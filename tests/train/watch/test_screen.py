@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from train.watch.compiling import Watched, compiled
 
 from tests import runs
 from tests.runs import ROOT
 from train.watch import screen
-from train.watch.compiling import Watched, compiled
 from train.watch.report import readable
 from train.watch.screen import Screen, clock, fitting
 from train.watch.speed import Values

@@ -1,0 +1,331 @@
+"""An experiment: one kind of model, its data and its optimizer.
+
+Everything that a run has to know is a method here. `train/run.py` trains it;
+`train/trm.py` and `train/gpt.py` have one experiment each. An experiment of one's own
+overrides what it changes (`docs/own-experiment.md`).
+
+A module of the model may describe itself to the optimizer by attributes:
+
+- `trained = False`: its arrays are saved, but neither trained nor averaged;
+- `stacked = True`: its arrays have a leading axis of layers, so that one vector a layer
+  is a vector to the optimizer, not a matrix;
+- `matrices = {"qkv.weight": (1, 3)}`: the array of this name has 1 axis of inputs, and
+  its other axes hold 3 matrices side by side (Muon updates each of them alone).
+"""
+
+import abc
+import contextlib
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from gpt.attention import Kernel, pick_kernel
+from gpt.metrics import Metrics
+from train.evaluation import Evaluation, Split
+from train.mesh import make_mesh, require_divides
+from train.models import Sizes, build_model
+from train.optim import Optimizer
+from train.state import TrainState, new_state
+from train.watch.speed import Values
+
+Loss = tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree, Metrics]]
+"""The summed loss; its weight, the next carry, the metrics."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """How a step is carried out.
+
+    None of it changes what is computed, but for the rounding of `precision` and the
+    number of `supervision_steps` that share an update.
+    """
+
+    batch_size: int
+    precision: Literal["bfloat16", "float16", "float32"]
+    seed: int
+    accumulation: int = 1
+    supervision_steps: int = 1
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The compute type."""
+        return jnp.dtype(self.precision)
+
+    def matmuls(self) -> contextlib.AbstractContextManager:
+        """True float32 products where float32 is asked for (GPUs and TPUs round)."""
+        if self.precision == "float32":
+            return jax.default_matmul_precision("highest")
+        return contextlib.nullcontext()
+
+    def keys(self, number: Array, rows: Int[Array, " rows"]) -> Key[Array, " rows"]:
+        """A key for each row of the global batch in supervision step `number`."""
+        key = jax.random.fold_in(jax.random.key(self.seed), number)
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """Steps that one program makes, from `first` up to but not including `end`."""
+
+    first: int
+    end: int
+    experiment: "AbstractExperiment"
+    """The experiment with the batch size and the depth of these steps."""
+
+    values: dict[str, int]
+    """What the schedules set, reported beside the metrics."""
+
+
+class AbstractExperiment(abc.ABC):
+    """One kind of model, its data and its optimizer.
+
+    The traced methods are pure functions over the rows of one device. A *filled carry*
+    is what `refill` returns. The defaults suit a model without memory and without a
+    puzzle table.
+
+    Attributes:
+        config: of the run.
+        title: preset or name, for the run's directory and its first line.
+        mesh: the devices.
+        sizes: sizes of the model that come from the data.
+    """
+
+    kind: ClassVar[str]
+    """Kind of model, as `train/models.py` lists it."""
+
+    unit: ClassVar[str] = "examples"
+    """Name of the rows of a batch, in print."""
+
+    def __init__(
+        self,
+        config: Any,
+        title: str = "run",
+        *,
+        mesh: Mesh | None = None,
+        sizes: Sizes | None = None,
+    ):
+        """Describe a run; its data are opened when they are first needed.
+
+        Args:
+            config: of the run.
+            title: preset or name.
+            mesh: the devices; None for those of `config.mesh`.
+            sizes: sizes of the model, for an experiment without data; None to take them
+                from the data.
+        """
+        self.config, self.title = config, title
+        if mesh is not None:
+            self.mesh = mesh
+        if sizes is not None:
+            self.sizes = sizes
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        return make_mesh(self.config.mesh)
+
+    # -- traced ------------------------------------------------------------------------
+
+    def build(self) -> tuple[Any, PyTree]:
+        """Return a fresh model and the rows of its puzzle table; () without one."""
+        return build_model(self.config, self.sizes, self.kernel)
+
+    @abc.abstractmethod
+    def cast(self, model: Any, dtype: jnp.dtype) -> Any:
+        """Cast a model to the compute type.
+
+        All leaves but those whose gradients add up, over rows or over several uses, in
+        float32.
+        """
+
+    @abc.abstractmethod
+    def loss(
+        self, model: Any, rows: PyTree, carry: PyTree, keys: Key[Array, " batch"]
+    ) -> Loss:
+        """Return the loss summed over rows; its weight, the next carry, the metrics.
+
+        An update follows the gradient of the loss summed over the global batch, divided
+        by the summed weight (rows, or tokens).
+
+        Args:
+            model: cast.
+            rows: of the puzzle table, one for each of `row_ids`.
+            carry: filled.
+            keys: one for each row.
+        """
+
+    @abc.abstractmethod
+    def evaluate(
+        self, model: Any, rows: PyTree, carry: PyTree
+    ) -> tuple[Metrics, PyTree]:
+        """Return metrics and predictions for a filled carry."""
+
+    def init_carry(self, model: Any, batch: int) -> PyTree:
+        """Return the carry of `batch` rows before the first step."""
+        return ()
+
+    def refill(self, model: Any, carry: PyTree, batch: PyTree) -> PyTree:
+        """Return the filled carry."""
+        return batch
+
+    def row_ids(self, carry: PyTree) -> PyTree:
+        """Return the rows of the puzzle table that a filled carry looks up.
+
+        An id beyond the table stands for a row that counts for nothing.
+        """
+        return ()
+
+    def done(self, carry: PyTree) -> Bool[Array, ""]:
+        """Return whether all rows have halted (`episode`)."""
+        return jnp.ones((), bool)
+
+    def init(self) -> TrainState:
+        """Return the first state."""
+        model, rows = self.build()
+        dtype, batch = self.step_config.dtype, self.config.batch_size
+        return new_state(
+            model,
+            rows,
+            self.init_carry(self.cast(model, dtype), batch),
+            self.optimizer.tx,
+            ema=self.averaged,
+            scaled=self.config.precision == "float16",
+        )
+
+    # -- how a step is made ------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def step_config(self) -> StepConfig:
+        """Batch size, slices, precision and seed of a step."""
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel of attention on the devices of the mesh."""
+        return pick_kernel(
+            self.config.model.attention,
+            precision=self.config.precision,
+            length=self.positions,
+            head_dim=self.config.model.head_dim,
+            backend=self.mesh.devices.flat[0].platform,
+        )
+
+    @property
+    @abc.abstractmethod
+    def positions(self) -> int:
+        """Positions of a row, as attention sees it."""
+
+    @abc.abstractmethod
+    def make_optimizer(self, total: int) -> Optimizer:
+        """Return the optimizer of a run of `total` steps."""
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """The optimizer."""
+        return self.make_optimizer(self.total)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether averaged weights are kept, and evaluated."""
+        return self.config.optim.ema > 0
+
+    @property
+    def episode(self) -> bool:
+        """Whether updates are made on one batch until all of its rows are `done`."""
+        return False
+
+    def rates(self, examples: float) -> Values:
+        """Return what to report of the speed, given the examples a second."""
+        return {}
+
+    @abc.abstractmethod
+    def batch_like(self, size: int) -> PyTree[jax.ShapeDtypeStruct]:
+        """Return the shapes of a batch of `size` rows."""
+
+    # -- on the host -------------------------------------------------------------------
+
+    @cached_property
+    @abc.abstractmethod
+    def sizes(self) -> Sizes:
+        """Sizes of the model that come from the data."""
+
+    @property
+    @abc.abstractmethod
+    def data_hash(self) -> str:
+        """Content hash of the data."""
+
+    @cached_property
+    @abc.abstractmethod
+    def total(self) -> int:
+        """Steps of the whole run."""
+
+    @property
+    @abc.abstractmethod
+    def eval_every(self) -> int:
+        """Steps between two evaluations."""
+
+    @abc.abstractmethod
+    def train_batch(self, number: int) -> PyTree:
+        """Return this process's rows of training batch `number`; called in a thread."""
+
+    @property
+    @abc.abstractmethod
+    def eval_batch_size(self) -> int:
+        """Rows evaluated at once, over all devices."""
+
+    @abc.abstractmethod
+    def eval_splits(self, when: Literal["between", "last", "only"]) -> Sequence[Split]:
+        """Return what to evaluate on the way, at the end, or without training."""
+
+    @abc.abstractmethod
+    def score(self, values: Values) -> float:
+        """Return the score of an evaluation; higher is better."""
+
+    @abc.abstractmethod
+    def summary(self, evaluation: Evaluation) -> str:
+        """Return an evaluation in print."""
+
+    def advice(self, folder: Any) -> str:
+        """Return what to do with a complete run; empty for nothing."""
+        return ""
+
+    def first_weights(self) -> tuple[Any, PyTree] | None:
+        """Return a model and the rows of a table to begin with; None for fresh ones."""
+        return None
+
+    def check(self) -> None:
+        """Raise `UserError` unless mesh, batches and data go together."""
+        for size in self.config.batches.values:
+            require_divides(self.mesh, size)
+
+    # -- schedules ---------------------------------------------------------------------
+
+    def phases(self) -> list[Phase]:
+        """Return the phases of the run: plain experiments, one after another."""
+        parts = self.config.phases(self.total)
+        ends = [*(first for first, _, _ in parts[1:]), self.total]
+        phases, before = [], self
+        for (first, config, values), end in zip(parts, ends, strict=True):
+            before = before.changed(config, first)
+            phases.append(Phase(first, end, before, values))
+        return phases
+
+    def changed(self, config: Any, first: int) -> "AbstractExperiment":
+        """Return the experiment with another batch size, rate or depth from a step on.
+
+        Args:
+            config: with no schedule but that of the learning rate.
+            first: the step at which it begins.
+        """
+        other = copy(self)
+        other.total = self.total
+        other.config = config
+        vars(other).pop("optimizer", None)
+        return other

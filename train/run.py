@@ -1,0 +1,463 @@
+"""Train an experiment from start to end; the same for every kind of model.
+
+    from train.run import train
+    from train.trm import TRMExperiment
+
+    train(TRMExperiment(config))
+
+A step is made, its metrics are read while the next one runs, and a state is saved only
+after its metrics were seen to be finite, and before it is evaluated.
+"""
+
+import shlex
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jaxtyping import Array, PyTree
+
+from configs import LARGEST, require
+from train.devices import Interrupt
+from train.evaluation import Evaluation, evaluate
+from train.experiment import AbstractExperiment, Phase
+from train.feed import Prefetch
+from train.mesh import BATCH, describe_layout, global_batch
+from train.runs.checkpoint import Checkpoints
+from train.runs.metrics_file import scores
+from train.runs.provenance import code
+from train.runs.run_dir import RunDir
+from train.state import TrainState, abstract_state, init_state
+from train.step import make_eval_step, make_train_step
+from train.table import make_table
+from train.watch.interval import Interval, require_finite
+from train.watch.report import Report, require_packages
+from train.watch.screen import Screen
+from train.watch.speed import Values
+from train.watch.tracing import Tracing
+
+Hook = tuple[int, Callable[[int, TrainState], object]]
+"""`every, function(step, state)`: called after the first step at or past each multiple
+of `every`. The next step deletes the state's arrays: copy what is kept."""
+
+
+def train(experiment: AbstractExperiment, hooks: Sequence[Hook] = ()) -> int:
+    """Train in the run's directory, from its newest checkpoint if there is one.
+
+    Args:
+        experiment: to train.
+        hooks: called between steps.
+
+    Returns:
+        The exit status: 0 if the run is complete, else that of a signal.
+
+    Raises:
+        UserError: if the directory cannot be used, or holds another run.
+        RunError: if the run has to stop.
+    """
+    config = experiment.config
+    require_packages(config.run)
+    experiment.check()
+    phases, call = experiment.phases(), config.steps_per_call
+    with open_run(experiment) as run:
+        state = run.restore(phases) or first_state(experiment)
+        done = run.begin(state)
+        programs = run.compile(phases, state)
+        evaluation = run.missed_evaluation(state)
+        for phase, after in zip(phases, [*phases[1:], None], strict=True):
+            steps = range(max(done, phase.first), phase.end, call)
+            make = partial(dispatch, phase.experiment)
+            with Prefetch(make, steps, config.data.prefetch) as batches:
+                for first in steps:
+                    batch = batches.get()
+                    with run.traced(first + 1, first + call):
+                        state, metrics = programs[phase](state, batch)
+                    before, done = done, first + call
+                    if done == phase.end and after is not None:
+                        state = enter(after.experiment, state)
+                    run.note(done, metrics, phase, batches.waited)
+                    for every, hook in hooks:
+                        if crossed(every, before, done):
+                            hook(done, state)
+                    stop = run.stop_wanted()
+                    if run.evaluation_due(done) and not stop:
+                        evaluation = run.save_and_evaluate(state)
+                        stop = evaluation is None
+                    elif stop or run.save_due(before, done):
+                        run.save(state)
+                    if stop:
+                        return run.stopped(state)
+        return run.finished(state, evaluation)
+
+
+def crossed(every: int, before: int, after: int) -> bool:
+    """Return whether `(before, after]` has a multiple of `every`."""
+    return after // every > before // every
+
+
+# -- before the first step -------------------------------------------------------------
+
+
+def first_state(experiment: AbstractExperiment) -> TrainState:
+    """Return the state before the first step, with first weights if there are some."""
+    state = init_state(experiment.init, experiment.mesh)
+    first = experiment.first_weights()
+    if first is None:
+        return state
+    model, rows = first
+    like = abstract_state(experiment.init, experiment.mesh)
+    table = make_table(rows, experiment.mesh.size)
+    model, table = jax.tree.map(placed, (model, table), (like.model, like.table))
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, model)
+    return eqx.tree_at(
+        lambda s: (s.model, s.table, s.ema),
+        state,
+        (model, table, ema),
+        is_leaf=lambda node: node is None,
+    )
+
+
+def placed(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Return an array that every process has as one over the devices of all."""
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, like.sharding, whole.__getitem__)
+
+
+def enter(experiment: AbstractExperiment, state: TrainState) -> TrainState:
+    """Return the state with a carry of as many rows as a phase has.
+
+    New rows have halted, and take a puzzle at once. Rows that are too many are dropped,
+    the last ones, with the puzzles they were working on.
+    """
+    size = experiment.config.batch_size
+    if all(len(leaf) == size for leaf in jax.tree.leaves(state.carry)):
+        return state
+
+    def resize(model: Any, carry: PyTree) -> PyTree:
+        model = experiment.cast(model, experiment.step_config.dtype)
+        fresh = experiment.init_carry(model, size)
+
+        def joined(old: Array, new: Array) -> Array:
+            rows = min(len(old), len(new))
+            return jnp.concatenate([old[:rows], new[rows:]])
+
+        return jax.tree.map(joined, carry, fresh)
+
+    rows = NamedSharding(experiment.mesh, BATCH)
+    carry = jax.jit(resize, out_shardings=rows)(state.model, state.carry)
+    return eqx.tree_at(lambda state: state.carry, state, carry)
+
+
+def dispatch(experiment: AbstractExperiment, first: int) -> PyTree:
+    """Return the global input of the dispatch whose first step is `first`.
+
+    Axes: calls, supervision steps, rows; of an episode, rows.
+    """
+    size, each = experiment.config.batch_size, experiment.step_config.supervision_steps
+    if experiment.episode:
+        return global_batch(experiment.mesh, size, 0)(experiment.train_batch(first))
+    calls = experiment.config.steps_per_call
+    parts = [experiment.train_batch(first * each + i) for i in range(calls * each)]
+    stack = lambda *a: np.stack(a).reshape(calls, each, *a[0].shape)
+    return global_batch(experiment.mesh, size, 2)(jax.tree.map(stack, *parts))
+
+
+# -- a run under way -------------------------------------------------------------------
+
+
+@contextmanager
+def open_run(experiment: AbstractExperiment) -> Iterator["Run"]:
+    """Open the directory of a run, locked, with its checkpoints.
+
+    Raises:
+        UserError: if it cannot be used, or holds another run.
+    """
+    record = {
+        "kind": experiment.kind,
+        "preset": experiment.title,
+        "code": code(),
+        "sizes": experiment.sizes,
+        "data_hash": experiment.data_hash,
+    }
+    config = experiment.config
+    with closing(RunDir(config, experiment.title, record)) as directory:
+        checkpoints = Checkpoints(
+            directory.folder / "checkpoints",
+            config.run,
+            settings=directory.settings,
+            scores=scores(directory.folder),
+        )
+        with closing(checkpoints), ExitStack() as stack:
+            directory.require_same_as(checkpoints.settings)
+            yield Run(experiment, directory, checkpoints, stack)
+
+
+class Run:
+    """The files, reports and signals of a run under way."""
+
+    def __init__(
+        self,
+        experiment: AbstractExperiment,
+        directory: RunDir,
+        checkpoints: Checkpoints,
+        stack: ExitStack,
+    ):
+        self._experiment, self._config = experiment, experiment.config
+        self._directory, self._checkpoints = directory, checkpoints
+        self._total, self._stack = experiment.total, stack
+
+    def restore(self, phases: Sequence[Phase]) -> TrainState | None:
+        """Return the newest readable state; None if there is no checkpoint."""
+
+        def abstract(step: int) -> TrainState:
+            phase = [phase for phase in phases if phase.first <= step][-1]
+            return abstract_state(phase.experiment.init, self._experiment.mesh)
+
+        return self._checkpoints.restore(abstract)
+
+    def begin(self, state: TrainState) -> int:
+        """Write `config.json`, open the reports, and return the steps made so far."""
+        done, total, folder = int(state.step), self._total, self._directory.folder
+        require(
+            done <= total <= LARGEST,
+            f"`{folder}` has made {done} steps, so its run must have {done} to "
+            f"{LARGEST}: got {total}. Change `epochs`, `max_iters` or the batch.",
+        )
+        self._directory.write_config()
+        report = Report(
+            folder,
+            self._config.run,
+            self._directory.settings,
+            name=self._directory.recorded["id"],
+            total=total,
+            done=done,
+        )
+        self._report = self._stack.enter_context(closing(report))
+        self._interval = Interval(report, self._checkpoints, done)
+        self._stack.enter_context(closing(self._interval))
+        self._interrupt = self._stack.enter_context(closing(Interrupt()))
+        steps, made = self._config.run.profiled, range(done + 1, total + 1)
+        self._tracing = Tracing(steps, folder / "profile", made)
+        self._stack.callback(self._tracing.stop)
+        for line in self._opening(state):
+            report.say(line)
+        return done
+
+    def _opening(self, state: TrainState) -> Iterator[str]:
+        """Return what is about to happen; the layout of parameters goes to a file."""
+        experiment, folder = self._experiment, self._directory.folder
+        sizes = " x ".join(str(n) for n in experiment.mesh.shape.values())
+        batches = ", then ".join(map(str, dict.fromkeys(self._config.batches.values)))
+        yield (
+            f"{folder}: {experiment.title}, {self._total:,} steps of {batches} "
+            f"{experiment.unit} on a {sizes} mesh ({jax.devices()[0].device_kind})"
+        )
+        table, total = describe_layout(state.model, experiment.mesh)
+        if jax.process_index() == 0:
+            (folder / "parameters.txt").write_text(f"{table}\n{total}\n")
+        yield f"{total}: {folder}/parameters.txt"
+        if self._checkpoints.newest is not None:
+            yield f"Resuming from step {int(state.step)}."
+        if self._directory.new_length:
+            yield (
+                f"The run has another length ({self._directory.new_length}): its "
+                "learning rate follows the schedule of the new one from here."
+            )
+
+    def compile(self, phases: Sequence[Phase], state: TrainState) -> dict[Phase, Any]:
+        """Compile the evaluation, and the steps of the phases that are left."""
+        screen, weights = self._report.screen, (state.evaluated, state.table)
+        with self._interval.pause("compile"):
+            self._evaluate = compiled_evaluation(self._experiment, *weights, screen)
+            return {
+                phase: compiled_step(phase, state, screen)
+                for phase in phases
+                if phase.end > int(state.step)
+            }
+
+    # -- between two steps -------------------------------------------------------------
+
+    @contextmanager
+    def traced(self, first: int, last: int) -> Iterator[None]:
+        """Start the profiler where it is due, and give the dispatch its number."""
+        if self._tracing.starts(first, last):
+            with self._interval.pause("profile"):
+                self._tracing.start()
+        with self._tracing.step(last):
+            yield
+
+    def note(self, done: int, metrics: Any, phase: Phase, waited: float) -> None:
+        """Take in the dispatch that ended at `done`; report the line before.
+
+        Raises:
+            NonFiniteError: if a number of the line before is not finite.
+            SaveError: if the save under way has failed.
+        """
+        self._interrupt.listen()
+        interval, step = self._interval, phase.experiment.step_config
+        call = self._config.steps_per_call
+        interval.flush()
+        examples = call * step.batch_size * step.supervision_steps
+        interval.add(done, metrics, examples, waited)
+        if done == phase.end or crossed(self._config.run.log_every, done - call, done):
+            rates = phase.experiment.rates
+            interval.end_line(lambda rate: rates(rate) | phase.values)
+        self._report.progress(done)
+        if self._tracing.stops(done):
+            with interval.pause("profile"):
+                self._tracing.stop()
+        self._checkpoints.check()
+
+    def stop_wanted(self) -> bool:
+        """Return whether a signal asked any process to stop. Collective."""
+        return self._interrupt.wanted()
+
+    def evaluation_due(self, done: int) -> bool:
+        """Return whether to evaluate after the dispatch that ended at `done`."""
+        before = max(done - self._config.steps_per_call, 0)
+        return done == self._total or crossed(self._experiment.eval_every, before, done)
+
+    def save_due(self, before: int, done: int) -> bool:
+        """Return whether to save between two evaluations."""
+        run = self._config.run
+        return run.save == "always" and crossed(run.save_every, before, done)
+
+    def save(self, state: TrainState) -> None:
+        """Start saving a state, unless it is saved already."""
+        if int(state.step) != self._checkpoints.newest:
+            with self._interval.pause("save"):
+                self._report.flush()
+                self._checkpoints.save(state)
+
+    def save_and_evaluate(self, state: TrainState) -> Evaluation | None:
+        """Return the evaluation of a state, recorded; None if it was interrupted.
+
+        The state is saved first, unless only the best are and it is not the last.
+        """
+        if self._config.run.save == "always" or int(state.step) == self._total:
+            self.save(state)
+        best = self._checkpoints.best
+        evaluation = self._recorded(state, self._interrupt.wanted)
+        if evaluation is None or self._experiment.score(evaluation.values) >= best:
+            self.save(state)
+        return evaluation
+
+    # -- evaluations -------------------------------------------------------------------
+
+    def missed_evaluation(self, state: TrainState) -> Evaluation | None:
+        """Return the evaluation that is due if a run was killed just before it."""
+        done = int(state.step)
+        if done == 0 or not self.evaluation_due(done) or self._report.knows(done):
+            return None
+        return self._recorded(state, lambda: False)
+
+    def evaluate(
+        self, state: TrainState, stop: Callable[[], bool] = lambda: False
+    ) -> Evaluation | None:
+        """Return the evaluation of a state; None if it was interrupted."""
+        last = int(state.step) == self._total
+        splits = self._experiment.eval_splits("last" if last else "between")
+        return self._evaluate(state.evaluated, state.table, splits, stop=stop)
+
+    def _recorded(
+        self, state: TrainState, stop: Callable[[], bool]
+    ) -> Evaluation | None:
+        """Return the evaluation, recorded; None if it was interrupted."""
+        done = int(state.step)
+        with self._interval.pause("evaluate"):
+            evaluation = self.evaluate(state, stop)
+        if evaluation is None:
+            return None
+        require_finite(evaluation.values, done, self._checkpoints.newest)
+        score = self._experiment.score(evaluation.values)
+        speed: Values = {"examples_per_second": evaluation.rate}
+        self._report.record(done, "eval", evaluation.values | {"score": score}, speed)
+        self._checkpoints.score(done, score)
+        return evaluation
+
+    # -- the end -----------------------------------------------------------------------
+
+    def stopped(self, state: TrainState) -> int:
+        """Save, and return the exit status of the signal."""
+        self.save(state)
+        self._checkpoints.wait()
+        where = shlex.quote(str(self._directory.folder))
+        self._report.say(f"Stopped at step {int(state.step)}, which is saved.")
+        self._report.say(
+            f"Resume with: python -m train.{self._experiment.kind} "
+            f"--config.run-dir {where}"
+        )
+        return self._interrupt.status
+
+    def finished(self, state: TrainState, evaluation: Evaluation | None) -> int:
+        """Print the last evaluation, made now if there is none; return 0."""
+        self._checkpoints.wait()
+        folder, say = self._directory.folder, self._report.say
+        if evaluation is None:
+            say("The run is complete: it is evaluated again.")
+            evaluation = self.evaluate(state)
+        assert evaluation is not None
+        say(f"\nAfter {self._total} steps ({folder}):")
+        say(self._experiment.summary(evaluation))
+        if advice := self._experiment.advice(folder):
+            say("\n" + advice)
+        return 0
+
+
+# -- programs --------------------------------------------------------------------------
+
+
+def compiled_step(phase: Phase, state: TrainState, screen: Screen) -> Any:
+    """Compile the train step of a phase: `state, input -> state, metrics`."""
+    experiment, first = phase.experiment, max(phase.first, int(state.step))
+    state = enter(experiment, state)
+    step: Any = make_train_step(
+        experiment,
+        experiment.optimizer,
+        experiment.mesh,
+        experiment.step_config,
+        state,
+        episode=experiment.episode,
+    )
+    return compiled(step, "the train step", screen, state, dispatch(experiment, first))
+
+
+def compiled_evaluation(
+    experiment: AbstractExperiment, model: Any, table: PyTree, screen: Screen
+) -> Callable[..., Evaluation | None]:
+    """Compile the evaluation: `model, table, splits, stop=... -> evaluation`."""
+    size = experiment.eval_batch_size
+    place = global_batch(experiment.mesh, size, 0)
+    config = replace(
+        experiment.step_config, batch_size=size, accumulation=1, supervision_steps=1
+    )
+    step = make_eval_step(experiment, experiment.mesh, config, model)
+    batch = place(experiment.eval_splits("between")[0].batch(0))
+    return partial(
+        evaluate,
+        compiled(step, "the evaluation", screen, model, table, batch),
+        place=place,
+        prefetch=experiment.config.data.prefetch,
+        screen=screen,
+    )
+
+
+def compiled(step: Any, name: str, screen: Screen, *inputs: Any) -> Any:
+    """Compile a step for inputs like these, which are not used up.
+
+    A call of the step itself would wait for what it computes.
+    """
+    begin = time.perf_counter()
+    screen.task(f"compiling {name}")
+    with warnings.catch_warnings(action="ignore"):
+        program = step.lower(*inputs).compile()
+    screen.say(f"compiled {name} in {time.perf_counter() - begin:.1f} s")
+    return program
