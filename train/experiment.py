@@ -308,24 +308,22 @@ class AbstractExperiment(abc.ABC):
     # -- schedules ---------------------------------------------------------------------
 
     def phases(self) -> list[Phase]:
-        """Return the phases of the run: plain experiments, one after another."""
+        """Return the phases of the run, one after another.
+
+        The experiment of a phase has no schedule but that of the learning rate.
+        """
         parts = self.config.phases(self.total)
         ends = [*(first for first, _, _ in parts[1:]), self.total]
         phases, before = [], self
         for (first, config, values), end in zip(parts, ends, strict=True):
-            before = before.changed(config, first)
-            phases.append(Phase(first, end, before, values))
+            experiment = copy(before)
+            experiment.config, experiment.total = config, self.total
+            vars(experiment).pop("optimizer", None)
+            experiment.resize_data(first)
+            phases.append(Phase(first, end, experiment, values))
+            before = experiment
         return phases
 
-    def changed(self, config: Any, first: int) -> "AbstractExperiment":
-        """Return the experiment with another batch size, rate or depth from a step on.
-
-        Args:
-            config: with no schedule but that of the learning rate.
-            first: the step at which it begins.
-        """
-        other = copy(self)
-        other.total = self.total
-        other.config = config
-        vars(other).pop("optimizer", None)
-        return other
+    @abc.abstractmethod
+    def resize_data(self, first: int) -> None:
+        """Read training batches of `config.batch_size` from step `first` on."""

@@ -166,12 +166,9 @@ class GPTExperiment(AbstractExperiment):
         """Return this process's sequences of a training batch."""
         return self.train.batch(number)
 
-    def changed(self, config: TrainGPT, first: int) -> "GPTExperiment":
-        """Return the experiment with another batch size or rate from a step on."""
-        other = super().changed(config, first)
-        if config.batch_size != self.train.batch_size:
-            vars(other).pop("train", None)
-        return other
+    def resize_data(self, first: int) -> None:
+        """Open the text again: its batches do not depend on each other."""
+        vars(self).pop("train", None)
 
     # -- evaluation --------------------------------------------------------------------
 

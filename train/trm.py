@@ -276,15 +276,13 @@ class TRMExperiment(AbstractExperiment):
         """Return this process's puzzles of a training batch."""
         return self.train.batch(number)
 
-    def changed(self, config: TrainTRM, first: int) -> "TRMExperiment":
-        """Return the experiment with another batch, rate or depth from a step on."""
-        other = super().changed(config, first)
-        size = config.batch_size
+    def resize_data(self, first: int) -> None:
+        """Go through the same order of puzzles, from step `first` on."""
+        size = self.config.batch_size
         if size != self.train.batch_size:
-            number = first * config.supervision_steps
+            number = first * self.config.supervision_steps
             rows = process_rows(self.mesh, size)
-            other.train = self.train.resized(number, size, rows)
-        return other
+            self.train = self.train.resized(number, size, rows)
 
     def check(self) -> None:
         """Raise `UserError` unless mesh, batches and data go together."""
