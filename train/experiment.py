@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from configs import LARGEST, require
 from gpt.attention import Kernel, pick_kernel
 from gpt.metrics import Metrics
 from train.evaluation import Evaluation, Split
@@ -311,7 +312,15 @@ class AbstractExperiment(abc.ABC):
         """Return the phases of the run, one after another.
 
         The experiment of a phase has no schedule but that of the learning rate.
+
+        Raises:
+            UserError: if the run is too long.
         """
+        require(
+            self.total <= LARGEST,
+            f"A run must have at most {LARGEST} steps: got {self.total}. Use fewer "
+            "`epochs` or `max_iters`, or a larger batch.",
+        )
         parts = self.config.phases(self.total)
         ends = [*(first for first, _, _ in parts[1:]), self.total]
         phases, before = [], self

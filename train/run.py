@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, PyTree
 
-from configs import LARGEST, require
+from configs import require
 from train.devices import Interrupt
 from train.evaluation import Evaluation, evaluate
 from train.experiment import AbstractExperiment, Phase
@@ -227,9 +227,9 @@ class Run:
         """Write `config.json`, open the reports, and return the steps made so far."""
         done, total, folder = int(state.step), self._total, self._directory.folder
         require(
-            done <= total <= LARGEST,
-            f"`{folder}` has made {done} steps, so its run must have {done} to "
-            f"{LARGEST}: got {total}. Change `epochs`, `max_iters` or the batch.",
+            done <= total,
+            f"A run cannot get shorter than it is: `{folder}` has made {done} steps, "
+            f"and {total} are configured. Use more `epochs` or `max_iters`.",
         )
         self._directory.write_config()
         report = Report(
