@@ -331,11 +331,11 @@ class TRMExperiment(AbstractExperiment):
         ]
         puzzles, prediction = first_rows(evaluation.first)
         answers = np.argmax(prediction.logits, axis=-1)
-        if (solved := self.test.is_solution(puzzles.inputs, answers)) is not None:
+        if (solved := self.test.kind.is_solution(puzzles.inputs, answers)) is not None:
             real = (puzzles.labels != IGNORE).any(axis=1)
             note = f"solved of the first {real.sum():,}, by the rules"
             lines.append(f"  {solved[real].mean():8.4f}  {'by_the_rules':16s} {note}")
-        board = self.test.draw(puzzles.inputs[0], answers[0], puzzles.labels[0])
+        board = self.test.kind.draw(puzzles.inputs[0], answers[0], puzzles.labels[0])
         return "\n".join([*lines, "", board])
 
     # -- first weights -----------------------------------------------------------------
