@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from configs import require
 from data.storage import AnyPath, append_text, open_path, store_errors
 from train.experiment import AbstractExperiment
-from train.run import compiled_evaluation, first_state
+from train.programs import compiled_evaluation, first_state
 from train.runs.checkpoint import Checkpoints
 from train.runs.run_dir import make_folder, require_same_model
 from train.state import abstract_state

@@ -20,7 +20,7 @@ from tests.tiny import assert_equal
 from train import devices
 from train.feed import prepare_missing
 from train.presets import TRM_PRESETS
-from train.run import dispatch
+from train.programs import dispatch
 from train.runs.checkpoint import Checkpoints
 from train.state import abstract_state, init_state
 from train.step import make_train_step

@@ -32,7 +32,7 @@ from tests import tiny
 from tests.runs import metrics
 from tests.tiny import assert_equal
 from train.presets import TRM_PRESETS
-from train.run import enter
+from train.programs import enter
 from train.state import new_state
 from train.trm import TRMExperiment, main
 from trm.act import init_carry, refill
