@@ -1,4 +1,4 @@
-"""Attention, and the one place where its kernel is chosen: XLA, cuDNN or splash."""
+"""Attention with the kernels XLA, cuDNN and splash, and the choice between them."""
 
 import math
 from functools import partial
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from configs import require
-from gpt.layers import draw_kept, drop
+from gpt.layers import drop, dropout_mask
 
 Kernel = Literal["xla", "cudnn", "splash"]
-"""XLA; NVIDIA's (16 bits); JAX's Pallas kernel for TPUs."""
+"""`xla`: any device. `cudnn`: NVIDIA, 16 bits. `splash`: JAX's Pallas kernel, TPU."""
 
 SPLASH_BLOCK, SPLASH_LENGTH = 128, 512
-"""Positions of which the splash kernel works on multiples; from how many on it is worth
-to add some that are missing."""
+"""The splash kernel needs a multiple of `SPLASH_BLOCK` positions. Padding to one pays
+off from `SPLASH_LENGTH` positions onwards."""
 
 CUDNN_WIDTH = 128
-"""The widest head of which cuDNN computes the gradient on every GPU it supports."""
+"""Maximum head width for cuDNN's gradient on every supported GPU."""
 
 
 def pick_kernel(
@@ -30,18 +30,17 @@ def pick_kernel(
     head_dim: int,
     backend: str | None = None,
 ) -> Kernel:
-    """The kernel to use.
+    """Choose the attention kernel.
 
     Args:
-        wanted: by the configuration; `auto` takes the fastest that can run, and whose
-            gradient can.
+        wanted: the setting; `auto`: the fastest available kernel with a gradient.
         precision: the compute type.
         length: positions of a sequence.
         head_dim: width of a head.
-        backend: `cpu`, `gpu` or `tpu`; None: that of the devices at hand.
+        backend: `cpu`, `gpu` or `tpu`. None: JAX's default backend.
 
     Raises:
-        UserError: if a kernel is asked for where it cannot run.
+        UserError: if the kernel is not available here.
     """
     backend = backend or jax.default_backend()
     can = {
@@ -56,8 +55,8 @@ def pick_kernel(
     if wanted == "auto":
         return next(kernel for kernel in ("splash", "cudnn", "xla") if can[kernel])
     needs = {
-        "splash": f"a TPU and a length that divides by {SPLASH_BLOCK} or is at least "
-        f"{SPLASH_LENGTH}",
+        "splash": f"a TPU and a length of at least {SPLASH_LENGTH}, or a multiple of "
+        f"{SPLASH_BLOCK}",
         "cudnn": "an NVIDIA GPU of compute capability 8.0 or more, 16 bits and heads "
         f"no wider than {CUDNN_WIDTH}",
         "xla": "nothing",
@@ -72,7 +71,7 @@ def pick_kernel(
 
 
 def padding(kernel: Kernel, length: int) -> int:
-    """Positions to append to a sequence so that the kernel need not do it each time.
+    """Return the positions to append to a sequence so that the kernel need not pad.
 
     cuDNN's gradient needs an even number.
     """
@@ -80,7 +79,7 @@ def padding(kernel: Kernel, length: int) -> int:
 
 
 def compute_capability() -> float:
-    """That of the first GPU; 0 if it is not NVIDIA's."""
+    """Return the first GPU's compute capability; 0 if it is not NVIDIA's."""
     try:
         return float(jax.local_devices()[0].compute_capability)
     except (AttributeError, ValueError):
@@ -98,18 +97,11 @@ def attend(
     rate: float = 0.0,
     keys: Key[Array, " rows"] | None = None,
 ) -> Float[Array, "*batch seq heads head_dim"]:
-    """`softmax(q k / sqrt(head_dim)) v`, softmax in float32.
+    """Return `softmax(q k / sqrt(head_dim)) v`; the softmax is computed in float32.
 
-    Args:
-        query: asks.
-        key: is asked.
-        value: is averaged.
-        causal: whether position i sees only the positions 0 to i.
-        seen: how many positions are asked, from the first; None for all. Those after
-            them are padding.
-        kernel: what computes it. With dropout it is always XLA.
-        rate: probability of dropping an attention weight.
-        keys: for dropout, one for each example; none for no dropout.
+    If `causal`, position i attends only to positions 0 to i. Memory from position
+    `seen` onwards is padding. Attention weights are dropped with probability `rate` if
+    there are `keys`, one per example; the kernel is then always `xla`.
     """
     if rate == 0.0:
         keys = None
@@ -119,17 +111,17 @@ def attend(
     scaled = query * (1.0 / math.sqrt(query.shape[-1]))
     if kernel == "splash" and keys is None:
         return splash(scaled, key, value, causal=causal)
-    # Heads in front of positions, so that XLA multiplies batches of plain matrices.
+    # With heads before positions, XLA multiplies batches of plain matrices.
     query, key, value = _heads_first(scaled), _heads_first(key), _heads_first(value)
     shape = (*query.shape[1:-1], key.shape[-2])
-    kept = None if keys is None else draw_kept(keys, rate, shape)
-    return _heads_first(mix(causal, rate, query, key, value, kept))
+    mask = None if keys is None else dropout_mask(keys, rate, shape)
+    return _heads_first(mix(causal, rate, query, key, value, mask))
 
 
 def _heads_first(
     x: Float[Array, "*batch seq heads head_dim"],
 ) -> Float[Array, "*batch heads seq head_dim"]:
-    """Heads in front of positions; or the other way round."""
+    """Swap the axes of positions and heads."""
     return jnp.swapaxes(x, -2, -3)
 
 
@@ -142,18 +134,11 @@ def cudnn(
     seen: int | None = None,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "*batch seq heads head_dim"]:
-    """Attention by NVIDIA's kernel, which keeps no scores in memory.
+    """Compute attention with NVIDIA's kernel, which keeps no scores in memory.
 
-    Its gradient needs even lengths and widths that divide by 8. Zeros make up for what
-    is missing: the position added is masked, and what comes of it is cut off.
-
-    Args:
-        query: asks.
-        key: is asked.
-        value: is averaged.
-        causal: whether position i sees only the positions 0 to i.
-        seen: how many positions are asked, from the first; None for all.
-        implementation: `xla` for the same on any device.
+    Its gradient needs even lengths and widths that are multiples of 8. Inputs are
+    padded with zeros; the added position is masked, and its output cut off. With
+    `implementation="xla"` it runs on any device.
     """
     seq, head_dim, memory = query.shape[-3], query.shape[-1], key.shape[-3]
     seen = memory if seen is None else seen
@@ -164,7 +149,7 @@ def cudnn(
 
     padded = tuple(map(pad, (query, key, value)))
     lengths = None
-    # If causal, no position sees the one that is added after it.
+    # With a causal mask, no position attends to the added one.
     if seen < memory or (memory % 2 and not causal):
         lengths = jnp.full(padded[1].shape[0], seen, jnp.int32)
     mixed = jax.nn.dot_product_attention(
@@ -185,17 +170,10 @@ def splash(
     causal: bool,
     interpret: bool = False,
 ) -> Float[Array, "batch seq heads head_dim"]:
-    """Attention by JAX's Pallas kernel for TPUs, which keeps no scores in memory.
+    """Compute attention with JAX's Pallas kernel for TPUs; scores are not in memory.
 
-    Positions that are missing to whole blocks are added: as keys nobody sees them, and
-    what they ask for is cut off.
-
-    Args:
-        query: scaled already.
-        key: is asked.
-        value: is averaged.
-        causal: whether position i sees only the positions 0 to i.
-        interpret: whether to interpret the kernel, which any device can.
+    Positions are padded to whole blocks; added keys are masked, added outputs cut off.
+    The query must be scaled. With `interpret` it runs on any device.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernels,
@@ -223,7 +201,7 @@ def splash(
 
 
 def _einsum(equation: str, *arrays: Array) -> Array:
-    """The product in float32."""
+    """Return the product in float32."""
     return jnp.einsum(equation, *arrays, preferred_element_type=jnp.float32)
 
 
@@ -238,26 +216,20 @@ def mix(
     query: Float[Array, "*batch seq head_dim"],
     key: Float[Array, "*batch memory head_dim"],
     value: Float[Array, "*batch memory head_dim"],
-    kept: Bool[Array, "*batch seq memory"] | None,
+    mask: Bool[Array, "*batch seq memory"] | None,
 ) -> Float[Array, "*batch seq head_dim"]:
-    """`softmax(query key) value`, softmax in float32.
+    """Return `softmax(query key) value`; the softmax is computed in float32.
 
-    The gradient is written out: it keeps one array of weights, in the type of `value`,
-    sums over the width of a head where JAX's own sums over all weights, and has no
-    product that would need the weights transposed, which a CPU would do first.
+    The custom gradient keeps one array of weights, in the type of `value`. It sums over
+    the width of a head where JAX's own sums over all weights, and does not transpose
+    the weights, which a CPU would copy first.
 
-    Args:
-        causal: whether position i sees only the positions 0 to i.
-        rate: probability of dropping a weight.
-        query: scaled already.
-        key: is asked.
-        value: is averaged.
-        kept: which weights are not dropped; None if all are kept.
+    The query must be scaled. `mask` marks the weights that dropout keeps.
 
     Source: Dao et al. 2022, arXiv 2205.14135 (FlashAttention), appendix B, for the
     gradient; there the weights are computed again.
     """
-    return _forward(causal, rate, query, key, value, kept)[0]
+    return _forward(causal, rate, query, key, value, mask)[0]
 
 
 def _forward(
@@ -266,7 +238,7 @@ def _forward(
     query: Array,
     key: Array,
     value: Array,
-    kept: Array | None,
+    mask: Array | None,
 ) -> tuple[Array, Any]:
     scores = _einsum("...ld,...md->...lm", query, key)
     if causal:
@@ -274,18 +246,18 @@ def _forward(
             jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf
         )
     weights = jax.nn.softmax(scores, axis=-1)
-    dropped = drop(weights, rate, kept).astype(value.dtype)
+    dropped = drop(weights, rate, mask).astype(value.dtype)
     mixed = _einsum("...lm,...md->...ld", dropped, value).astype(value.dtype)
-    return mixed, (query, key, value, kept, weights.astype(value.dtype), mixed)
+    return mixed, (query, key, value, mask, weights.astype(value.dtype), mixed)
 
 
 def _backward(
     causal: bool, rate: float, residuals: Any, grad: Array
 ) -> tuple[Array | None, ...]:
     del causal  # a weight of 0 stops the gradient
-    query, key, value, kept, weights, mixed = residuals
-    dropped = drop(weights, rate, kept)
-    rise = drop(_einsum("...ld,...md->...lm", grad, value), rate, kept)
+    query, key, value, mask, weights, mixed = residuals
+    dropped = drop(weights, rate, mask)
+    rise = drop(_einsum("...ld,...md->...lm", grad, value), rate, mask)
     along = jnp.sum(grad.astype(jnp.float32) * mixed, axis=-1, keepdims=True)
     scores_grad = (weights * (rise - along)).astype(value.dtype)
     query_grad = _einsum("...lm,...md->...ld", scores_grad, key)

@@ -1,11 +1,10 @@
-"""Text from a GPT, one token at a time.
+"""Generate tokens with a GPT.
 
-While a text fits the model's positions, each token is one step with the keys and values
-of all tokens before it at hand. A longer text is seen through a window of its last
-tokens, which moves on by one a token, so that all positions change and the whole window
-is computed anew.
+While a text fits the model's positions, each token is one step with cached keys and
+values. For a longer text the model gets a sliding window of the last tokens. All
+positions change with every token, so the whole window is computed again.
 
-Source: nanoGPT, `GPT.generate`; the same tokens come out.
+Source: nanoGPT, `GPT.generate`; generated tokens are equal.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,16 +26,16 @@ from gpt.model import GPT, Block
 from gpt.sampling import Sampling, sample_token
 
 CHUNK = 16
-"""Most tokens of each text that one call on the device makes."""
+"""Maximum of new tokens per text in one call on the device."""
 
 _SHORTEST = 16  # prompts are padded to a power of two: few programs, little waste
 
 
 class Cache(eqx.Module):
-    """Keys and values of every layer, with room for as many tokens as positions.
+    """Keys and values of every layer; the axis `memory` has the model's `block_size`.
 
-    Each head of each text is a row. (Were batch and heads two axes, XLA would drop a
-    batch of 1, and then write each token into copies of the whole memory.)
+    Each head of each text is a row: with two axes for batch and heads, XLA would drop a
+    batch of 1, and then copy the whole cache for each token.
     """
 
     keys: tuple[Float[Array, "rows memory head_dim"], ...]
@@ -44,15 +43,14 @@ class Cache(eqx.Module):
 
 
 class Decoder(eqx.Module):
-    """A GPT of which each layer has arrays of its own, and so has its cache.
+    """A GPT with separate arrays per layer, for weights and for the cache.
 
-    In a loop over tokens, XLA on a CPU copies what it takes out of a stack of layers,
-    weights and memory, at every token.
+    With stacked layers, XLA on a CPU copies weights and cache at every token.
     """
 
     blocks: tuple[Block, ...]
     rest: GPT
-    """Without blocks."""
+    """The model without its blocks."""
 
     def __init__(self, model: GPT):
         layer = lambda number: jax.tree.map(lambda a: a[number], model.blocks.layers)
@@ -61,12 +59,12 @@ class Decoder(eqx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """The type of linear layers, of keys and of values."""
+        """Type of linear layers, keys and values."""
         return self.blocks[0].qkv.weight.dtype
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the cache of one text."""
+        """Size of one text's cache in bytes."""
         numbers = 2 * len(self.blocks) * self.rest.block_size * self._width
         return numbers * self.dtype.itemsize
 
@@ -75,7 +73,7 @@ class Decoder(eqx.Module):
         return self.rest.embedding.weight.shape[1]
 
     def empty(self, batch: int) -> Cache:
-        """The cache before the first token."""
+        """Return the cache before the first token."""
         heads, memory = self.blocks[0].heads, self.rest.block_size
         shape = (batch * heads, memory, self._width // heads)
         make = lambda: tuple(jnp.zeros(shape, self.dtype) for _ in self.blocks)
@@ -84,13 +82,10 @@ class Decoder(eqx.Module):
     def prefill(
         self, tokens: Int[Array, "batch seq"]
     ) -> tuple[Float[Array, "batch seq dim"], Cache]:
-        """What the head reads at each position, and the cache after all of them.
+        """Return the head's input at each position, and the cache after all tokens.
 
-        Padding on the right does no harm: no token before it sees it, and `decode`
-        writes over its keys and values before it reads there.
-
-        Args:
-            tokens: no more of them than there are positions.
+        Tokens may be padded on the right: earlier tokens do not attend to padding, and
+        `decode` overwrites its keys and values before they are read.
         """
 
         def mix(*qkv: Float[Array, "batch seq heads head_dim"]) -> tuple[Any, Any]:
@@ -100,8 +95,8 @@ class Decoder(eqx.Module):
         room = [(0, 0), (0, self.rest.block_size - tokens.shape[1]), (0, 0)]
         x = self.rest.embed(tokens)
         for block in self.blocks:
-            x, kept = block(x, self.rest.turn(mix))
-            key, value = (jnp.pad(_rows(a), room) for a in kept)
+            x, key_value = block(x, self.rest.turn(mix))
+            key, value = (jnp.pad(_rows(a), room) for a in key_value)
             keys.append(key)
             values.append(value)
         return self.rest.norm(x).astype(self.dtype), Cache(tuple(keys), tuple(values))
@@ -109,13 +104,7 @@ class Decoder(eqx.Module):
     def decode(
         self, cache: Cache, token: Int[Array, " batch"], position: Int[Array, ""]
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Logits after one more token, in float32, and the cache with it.
-
-        Args:
-            cache: of the tokens before it.
-            token: the next one of each text.
-            position: of that token.
-        """
+        """Return float32 logits after the token at `position`, and the new cache."""
         x = self.rest.embed(token[:, None], position)
         keys, values = [], []
         for block, *memory in zip(self.blocks, cache.keys, cache.values, strict=True):
@@ -127,11 +116,11 @@ class Decoder(eqx.Module):
         return self.logits(last), Cache(tuple(keys), tuple(values))
 
     def logits(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch vocab"]:
-        """Logits of the next token in float32, from what the head reads."""
+        """Return float32 logits of the next token from the head's input."""
         return self.rest.logits(x).astype(jnp.float32)
 
     def exact(self) -> AbstractContextManager[Any]:
-        """The context in which no device rounds products of float32 weights."""
+        """Return a context in which products of float32 weights are not rounded."""
         exact = "highest" if self.dtype == jnp.float32 else None
         return jax.default_matmul_precision(exact)
 
@@ -139,7 +128,7 @@ class Decoder(eqx.Module):
 def _rows(
     x: Float[Array, "batch seq heads head_dim"],
 ) -> Float[Array, "rows seq head_dim"]:
-    """Keys or values as the cache has them."""
+    """Return keys or values in the cache's layout."""
     return jnp.swapaxes(x, 1, 2).reshape(-1, x.shape[1], x.shape[3])
 
 
@@ -151,7 +140,7 @@ def _extend(
     key: Float[Array, "batch 1 heads head_dim"],
     value: Float[Array, "batch 1 heads head_dim"],
 ) -> tuple[Float[Array, "batch 1 heads head_dim"], tuple[Array, Array]]:
-    """Attention of one token to itself and those before it, and the longer memory."""
+    """Add one token to the cache; return its attention, and keys and values."""
     put = lambda memory, new: jax.lax.dynamic_update_slice_in_dim(
         memory, _rows(new), position, axis=1
     )
@@ -167,25 +156,26 @@ def _extend(
 
 
 class DecodeState(eqx.Module):
-    """Texts of equal length as they are written."""
+    """Texts of equal length during generation."""
 
     window: Int[Array, "batch block"]
-    """The last tokens, with room on the right as long as there are fewer."""
+    """The last tokens; a text shorter than the window is padded on the right."""
 
     length: Int[Array, ""]
-    """Tokens of each text, those before the window included."""
+    """Tokens per text, including those before the window."""
 
     cache: Cache
-    """Of all tokens but the last, as long as these fit the window."""
+    """Keys and values of all tokens but the last; unused once a text exceeds the
+    window."""
 
     keys: Key[Array, " batch"]
     stop: Int[Array, ""]
-    """The token that ends a text; -1 for none."""
+    """Token that ends a text; -1 for none."""
 
     stopped: Bool[Array, " batch"]
 
     def append(self, token: Int[Array, " batch"], cache: Cache) -> "DecodeState":
-        """The state with one more token of each text."""
+        """Return the state with one more token per text."""
         block = self.window.shape[1]
         moved = jnp.roll(self.window, -1, axis=1)
         window = jnp.where(self.length < block, self.window, moved)
@@ -200,15 +190,15 @@ class DecodeState(eqx.Module):
 
 
 class Chunk(NamedTuple):
-    """Tokens that one call on the device has made."""
+    """New tokens of one call on the device."""
 
     tokens: Int[Array, "batch chunk"]
     made: Int[Array, ""]
-    """So many of them count; fewer than wanted if all texts have stopped."""
+    """Number of valid columns of `tokens`; below the limit if all texts stopped."""
 
 
 NextLogits = Callable[[Decoder, DecodeState], tuple[Float[Array, "batch vocab"], Cache]]
-"""What follows each text, and the cache with its last token."""
+"""Return logits after each text, and the cache including the last token."""
 
 
 def _next_cached(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
@@ -229,16 +219,7 @@ def _decode(
     sampling: Sampling,
     tokens: int,
 ) -> tuple[DecodeState, Chunk]:
-    """More tokens of each text, and the state with them.
-
-    Args:
-        next_logits: with the cache or without.
-        decoder: the model.
-        state: so far.
-        limit: of new tokens, at most `CHUNK`.
-        sampling: how they are drawn.
-        tokens: how many different ones there are.
-    """
+    """Generate at most `limit` (at most `CHUNK`) tokens per text."""
 
     def unfinished(carry: tuple[DecodeState, Chunk]) -> Bool[Array, ""]:
         state, chunk = carry
@@ -260,7 +241,7 @@ def _decode(
 
 @eqx.filter_jit
 def prefill(decoder: Decoder, tokens: Int[Array, "batch seq"]) -> Cache:
-    """The cache after prompts, which may be padded on the right."""
+    """Return the cache after prompts; they may be padded on the right."""
     with decoder.exact():
         return decoder.prefill(tokens)[1]
 
@@ -268,14 +249,14 @@ def prefill(decoder: Decoder, tokens: Int[Array, "batch seq"]) -> Cache:
 _compile = partial(eqx.filter_jit, donate="all-except-first")
 
 decode_cached = _compile(partial(_decode, _next_cached))
-"""`_decode` of texts that fit the window before the last new token."""
+"""Generate with the cache: texts must fit the window before the last new token."""
 
 decode_window = _compile(partial(_decode, _next_in_window))
-"""`_decode` of texts that are longer than the window."""
+"""Generate without the cache, for texts longer than the window."""
 
 
 def row_keys(seed: int, rows: Int[np.ndarray, " batch"]) -> Key[Array, " batch"]:
-    """A key for each sample, whatever the batch that it is in."""
+    """Return a key for each sample number, independent of the batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
 
 
@@ -289,35 +270,27 @@ def generate(
     tokens: int,
     stop: int = -1,
 ) -> Iterator[Int32[np.ndarray, "batch new"]]:
-    """New tokens, a chunk at a time; the first chunk is one token long.
+    """Yield chunks of new tokens, at most `count` per text; the first is one token.
 
-    Ends early when all texts have stopped. One that has stopped repeats its last token.
-
-    Args:
-        decoder: the model.
-        prompt: at least one token a text. Of one longer than the model's positions, the
-            last ones are seen.
-        count: of new tokens.
-        sampling: how they are drawn.
-        keys: one for each text.
-        tokens: different ones; the embedding may have more rows.
-        stop: the token that ends a text; -1 for none.
+    Only the last `block_size` tokens of the prompt are used. The vocabulary has
+    `tokens` tokens; the embedding may have more rows. A text that has reached the token
+    `stop` (-1: none) repeats it; generation ends early when all texts have.
 
     Raises:
-        UserError: if the prompt has no tokens, or some that the model lacks.
+        UserError: if the prompt is empty or has a token outside of the vocabulary.
     """
     require(
         prompt.size > 0,
-        "A prompt must have at least one token: got none. Begin with a newline.",
+        "A prompt must have at least one token: it is empty. Use a newline.",
     )
     require(
         bool((prompt >= 0).all() and (prompt < tokens).all()),
         f"The tokens of a prompt must lie in 0 .. {tokens - 1}: got {prompt.min()} .. "
         f"{prompt.max()}. Encode it with the tokenizer of the model's data.",
     )
-    state = _begin(decoder, prompt, keys, stop)
+    state = begin(decoder, prompt, keys, stop)
     chunks = _chunks(decoder, state, prompt.shape[1], count, sampling, tokens)
-    # The device makes the next chunk while the host looks at this one.
+    # The device computes the next chunk while the host handles this one.
     for chunk, _ in pairwise(chain(chunks, (None,))):
         assert chunk is not None
         new, made = jax.device_get(chunk)
@@ -326,13 +299,13 @@ def generate(
         yield new[:, :made]
 
 
-def _begin(
+def begin(
     decoder: Decoder,
     prompt: Int[np.ndarray, "batch seq"],
     keys: Key[Array, " batch"],
     stop: int,
 ) -> DecodeState:
-    """The prompt, and the cache of all of its tokens but the last."""
+    """Return the state after the prompt."""
     (batch, length), block = prompt.shape, decoder.rest.block_size
     window = np.zeros((batch, block), np.int32)
     window[:, :length] = prompt[:, -block:]
@@ -345,7 +318,7 @@ def _begin(
         window=jnp.asarray(window),
         length=jnp.int32(length),
         cache=cache,
-        keys=jnp.copy(keys),  # the caller's are not used up
+        keys=jnp.copy(keys),  # `_compile` donates them
         stop=jnp.int32(stop),
         stopped=jnp.zeros(batch, bool),
     )
@@ -359,7 +332,7 @@ def _chunks(
     sampling: Sampling,
     tokens: int,
 ) -> Iterator[Chunk]:
-    """All chunks, each as soon as the device has begun to make it."""
+    """Yield each chunk as soon as the device has begun to compute it."""
     block, end, most = state.window.shape[1], length + count, 1
     while length < end:
         decode, room = decode_window, end - length

@@ -31,32 +31,31 @@ def export(
 
     Args:
         run_dir: folder of the run.
-        out: folder to make.
-        checkpoint: which of its checkpoints: `best`, `newest` or a step.
-        data: folder of the dataset whose tokens the model has. Empty: that of the run.
-        bpe_dir: folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that from
-            which the run made its data, that of the environment variable
-            `GPT2_BPE_DIR`, or a download.
-        tokenizer: write its files too. Without, no dataset and no byte pairs need be
-            there.
+        out: new folder.
+        checkpoint: checkpoint of the run: `best`, `newest` or a step.
+        data: folder of the dataset with the model's tokenizer. Empty: the dataset of
+            the run.
+        bpe_dir: folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder
+            used by the run's dataset, then the environment variable `GPT2_BPE_DIR`,
+            then a download.
+        tokenizer: also write the tokenizer's files. Without them, dataset and byte
+            pairs are not needed.
     """
     start(MeshConfig(), RunConfig())
     run = load_run(run_dir, checkpoint)
     require(
         run.kind == "gpt",
-        f"An exported model must come from a run of `train.gpt`: `{run_dir}` is one of "
-        f"`train.{run.kind}`. Name another with `--run-dir`.",
+        f"`--run-dir` must be a run of `train.gpt`: `{run_dir}` is a run of "
+        f"`train.{run.kind}`.",
     )
-    found = None
+    exported = None
     if tokenizer:
         try:
-            found = Tokenizer.of(run.config.data, data, bpe_dir)
+            exported = Tokenizer.of(run.config.data, data, bpe_dir)
         except UserError as error:
-            raise UserError(
-                f"{error} Or leave it out with `--no-tokenizer`."
-            ) from error
-        found.require_known(run.model.embedding.weight.shape[0])
-    save_hugging_face(run.model, out, found)
+            raise UserError(f"{error} Or use `--no-tokenizer`.") from error
+        exported.require_known(run.model.embedding.weight.shape[0])
+    save_hugging_face(run.model, out, exported)
     print(f"Wrote {out}.")
 
 

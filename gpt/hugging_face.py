@@ -1,4 +1,4 @@
-"""A GPT-2 as Hugging Face's `save_pretrained` writes it: `config.json`, safetensors.
+"""Read and write a GPT-2 in Hugging Face's format: `config.json` and safetensors.
 
 Source: `transformers`, `models/gpt2/configuration_gpt2.py`.
 """
@@ -23,14 +23,14 @@ from gpt.model import GPT
 from gpt.weights import LARGEST, Named, require_finite, to_named
 
 Fetch = Callable[[str], Path | None]
-"""From the name of a file to where it lies; None if there is no such file."""
+"""Returns the path of a file by its name; None if it does not exist."""
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _END_OF_TEXT = 50256
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
-# Our sizes -> theirs.
+# Fields of `GPTConfig` -> names in `config.json`.
 _SIZES = {
     "n_layer": "n_layer",
     "n_head": "n_head",
@@ -39,7 +39,7 @@ _SIZES = {
     "vocab_size": "vocab_size",
 }
 _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu"}
-# What our model computes; each but the first may be left out.
+# Settings of the only model we compute; all but the first may be absent.
 _MEANING = {
     "model_type": "gpt2",
     "layer_norm_epsilon": 1e-5,
@@ -51,13 +51,10 @@ _MEANING = {
 
 
 def read_hugging_face(fetch: Fetch) -> tuple[dict[str, Any], Callable[[], Named]]:
-    """Fields of a `GPTConfig`, and what reads the weights.
-
-    Args:
-        fetch: gives the files of the model.
+    """Return fields of a `GPTConfig`, and a function that reads the weights.
 
     Raises:
-        UserError: if there is no `config.json`, or one of another kind of model.
+        UserError: if `config.json` is missing, or describes another kind of model.
     """
     path = _find(fetch, CONFIG)
     return _fields(_read_json(path), path), lambda: _read_weights(fetch)
@@ -68,17 +65,16 @@ def save_hugging_face(
 ) -> None:
     """Write a model for `GPT2LMHeadModel.from_pretrained(out)`.
 
-    A model without biases gets biases of 0. Rows of the embedding beyond the data's
-    tokens are written too.
+    Missing biases are written as 0. Padding rows of the embedding are written too.
 
     Args:
-        model: what to write.
-        out: folder to make; it appears when it is complete.
-        tokenizer: what to write beside it, for `AutoTokenizer`.
+        model: the model.
+        out: new folder; created when it is complete.
+        tokenizer: tokenizer to write for `AutoTokenizer`. None: none.
 
     Raises:
-        UserError: if it has something in it, if it cannot be written, or if a weight is
-            not finite.
+        UserError: if `out` is not empty or cannot be written, or if a weight is not
+            finite.
     """
     arrays = to_named(model, "hugging_face")
     require_finite(arrays)
@@ -86,28 +82,27 @@ def save_hugging_face(
         if not name.endswith(("wte.weight", "wpe.weight", ".bias")):
             zeros = np.zeros(arrays[name].shape[-1:], np.float32)
             arrays.setdefault(name.removesuffix("weight") + "bias", zeros)
-    # `save_file` writes the memory of an array as it lies.
+    # `save_file` ignores strides.
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(_config(model), indent=2, sort_keys=True)
     try:
         with new_folder(out) as folder:
             (folder / CONFIG).write_text(text + "\n")
             save_file(arrays, folder / WEIGHTS, metadata={"format": "pt"})
-            # `save_file` lets nobody else read it, whatever the umask.
+            # `save_file` ignores the umask.
             shutil.copymode(folder / CONFIG, folder / WEIGHTS)
             if tokenizer is not None:
                 write_tokenizer(tokenizer, folder, model.block_size)
     except (OSError, SafetensorError) as error:
         size = sum(array.nbytes for array in arrays.values())
         raise UserError(
-            f"An exported model must have room and rights: {size:,} bytes could "
-            f"not be written to `{out}` ({error}), and nothing was left there. Make "
-            "room, or choose another `--out`."
+            f"Could not write the model ({size:,} bytes) to `{out}`: {error}. Nothing "
+            "was left there."
         ) from error
 
 
 def _config(model: GPT) -> dict[str, Any]:
-    """What `config.json` says of a model."""
+    """Return the content of `config.json`."""
     block, (rows, width) = model.blocks.layers, model.embedding.weight.shape
     end = _END_OF_TEXT if rows > _END_OF_TEXT else None
     names = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
@@ -133,7 +128,7 @@ def _config(model: GPT) -> dict[str, Any]:
 
 
 def _fields(stored: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Fields of a `GPTConfig` from what `config.json` says."""
+    """Return fields of a `GPTConfig` from the content of `config.json`."""
     for name, value in _MEANING.items():
         got = stored.get(name, None if name == "model_type" else value)
         _require_setting(got == value, path, name, repr(value), got)
@@ -158,13 +153,12 @@ def _require_setting(
     """Raise `UserError` about a setting of `config.json` unless `condition` holds."""
     require(
         condition,
-        f"`{name}` in {path} must be {wanted}: got {reprlib.repr(got)}. Use a model "
-        "that computes what GPT-2 does.",
+        f"`{name}` in {path} must be {wanted}, as in GPT-2: got {reprlib.repr(got)}.",
     )
 
 
 def _read_weights(fetch: Fetch) -> dict[str, np.ndarray]:
-    """The arrays of one file of weights, or of all that an index names."""
+    """Read the arrays of the weights file, or of all files in the index."""
     path = _find(fetch, WEIGHTS, INDEX)
     if path.name == WEIGHTS:
         return _read_safetensors(path)
@@ -175,50 +169,46 @@ def _read_weights(fetch: Fetch) -> dict[str, np.ndarray]:
 
 
 def _shards(index: dict[str, Any], path: Path) -> list[str]:
-    """The files that an index names, each once."""
+    """Return the file names in an index."""
     table = index.get("weight_map")
     names: list[Any] = list(table.values()) if isinstance(table, dict) else []
     wrong = [n for n in names if not (isinstance(n, str) and _SHARD.fullmatch(n))]
     require(
         len(names) > 0 and not wrong,
-        f"`weight_map` in {path} must give for each array a `.safetensors` file beside "
-        f"it: got {reprlib.repr(wrong[0] if wrong else table)}. Copy or download it "
-        "again.",
+        f"`weight_map` in {path} must map arrays to `.safetensors` files in the same "
+        f"folder: got {reprlib.repr(wrong[0] if wrong else table)}. Download it again.",
     )
     return sorted(set(names))
 
 
 def _find(fetch: Fetch, *names: str) -> Path:
-    """The first of these files that there is."""
+    """Return the path of the first existing file."""
     for name in names:
         path = fetch(name)
         if path is not None:
             return path
     raise UserError(
-        f"A Hugging Face model must have the file {' or '.join(names)}: it is missing. "
-        "Copy or download it, or write the model anew with `save_pretrained`."
+        f"File not found in the Hugging Face model: {' or '.join(names)}. Download it, "
+        "or save the model again with `save_pretrained`."
     )
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file."""
+    """Read the arrays of a file."""
     try:
         return load_file(path)
     except SafetensorError as error:
         raise UserError(
-            f"`{path}` must be a safetensors file: it is damaged ({error}). Copy or "
-            "download it again."
+            f"Could not read the safetensors file {path}: {error}. Download it again."
         ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file."""
+    """Read a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         return content
-    raise UserError(
-        f"`{path}` must hold a JSON object: it does not. Copy or download it again."
-    )
+    raise UserError(f"{path} must contain a JSON object. Download it again.")

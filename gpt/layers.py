@@ -1,8 +1,8 @@
-"""Layers that GPT and TRM have in common.
+"""Layers that GPT and TRM share.
 
-Layers act on the last axis and take any axes in front of it. They hold float32
-weights and have no `dtype` argument: a product is computed in the narrower type of what
-comes in and of the weights, everything else in the type of what comes in.
+Layers act on the last axis; any axes can precede it. Their weights are float32. A
+product is computed in the narrower type of input and weights, everything else in the
+type of the input.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 from gpt.primitives import add_vector, normalize, project
 
 Initializer = Callable[[PRNGKeyArray, tuple[int, ...]], Float[Array, "..."]]
-"""From a key and a shape to values."""
+"""Returns values from a key and a shape."""
 
 # Standard deviation of a unit normal truncated at +-2.
 _TRUNCATED_STD = 0.87962566103423978
@@ -26,7 +26,7 @@ _TRUNCATED_STD = 0.87962566103423978
 def truncated_normal(
     key: PRNGKeyArray, shape: tuple[int, ...], std: float
 ) -> Float[Array, "..."]:
-    """Normal values cut at two sigma, scaled so that `std` is what comes out.
+    """Draw normal values cut at two sigma, scaled to standard deviation `std`.
 
     Source: `models/common.py`, `trunc_normal_init_`, and `jax.nn.initializers`.
     """
@@ -35,47 +35,46 @@ def truncated_normal(
 
 
 def zeros(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Zeros, as an initializer."""
+    """Return zeros, as an initializer."""
     return jnp.zeros(shape)
 
 
 def normal(std: float) -> Initializer:
-    """Normal values of standard deviation `std`, not cut."""
+    """Return an initializer with normal values of standard deviation `std`."""
     return lambda key, shape: std * jax.random.normal(key, shape, jnp.float32)
 
 
 def dropout(
     x: Float[Array, " batch *axes"], rate: float, keys: Key[Array, " batch"] | None
 ) -> Float[Array, " batch *axes"]:
-    """`x` with entries set to 0 with probability `rate`, the rest scaled up to match.
+    """Set entries of `x` to 0 with probability `rate` and scale up the others.
 
-    Each example has its own key, so that what is dropped does not depend on the
-    devices. No keys, no dropout.
+    One key per example makes the result independent of the devices. None: no dropout.
     """
     if keys is None or rate == 0.0:
         return x
-    return drop(x, rate, draw_kept(keys, rate, x.shape[1:]))
+    return drop(x, rate, dropout_mask(keys, rate, x.shape[1:]))
 
 
-def draw_kept(
+def dropout_mask(
     keys: Key[Array, " batch"], rate: float, shape: tuple[int, ...]
 ) -> Bool[Array, " batch *axes"]:
-    """Which entries are kept, for examples of this shape."""
+    """Draw masks of the entries to keep, for examples of this shape."""
     draw = lambda key: jax.random.bernoulli(key, 1.0 - rate, shape)
     return jax.vmap(draw)(keys)
 
 
 def drop(
-    x: Float[Array, "*axes"], rate: float, kept: Bool[Array, "*axes"] | None
+    x: Float[Array, "*axes"], rate: float, mask: Bool[Array, "*axes"] | None
 ) -> Float[Array, "*axes"]:
-    """`x` with the entries that are not kept set to 0, the rest scaled up to match."""
-    return x if kept is None else jnp.where(kept, x / (1.0 - rate), 0.0)
+    """Set entries outside of `mask` to 0 and scale up the others."""
+    return x if mask is None else jnp.where(mask, x / (1.0 - rate), 0.0)
 
 
 def rms_norm(
     x: Float[Array, "*axes"], eps: float, axis: int = -1
 ) -> Float[Array, "*axes"]:
-    """`x` over its root mean square along `axis`, in float32; no parameters.
+    """Divide `x` by its root mean square along `axis`, in float32.
 
     Source: TRM's `models/layers.py`, `rms_norm`.
     """
@@ -89,12 +88,9 @@ def rotate(
     theta: float,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "*batch seq heads head_dim"]:
-    """Rotary positions (RoPE, arXiv 2104.09864) on halves of each head, in float32.
+    """Apply rotary positions (RoPE, arXiv 2104.09864) in float32.
 
-    Args:
-        x: queries or keys.
-        theta: base of the frequencies.
-        first: position of the first of them.
+    `theta` is the base of the frequencies; positions are counted from `first`.
 
     Source: TRM's `models/layers.py`, `RotaryEmbedding` and `apply_rotary_pos_emb`.
     """
@@ -113,9 +109,9 @@ def rotate(
 
 
 class Linear(eqx.Module):
-    """Affine map of the last axis, `x @ weight (+ bias)`; bias zero.
+    """Affine map of the last axis, `x @ weight (+ bias)`.
 
-    The weight is LeCun normal (cut at two sigma) unless `init` says otherwise.
+    Initial weight: `init`, by default LeCun normal cut at two sigma. Initial bias: 0.
     """
 
     weight: Float[Array, "inputs outputs"]
@@ -141,7 +137,7 @@ class Linear(eqx.Module):
 
 
 class Embedding(eqx.Module):
-    """A vector for each token; of standard deviation `dim ** -0.5` unless told."""
+    """A vector per token; standard deviation `dim ** -0.5` without `init`."""
 
     weight: Float[Array, "vocab dim"]
 
@@ -160,12 +156,12 @@ class Embedding(eqx.Module):
         return self.weight[tokens]
 
     def unembed(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes vocab"]:
-        """Logits by the same weights."""
+        """Return logits computed with the same weights."""
         return project(x, self.weight.T)
 
 
 class LayerNorm(eqx.Module):
-    """`normalize` in float32, then scaled and shifted; the shift is optional."""
+    """`normalize` in float32, then scale, and shift if `bias`."""
 
     weight: Float[Array, " dim"]
     bias: Float[Array, " dim"] | None
@@ -192,9 +188,9 @@ class RMSNorm(eqx.Module):
 
 
 class Stacked(eqx.Module):
-    """Layers of one kind as one module: each array has a leading axis of layers.
+    """Equal layers as one module: each array has a leading axis of layers.
 
-    So a vector of each layer is a vector to an optimizer, not a matrix.
+    `stacked` marks it for optimizers: a vector per layer is not a matrix.
     """
 
     layers: Any
@@ -215,13 +211,10 @@ class Stacked(eqx.Module):
         unroll: int = 1,
         remat: bool = False,
     ) -> tuple[Any, Any]:
-        """The last carry, and what each layer gives out, stacked.
+        """Apply the layers in order; return the last carry and the stacked outputs.
 
-        Args:
-            apply: `layer, carry, index -> carry, out`.
-            carry: goes through the layers.
-            unroll: layers compiled in a row.
-            remat: keep only the carry of each layer for the gradient.
+        `apply` maps `layer, carry, index` to `carry, output`. One iteration has
+        `unroll` layers. With `remat`, the gradient recomputes all but the carries.
         """
         arrays, static = eqx.partition(self.layers, eqx.is_array)
 
@@ -236,7 +229,7 @@ class Stacked(eqx.Module):
 
 
 class Buffer(eqx.Module):
-    """An array of the model that is saved with it, but neither trained nor averaged."""
+    """An array that is saved with the model, but neither trained nor averaged."""
 
     value: Float[Array, "..."]
     trained: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Cross-entropy of the next token, without the logits of the whole batch in memory."""
+"""Cross-entropy of the next token, in chunks: logits of few tokens are in memory."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from configs import ceil_div
 from data.text.dataset import IGNORE
 from gpt.primitives import soft_cap
 
@@ -20,7 +21,7 @@ def _scores(
     targets: Int[Array, " tokens"],
     cap: float,
 ) -> tuple[Total, Float[Array, "tokens vocab"]]:
-    """Summed loss, and its gradient by `x @ weight.T` (both float32)."""
+    """Return the summed loss, and its gradient by `x @ weight.T` (both float32)."""
     logits = jnp.matmul(x, weight.T, preferred_element_type=jnp.float32)
     logits = soft_cap(logits, cap)
     top = jnp.max(logits, axis=-1, keepdims=True)
@@ -44,16 +45,16 @@ def summed_cross_entropy(
     chunk: int,
     cap: float = 0.0,
 ) -> Total:
-    """The sum of `-log softmax(x @ weight.T)[target]` over tokens to be scored.
+    """Sum `-log softmax(x @ weight.T)[target]` over targets other than `IGNORE`.
 
-    Logits stand in memory for one chunk of tokens at a time, in float32. The gradient
-    is computed along with the loss, chunk by chunk, so that nothing is computed twice.
+    Only one chunk's logits are in memory, in float32. The gradient is computed together
+    with the loss, chunk by chunk, so that nothing is computed twice.
 
     Args:
-        x: what the head reads; products are in its type.
+        x: the head's input; products are computed in its type.
         weight: the head, in a type at least as wide.
         targets: tokens, or `IGNORE`.
-        chunk: most tokens at a time.
+        chunk: maximum of tokens per chunk.
         cap: bound of the logits (`soft_cap`); 0 for none.
 
     Source: Hsu et al. 2024, arXiv 2410.10989 (Liger), section 3.2.
@@ -88,13 +89,13 @@ def _over_chunks(
     targets: Int[Array, " tokens"],
     chunk: int,
 ) -> tuple[Any, Any]:
-    """The first results of `one` summed over chunks, the second ones joined.
+    """Sum the first results of `one` over chunks; concatenate the second results.
 
-    Where the tokens do not divide, some that are not scored are added at the end.
+    The last chunk is padded with `IGNORE`.
     """
     tokens = x.shape[0]
-    chunks = -(-tokens // chunk)
-    size = -(-tokens // chunks)
+    chunks = ceil_div(tokens, chunk)
+    size = ceil_div(tokens, chunks)
     missing = chunks * size - tokens
     x = jnp.pad(x, ((0, missing), (0, 0)))
     targets = jnp.pad(targets, (0, missing), constant_values=IGNORE)

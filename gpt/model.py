@@ -1,6 +1,6 @@
-"""GPT-2 as nanoGPT writes it: pre-norm blocks, learned positions, a tied head.
+"""GPT-2 as in nanoGPT: pre-norm blocks, learned positions, a tied head.
 
-Options of `GPTConfig` take in what the field has learnt since.
+Options of `GPTConfig` add newer techniques.
 
 Source: Radford et al. 2019; `karpathy/nanoGPT`, `model.py`.
 """
@@ -30,11 +30,11 @@ from gpt.layers import (
 from gpt.primitives import ACTIVATIONS, soft_cap
 
 Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
-"""How positions exchange information: `query, key, value -> mixed, kept`."""
+"""Mixes positions: `query, key, value -> mixed, extra`."""
 
 
 class Block(eqx.Module):
-    """Attention, then a feed-forward layer; each reads a norm, adds to the stream."""
+    """Attention, then a feed-forward layer, each with a norm and a residual sum."""
 
     attention_norm: LayerNorm | RMSNorm
     qkv: Linear
@@ -51,7 +51,7 @@ class Block(eqx.Module):
     def __init__(self, config: GPTConfig, *, key: PRNGKeyArray):
         dim, bias = config.n_embd, config.bias
         plain = {"bias": bias, "init": normal(0.02)}
-        # Each adds to the stream: smaller, so that its variance does not grow.
+        # Smaller for layers that add to the stream: its variance stays constant.
         small = normal(0.02 / math.sqrt(2 * config.n_layer))
         residual = {"bias": bias, "init": zeros if config.zero_init else small}
         keys = jax.random.split(key, 4)
@@ -69,7 +69,7 @@ class Block(eqx.Module):
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
-        """Query, key and value, and gate and up, are matrices of their own."""
+        """Matrices that Muon updates separately: `(input axes, matrices)` by name."""
         names = {"qkv": 3, "attention_out": 1, "up": self.ups, "down": 1}
         return {f"{name}.weight": (1, parts) for name, parts in names.items()}
 
@@ -79,37 +79,30 @@ class Block(eqx.Module):
         mix: Mix,
         keys: Key[Array, "batch 2"] | None = None,
     ) -> tuple[Float[Array, "batch seq dim"], Any]:
-        """The stream after this block, and what `mix` keeps.
-
-        Args:
-            x: the stream.
-            mix: attention of this call.
-            keys: for dropout; none for no dropout.
-        """
+        """Return the stream after this block, and the extra output of `mix`."""
         first, second = (None, None) if keys is None else (keys[:, 0], keys[:, 1])
         qkv = self.qkv(self.attention_norm(x))
         heads = lambda x: x.reshape(*x.shape[:-1], self.heads, -1)
         query, key, value = map(heads, jnp.split(qkv, 3, axis=-1))
-        mixed, kept = mix(self.qk_norm(query), self.qk_norm(key), value)
+        mixed, extra = mix(self.qk_norm(query), self.qk_norm(key), value)
         mixed = self.attention_out(mixed.reshape(x.shape))
         x = x + dropout(mixed, self.dropout, first)
         hidden = ACTIVATIONS[self.activation](self.up(self.mlp_norm(x)))
-        return x + dropout(self.down(hidden), self.dropout, second), kept
+        return x + dropout(self.down(hidden), self.dropout, second), extra
 
 
 class GPT(eqx.Module):
-    """Tokens to logits of the next ones, for sequences up to `block_size`.
-
-    The token embedding is also the head, one field, two uses, unless there is a head.
-    """
+    """Map tokens to logits of the next tokens, for sequences up to `block_size`."""
 
     embedding: Embedding
     positions: Float[Array, "block dim"] | None
-    """Learned; None for rotary ones."""
+    """Learned positions; None for rotary positions."""
 
     blocks: Stacked
     norm: LayerNorm | RMSNorm
     head: Embedding | None
+    """None: the token embedding is the head (tied)."""
+
     rope_theta: float = eqx.field(static=True)
     rope_length: int = eqx.field(static=True)
     logit_cap: float = eqx.field(static=True)
@@ -146,7 +139,7 @@ class GPT(eqx.Module):
 
     @property
     def compute_type(self) -> jnp.dtype:
-        """That of the linear layers."""
+        """Type of the linear layers."""
         return self.blocks.layers.qkv.weight.dtype
 
     def __call__(
@@ -154,23 +147,23 @@ class GPT(eqx.Module):
         tokens: Int[Array, "batch seq"],
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch seq vocab"]:
-        """Logits of the token after each position."""
+        """Return logits of the token after each position."""
         return self.logits(self.hidden(tokens, keys))
 
     @property
     def block_size(self) -> int:
-        """The longest sequence."""
+        """Maximum sequence length."""
         return self.rope_length if self.positions is None else len(self.positions)
 
     @property
     def unembedding(self) -> Embedding:
-        """What the logits are made by."""
+        """The head: its weights compute the logits."""
         return self.embedding if self.head is None else self.head
 
     def embed(
         self, tokens: Int[Array, "batch seq"], first: int | Int[Array, ""] = 0
     ) -> Float[Array, "batch seq dim"]:
-        """What goes into the blocks, of tokens from position `first` on."""
+        """Return the blocks' input for tokens at positions `first` onwards."""
         x = self.embedding(tokens)
         if self.positions is None:
             return x
@@ -178,14 +171,14 @@ class GPT(eqx.Module):
         return x + jax.lax.dynamic_slice_in_dim(self.positions, first, seq)
 
     def turn(self, mix: Mix, first: int | Int[Array, ""] = 0) -> Mix:
-        """`mix` of queries and keys that are turned by their positions, if rotary."""
+        """Return `mix` with rotary positions applied to queries and keys, if rotary."""
         if self.positions is not None:
             return mix
         turned = lambda x: rotate(x, self.rope_theta, first)
         return lambda query, key, value: mix(turned(query), turned(key), value)
 
     def logits(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes vocab"]:
-        """Logits of the next token, from what the head reads."""
+        """Return logits of the next token from the head's input."""
         return soft_cap(self.unembedding.unembed(x), self.logit_cap)
 
     def hidden(
@@ -193,12 +186,7 @@ class GPT(eqx.Module):
         tokens: Int[Array, "batch seq"],
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch seq dim"]:
-        """What the head reads.
-
-        Args:
-            tokens: no more of them than the model has positions.
-            keys: for dropout, one for each sequence; none for no dropout.
-        """
+        """Return the head's input; dropout only with `keys`, one per sequence."""
         if self.dropout == 0.0:
             keys = None
         with jax.named_scope("embed"):
@@ -232,14 +220,14 @@ class GPT(eqx.Module):
 
 
 def build_norm(config: GPTConfig) -> LayerNorm | RMSNorm:
-    """The norm in front of every layer and of the head."""
+    """Return a norm for the input of a layer or of the head."""
     if config.norm == "rms":
         return RMSNorm()
     return LayerNorm(config.n_embd, bias=config.bias)
 
 
 def cast(model: GPT, dtype: jnp.dtype) -> GPT:
-    """The model with its linear layers in a type, in which they and attention compute.
+    """Cast the linear layers, the compute type of products and attention.
 
     Embeddings, positions, norms and the stream stay in float32, as under PyTorch's
     autocast.
@@ -255,19 +243,18 @@ def cast(model: GPT, dtype: jnp.dtype) -> GPT:
 
 
 def crop(model: GPT, block_size: int) -> GPT:
-    """The model with its first `block_size` positions.
+    """Keep the first `block_size` learned positions.
 
     Source: nanoGPT, `GPT.crop_block_size`.
 
     Raises:
-        ValueError: if it has fewer.
+        UserError: if the model has fewer.
     """
     assert model.positions is not None
-    have = model.block_size
     require(
-        block_size <= have,
-        f"`block_size` must not exceed the positions of the loaded weights: got "
-        f"{block_size}, they have {have}. Use at most {have}.",
+        block_size <= model.block_size,
+        f"`block_size` must be at most {model.block_size}, the number of positions in "
+        f"the loaded weights: got {block_size}.",
     )
     return eqx.tree_at(lambda m: m.positions, model, model.positions[:block_size])
 
@@ -276,19 +263,19 @@ _GPT2_TOKENS, _PADDED = 50257, 50304
 
 
 def embedding_rows(config: GPTConfig, tokens: int) -> int:
-    """Rows of the embedding of a model of `tokens` different tokens.
+    """Return the rows of the embedding for a vocabulary of `tokens` tokens.
 
-    Source: nanoGPT, `train.py`: 50,304 for GPT-2's tokens, else what the data has.
+    Source: nanoGPT, `train.py`: 50,304 for GPT-2's tokens, else `tokens`.
 
     Raises:
-        UserError: if the configured number is too small.
+        UserError: if the configured number is smaller than `tokens`.
     """
     default = _PADDED if tokens == _GPT2_TOKENS else tokens
     rows = config.vocab_size or default
     require(
         rows >= tokens,
-        f"`vocab_size` must hold the {tokens:,} tokens of the data: got {rows:,}. "
-        f"Leave it out, or use at least {tokens}.",
+        f"`vocab_size` must be at least {tokens}, the vocabulary of the data: got "
+        f"{rows}. Omit it, or increase it.",
     )
     return rows
 
@@ -296,6 +283,6 @@ def embedding_rows(config: GPTConfig, tokens: int) -> int:
 def build_gpt(
     config: GPTConfig, *, tokens: int, kernel: Kernel = "xla", key: PRNGKeyArray
 ) -> GPT:
-    """A freshly initialised model in float32 for `tokens` different tokens."""
+    """Initialize a float32 model for a vocabulary of `tokens` tokens."""
     rows = embedding_rows(config, tokens)
     return GPT(config, vocab=rows, kernel=kernel, key=key)

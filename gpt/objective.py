@@ -1,14 +1,13 @@
-"""What a GPT learns from text: the functions of its `Objective` (`train/gpt.py`)."""
+"""The training loss and the evaluation of a GPT."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from data.text.dataset import IGNORE, Tokens
 from gpt.loss import summed_cross_entropy
+from gpt.metrics import Loss, Metrics
 from gpt.model import GPT
-
-Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 def next_token_loss(
@@ -18,15 +17,10 @@ def next_token_loss(
     keys: Key[Array, " batch"] | None,
     *,
     chunk: int,
-) -> tuple[Float[Array, ""], tuple[Float[Array, ""], tuple[()], Metrics]]:
-    """The loss summed over tokens, their number, nothing to carry, the metrics.
+) -> Loss:
+    """Return the loss summed over tokens, the number of tokens, and the metrics.
 
-    Args:
-        model: cast.
-        rows: none, as there is no table.
-        carry: the batch.
-        keys: for dropout, one for each sequence; none for no dropout.
-        chunk: most tokens whose logits stand in memory at once.
+    The batch is `carry`; `chunk` tokens at most have logits in memory at once.
     """
     x = model.hidden(carry.inputs, keys)
     with jax.named_scope("loss"):
@@ -44,6 +38,6 @@ def next_token_loss(
 def evaluate(
     model: GPT, rows: tuple[()], carry: Tokens, *, chunk: int
 ) -> tuple[Metrics, tuple[()]]:
-    """The loss without dropout; no predictions."""
+    """Return the loss without dropout, and no predictions."""
     _, (_, _, metrics) = next_token_loss(model, rows, carry, None, chunk=chunk)
     return metrics, ()

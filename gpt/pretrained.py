@@ -1,4 +1,4 @@
-"""Weights trained elsewhere: a Hugging Face model or a `ckpt.pt` of nanoGPT."""
+"""Find and load weights of a Hugging Face model or of a `ckpt.pt` of nanoGPT."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from gpt.model import GPT, crop
 from gpt.weights import LARGEST, Named, Naming, from_named
 
 OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-"""OpenAI's models, on the hub as `openai-community/<name>`."""
+"""OpenAI's models: `openai-community/<name>` on the hub."""
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _COMPUTED = ("dropout", "attention", "unroll", "remat", "loss_chunk")
@@ -24,26 +24,22 @@ _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """Weights that are found, but not read yet.
-
-    Attributes:
-        config: of the model that `load` gives.
-        stored: of the weights as they are stored; they may have more positions.
-        read: from the shapes of their model to the model.
-    """
+    """Weights to be loaded by `load`."""
 
     config: GPTConfig
+    """Configuration of the loaded model."""
+
     stored: GPTConfig
+    """Configuration of the stored weights, which may have more positions."""
+
     read: Callable[[GPT], GPT]
+    """Returns the stored model, given its shapes."""
 
     def load(self, kernel: Kernel) -> GPT:
-        """The model in float32.
-
-        Args:
-            kernel: what computes its attention.
+        """Load the model in float32, with this attention kernel.
 
         Raises:
-            UserError: if the weights are missing or damaged, or not those of the
+            UserError: if the weights are missing or damaged, or do not match the
                 configuration.
         """
         rows = self.stored.vocab_size
@@ -58,21 +54,21 @@ class Pretrained:
 
 
 def read_pretrained(source: str, wanted: GPTConfig) -> Pretrained:
-    """Find weights, and what model they make.
+    """Find weights and the configuration of their model.
 
-    Sizes, biases and activation are those of the weights; dropout and how things are
-    computed are as wanted. `block_size` is the smaller of both: positions can be left
-    out, but not added.
+    Sizes, biases and activation come from the weights; dropout and settings of the
+    computation from `wanted`. `block_size` is the smaller value, since positions can be
+    dropped, but not added.
 
     Source: nanoGPT, `train.py`.
 
     Args:
-        source: one of `OPENAI`, or any GPT-2 on the hub as `owner/name`; a folder with
+        source: one of `OPENAI`; a GPT-2 on the hub as `owner/name`; a folder with
             `config.json` and `model.safetensors`; or a `ckpt.pt` of nanoGPT.
-        wanted: the configuration of the run.
+        wanted: model configuration of the run.
 
     Raises:
-        UserError: if nothing of the kind is there, or it is no GPT-2.
+        UserError: if the source does not exist or is not a GPT-2.
     """
     naming, (fields, read) = _find(source)
     stored = replace(wanted, **fields)
@@ -85,10 +81,10 @@ def read_pretrained(source: str, wanted: GPTConfig) -> Pretrained:
 
 
 def adopted(model: GPT, config: GPTConfig, wanted: GPTConfig) -> Pretrained:
-    """The weights of another run, whose model has this configuration.
+    """Return the weights of another run as `Pretrained`.
 
-    As of those trained elsewhere, how things are computed is as wanted; without learned
-    positions sequences may be of any length.
+    `model` and `config` belong to the other run, `wanted` to this one. Settings of the
+    computation come from `wanted`, without learned positions also `block_size`.
     """
     rows = model.embedding.weight.shape[0]
     stored = replace(as_computed(config, wanted), vocab_size=rows)
@@ -104,12 +100,12 @@ def adopted(model: GPT, config: GPTConfig, wanted: GPTConfig) -> Pretrained:
 
 
 def as_computed(config: GPTConfig, wanted: GPTConfig) -> GPTConfig:
-    """A configuration of which the weights know nothing else, computed as wanted."""
+    """Return `config` with the settings of the computation from `wanted`."""
     return replace(config, **{name: getattr(wanted, name) for name in _COMPUTED})
 
 
 def _find(source: str) -> tuple[Naming, tuple[dict[str, Any], Callable[[], Named]]]:
-    """Whose names the weights have, fields of their configuration, and their reader."""
+    """Return the naming of the weights, fields of the configuration, and a reader."""
     path = Path(source)
     if source in OPENAI:
         return "hugging_face", read_hugging_face(_hub(f"openai-community/{source}"))
@@ -119,16 +115,15 @@ def _find(source: str) -> tuple[Naming, tuple[dict[str, Any], Callable[[], Named
         return "nanogpt", read_nanogpt(path)
     require(
         bool(_HUB_NAME.fullmatch(source)) and path.suffix != ".pt",
-        f"Pretrained weights must be one of {', '.join(OPENAI)}; a model on the hub, "
-        "`owner/name`; a folder with `config.json` and `model.safetensors`; or a "
-        f"`ckpt.pt` of nanoGPT: got `{source}`, and there is no such file. Check the "
-        "path or name.",
+        f"Weights not found: `{source}`. Use one of {', '.join(OPENAI)}; a model on "
+        "the hub, `owner/name`; a folder with `config.json` and `model.safetensors`; "
+        "or a `ckpt.pt` of nanoGPT.",
     )
     return "hugging_face", read_hugging_face(_hub(source))
 
 
 def _folder(folder: Path) -> Fetch:
-    """The files of a folder."""
+    """Return a function that finds files in a folder."""
 
     def fetch(name: str) -> Path | None:
         path = folder / name
@@ -138,7 +133,7 @@ def _folder(folder: Path) -> Fetch:
 
 
 def _hub(model: str) -> Fetch:
-    """The files of a model on the hub, kept in its cache."""
+    """Return a function that downloads files of a model on the hub to its cache."""
 
     def fetch(name: str) -> Path | None:
         from huggingface_hub import hf_hub_download
@@ -151,29 +146,28 @@ def _hub(model: str) -> Fetch:
             if isinstance(error, EntryNotFoundError) and not offline:
                 return None
             raise UserError(
-                f"`{name}` must come from the Hugging Face model `{model}`: it could "
-                f"not be downloaded ({_brief(error)}). Check the name, or name a local "
-                "folder with `config.json` and `model.safetensors`."
+                f"Could not download `{name}` of the Hugging Face model `{model}`: "
+                f"{_brief(error)}. Check the name, or use a local folder with "
+                "`config.json` and `model.safetensors`."
             ) from error
 
     return fetch
 
 
 def read_nanogpt(path: Path) -> tuple[dict[str, Any], Callable[[], Named]]:
-    """Fields of a `GPTConfig`, and what reads the weights of a nanoGPT `ckpt.pt`.
+    """Return fields of a `GPTConfig`, and a reader of a nanoGPT `ckpt.pt`.
 
-    Args:
-        path: the file. Its arrays are mapped from disk until they are read.
+    Arrays are mapped from disk until they are read.
 
     Raises:
-        UserError: if it is no such file, or PyTorch is not installed.
+        UserError: if it is another kind of file, or PyTorch is not installed.
     """
     stored = _load(path)
     require(
         _is_nanogpt(stored),
-        "A checkpoint of nanoGPT must hold `model` and `model_args` with `bias`, "
-        f"{', '.join(f'`{name}`' for name in _SIZES)}: {path} lacks some of it, or "
-        "says what cannot be. Use what nanoGPT's `train.py` saves.",
+        f"{path} must contain a `model` and valid `model_args` with `bias`, "
+        f"{', '.join(f'`{name}`' for name in _SIZES)}. Use a checkpoint of nanoGPT's "
+        "`train.py`.",
     )
     options, weights = stored["model_args"], stored["model"].items()
     fields = {name: options[name] for name in ("bias", *_SIZES)}
@@ -182,7 +176,7 @@ def read_nanogpt(path: Path) -> tuple[dict[str, Any], Callable[[], Named]]:
 
 
 def _is_nanogpt(stored: Any) -> bool:
-    """Whether this is what nanoGPT saves: named tensors, and sizes that can be."""
+    """Return True for nanoGPT's format: named tensors and valid sizes."""
     match stored:
         case {"model": {**tensors}, "model_args": {"bias": bool(), **options}}:
             sizes = [options.get(name) for name in _SIZES]
@@ -196,24 +190,23 @@ def _is_nanogpt(stored: Any) -> bool:
 
 
 def _load(path: Path) -> Any:
-    """What is in the file, by PyTorch's reader of plain data, which runs no code."""
+    """Read a PyTorch file without running code from it."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"A file of PyTorch must be read by it: {path} is one, and `torch` is not "
-            "installed. Install it with `pip install -e '.[torch]'`."
+            f"Reading {path} needs PyTorch, which is not installed. Install it with "
+            "`pip install -e '.[torch]'`."
         ) from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise UserError(
-            "A file of weights must be a `ckpt.pt` of nanoGPT: PyTorch cannot read "
-            f"{path} ({_brief(error)}). Use what nanoGPT's `train.py` saves, or "
-            "name the folder of a Hugging Face model."
+            f"Could not read {path} with PyTorch: {_brief(error)}. Use a checkpoint of "
+            "nanoGPT's `train.py`, or the folder of a Hugging Face model."
         ) from error
 
 
 def _brief(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error as one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

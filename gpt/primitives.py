@@ -1,7 +1,7 @@
-"""The arithmetic below the layers: in which type, and gradients written by hand.
+"""Arithmetic of the layers, with explicit types and custom gradients.
 
-XLA's own gradients do more than needed; each function says what it saves. `jax.jvp`
-does not go through those.
+Custom gradients need less work than JAX's own; each docstring gives the reason. They do
+not support `jax.jvp`.
 """
 
 import math
@@ -16,13 +16,13 @@ from jaxtyping import Array, Float
 def project(
     x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*axes outputs"]:
-    """`x @ weight`, with the axes of `x` made one, in the narrower of the two types.
+    """Return `x @ weight` in the narrower of the two types.
 
-    Its gradient is then a plain product too. With more axes XLA copies the cotangent
-    into another order first.
+    All axes of `x` but the last are merged, so that the gradient is a plain product.
+    With more axes, XLA transposes a copy of the cotangent first.
 
-    So a model in 16 bits may keep its stream in float32, or weights that it uses more
-    than once: their gradients then add up in float32, as under PyTorch's autocast.
+    A 16-bit model can keep its stream, or weights with several uses, in float32: their
+    gradients are then summed in float32, as under PyTorch's autocast.
     """
     rows = x.reshape(-1, x.shape[-1]).astype(narrower(x, weight))
     return _project_rows(rows, weight).reshape(*x.shape[:-1], weight.shape[-1])
@@ -31,7 +31,7 @@ def project(
 def project_columns(
     x: Float[Array, " inputs *axes"], weight: Float[Array, "inputs outputs"]
 ) -> Float[Array, " outputs *axes"]:
-    """The same over the first axis, without a transposition of `x`."""
+    """Apply `project` over the first axis, without a transposition of `x`."""
     columns = x.reshape(x.shape[0], -1).astype(narrower(x, weight))
     return _project_columns(columns, weight).reshape(weight.shape[-1], *x.shape[1:])
 
@@ -39,13 +39,13 @@ def project_columns(
 def add_vector(
     x: Float[Array, "*axes dim"], vector: Float[Array, "*rest dim"]
 ) -> Float[Array, "*axes dim"]:
-    """`x + vector` in the type of `x`; the vector's gradient is summed in float32."""
+    """Return `x + vector` in the type of `x`; sum the vector's gradient in float32."""
     wide = jnp.broadcast_to(vector.astype(jnp.float32), x.shape)
     return x + wide.astype(x.dtype)
 
 
 def narrower(*arrays: Array) -> jnp.dtype:
-    """The type with the fewest bits of those of `arrays`."""
+    """Return the type with the fewest bits."""
     return min((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize)
 
 
@@ -86,10 +86,10 @@ def _weight_grad_on_cpu(
     x: Float[Array, "rows inputs"],
     grad: Float[Array, "rows outputs"],
 ) -> Float[Array, "inputs outputs"]:
-    """The same, through its transpose where that is wider than high.
+    """Compute `_weight_grad` through its transpose if that is wider than high.
 
-    Eigen takes up to twice as long for a high result as for a wide one, which pays for
-    transposing it if there are many rows. The barrier keeps XLA from turning it back.
+    Eigen needs up to twice the time for a high result; with many rows, this outweighs
+    the transposition. The barrier keeps XLA from undoing it.
     """
     if not x.shape[0] > x.shape[1] > grad.shape[1]:
         return _weight_grad(dtype, x, grad)
@@ -125,10 +125,9 @@ _project_columns.defvjp(_project_columns_forward, _project_columns_backward)
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """`x` times the probability that a unit normal is below it, in float32.
+    """Return `x` times the normal distribution function at `x`, computed in float32.
 
-    The gradient is written out: JAX's own keeps more, goes over the values more often,
-    and through erfc, which takes longer.
+    JAX's own gradient keeps more, needs more passes, and uses the slower erfc.
 
     Source: Hendrycks and Gimpel 2016, arXiv 1606.08415.
     """
@@ -145,7 +144,7 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 
 
 def _gelu_backward(x: Array, grad: Array) -> tuple[Array]:
-    barred = jax.lax.optimization_barrier(x)  # else the forward's erf is kept as well
+    barred = jax.lax.optimization_barrier(x)  # else the forward's erf is kept too
     wide = barred.astype(jnp.float32)
     density = jnp.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
     slope = _below(wide) + wide * density
@@ -156,17 +155,17 @@ gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def gelu_tanh(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """The approximation of `gelu` by a hyperbolic tangent, in float32."""
+    """Approximate `gelu` with a hyperbolic tangent, in float32."""
     return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def relu_squared(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """The square of the positive part. Source: So et al. 2021, arXiv 2109.08668."""
+    """Square the positive part. Source: So et al. 2021, arXiv 2109.08668."""
     return jnp.square(jax.nn.relu(x))
 
 
 def swiglu(x: Float[Array, "*axes both"]) -> Float[Array, "*axes hidden"]:
-    """`silu(gate) * up` of `gate, up = split(x)`, in float32.
+    """Return `silu(gate) * up` with `gate, up = split(x)`, in float32.
 
     Source: Shazeer 2020, arXiv 2002.05202.
     """
@@ -180,11 +179,11 @@ ACTIVATIONS = {
     "relu2": relu_squared,
     "swiglu": swiglu,
 }
-"""What a feed-forward layer does between its products, by the name of the setting."""
+"""Activations of feed-forward layers by the name of the setting."""
 
 
 def soft_cap(x: Float[Array, "*axes"], cap: float) -> Float[Array, "*axes"]:
-    """`x` bent so that it stays within `cap`; as it is if `cap` is 0.
+    """Bound `x` smoothly by `cap`; a no-op if `cap` is 0.
 
     Source: Gemma 2, arXiv 2408.00118, section 2.
     """
@@ -194,12 +193,12 @@ def soft_cap(x: Float[Array, "*axes"], cap: float) -> Float[Array, "*axes"]:
 def project_gated(
     x: Float[Array, "*axes inputs"], weight: Float[Array, "inputs both"]
 ) -> Float[Array, "*axes hidden"]:
-    """`silu(gate) * up` of `gate, up = split(x @ weight)`: the inside of a SwiGLU.
+    """Return `silu(gate) * up` with `gate, up = split(x @ weight)`, as in SwiGLU.
 
-    The product is computed as by `project`, the rest in float32. The gradient is
-    written out: it keeps nothing but `x` and the product, in their type, and multiplies
-    by each half of the weights on its own, so that the gradients of gate and up, the
-    largest arrays of a network, are never copied into one.
+    The product is computed like `project`, the rest in float32. The gradient keeps only
+    `x` and the product, in their type. It multiplies by each half of the weights
+    separately: the gradients of gate and up, the largest arrays of a network, are never
+    concatenated.
 
     Source: Shazeer 2020, arXiv 2002.05202.
     """
@@ -211,7 +210,7 @@ def project_gated(
 def project_gated_columns(
     x: Float[Array, " inputs *axes"], weight: Float[Array, "inputs both"]
 ) -> Float[Array, " hidden *axes"]:
-    """The same over the first axis, without a transposition of `x`."""
+    """Apply `project_gated` over the first axis, without a transposition of `x`."""
     columns = x.reshape(x.shape[0], -1).astype(narrower(x, weight))
     hidden: Any = _project_gated(True, columns, weight)
     return hidden.reshape(-1, *x.shape[1:])
@@ -238,7 +237,7 @@ def _project_gated_backward(
     columns: bool, kept: tuple[Array, Array, Array], grad: Array
 ) -> tuple[Array, Array]:
     x, weight, both = kept
-    both = jax.lax.optimization_barrier(both)  # else the sigmoid is kept as well
+    both = jax.lax.optimization_barrier(both)  # else the sigmoid is kept too
     gate, up = _gate_and_up(columns, both)
     grad = grad.astype(jnp.float32)
     share = jax.nn.sigmoid(gate)
@@ -264,9 +263,9 @@ _project_gated.defvjp(_project_gated_forward, _project_gated_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def normalize(x: Float[Array, "*axes dim"], eps: float) -> Float[Array, "*axes dim"]:
-    """`x` at mean 0 and variance 1 over the last axis.
+    """Scale `x` to mean 0 and variance 1 over the last axis.
 
-    The gradient is written out, as it needs fewer passes than JAX's own.
+    The gradient needs fewer passes than JAX's own.
 
     Source: Ba et al. 2016, arXiv 1607.06450.
     """

@@ -1,27 +1,22 @@
-"""Text from a trained GPT: `python -m gpt.sample --run-dir RUN`.
+"""Generate text with a trained GPT: `python -m gpt.sample --run-dir RUN`.
 
     python -m gpt.sample --run-dir runs/mine --num-samples 1 --prompt "ROMEO:"
     python -m gpt.sample --init-from gpt2-xl --prompt FILE:prompt.txt --top-p 0.9
     python -m gpt.sample --hf-dir exported --temperature 0
 
-One sample appears as it is written; several are written at once, and each is printed
-when all of them are complete.
+A single sample is printed token by token; a batch of samples is printed at its end.
 """
 
-import codecs
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
-from jaxtyping import Int32
 
 from configs import (
     GPTConfig,
@@ -33,23 +28,23 @@ from configs import (
     require_positive,
     require_seed,
 )
-from data.folder import require_memory
 from data.text.tokenizer import GPT2, Tokenizer
-from gpt.decode import Decoder, generate, row_keys
+from gpt.decode import Decoder
 from gpt.model import cast
 from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
+from gpt.text import write_texts
 from train import cli
 from train.devices import start
 from train.runs.loading import CheckpointName, load_run
 
-BETWEEN = "---------------"
+SEPARATOR = "---------------"
 """Line after each sample, as in nanoGPT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to write, with which model. Exactly one of the first three names it."""
+    """What to generate, and the model: one of `run_dir`, `init_from` and `hf_dir`."""
 
     run_dir: str = ""
     """Folder of a run of `train.gpt`. nanoGPT's `out_dir`."""
@@ -59,97 +54,90 @@ class Settings:
     as `owner/name`, or a `ckpt.pt` of nanoGPT."""
 
     hf_dir: str = ""
-    """Folder of a Hugging Face GPT-2, as `gpt.export` writes it."""
+    """Folder of a Hugging Face GPT-2, as written by `gpt.export`."""
 
     checkpoint: CheckpointName = "best"
-    """Which checkpoint of the run: `best`, `newest` or a step."""
+    """Checkpoint of the run: `best`, `newest` or a step."""
 
     prompt: str = "\n"
-    """What the text begins with; `FILE:name` for the text in a file. `start`."""
+    """Text before the sample; `FILE:name` reads it from a file. `start`."""
 
     num_samples: int = 10
-    """Texts to write."""
+    """Number of texts."""
 
     max_new_tokens: int = 500
-    """Tokens of each, at most, besides the prompt."""
+    """Maximum of tokens per text after the prompt."""
 
     temperature: float = 0.8
-    """Below 1 less random, above 1 more; 0: always the likeliest token."""
+    """Randomness: below 1 less, above 1 more; 0: always the likeliest token."""
 
     top_k: int | None = 200
-    """Draw from so many of the likeliest tokens; None: from all."""
+    """Draw from the `top_k` likeliest tokens; None: from all."""
 
     top_p: float = 1.0
-    """Draw from the fewest likeliest tokens that together have this probability."""
+    """Draw from the smallest set of likeliest tokens with this total probability."""
 
     seed: int = 1337
-    """Seed of the draws. A sample does not depend on how many others there are."""
+    """Seed of the draws. A sample does not depend on the number of samples."""
 
     stop: str = ""
-    """A text ends after this. If it is one token (a character, `<|endoftext|>`), no
-    time is spent on what would follow."""
+    """End a text after this string. A single token (a character, `<|endoftext|>`) also
+    ends its computation."""
 
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type. `auto`: float32 on a CPU, else bfloat16. `dtype`."""
 
     batch: int = 0
-    """Samples written at once; 0: all."""
+    """Samples generated at once; 0: all."""
 
     data: str = ""
-    """Folder of the dataset whose tokens the model has. Empty: that of the run; GPT-2's
-    tokens if there is no run."""
+    """Folder of the dataset with the model's tokenizer. Empty: the dataset of the run;
+    GPT-2's tokens without a run."""
 
     bpe_dir: str = ""
-    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: that from which the
-    run made its data, that of the environment variable `GPT2_BPE_DIR`, or a download.
-    """
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder used by the
+    run's dataset, then the environment variable `GPT2_BPE_DIR`, then a download."""
 
-    def check(self) -> Sampling:
-        """How tokens are drawn, if all settings are in range.
-
-        Raises:
-            UserError: if one is not.
-        """
-        given = [name for name in (self.run_dir, self.init_from, self.hf_dir) if name]
+    def check(self) -> None:
+        """Raise `UserError` if a setting is out of range."""
+        sources = [name for name in (self.run_dir, self.init_from, self.hf_dir) if name]
         require(
-            len(given) == 1,
-            "A model must be named by one of `--run-dir`, `--init-from` and "
-            f"`--hf-dir`: got {len(given)} of them. Give one.",
+            len(sources) == 1,
+            "Give one of `--run-dir`, `--init-from` and `--hf-dir`: got "
+            f"{len(sources)} of them.",
         )
         require_positive(self, "num_samples", "max_new_tokens")
         require_not_negative(self, "batch")
         require_seed(self.seed)
-        return Sampling(
-            temperature=self.temperature, top_k=self.top_k, top_p=self.top_p
-        )
 
 
 def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
-    """The model in the compute type, and its tokenizer.
+    """Load the model in the compute type, and its tokenizer.
 
     Raises:
-        UserError: if they cannot be read or do not go together.
+        UserError: if they cannot be read or do not match.
     """
     if settings.run_dir:
         run = load_run(settings.run_dir, settings.checkpoint)
         require(
             run.kind == "gpt",
-            f"Text must come from a run of `train.gpt`: `{settings.run_dir}` is one of "
-            f"`train.{run.kind}`. Name another with `--run-dir`.",
+            f"`--run-dir` must be a run of `train.gpt`: `{settings.run_dir}` is a run "
+            f"of `train.{run.kind}`.",
         )
         model = run.model
         tokenizer = Tokenizer.of(run.config.data, settings.data, settings.bpe_dir)
     else:
         require(
             not settings.hf_dir or Path(settings.hf_dir).is_dir(),
-            f"`--hf-dir` must be a folder: there is no `{settings.hf_dir}`. Check the "
-            "path, or use `--init-from` for a model on the hub.",
+            f"Folder not found: `{settings.hf_dir}`. For a model on the hub, use "
+            "`--init-from`.",
         )
-        wanted = GPTConfig(block_size=1 << 30)
-        found = read_pretrained(settings.hf_dir or settings.init_from, wanted)
-        model, bpe_dir = found.load("xla"), settings.bpe_dir
-        named = settings.data
-        tokenizer = Tokenizer.read(named, bpe_dir) if named else GPT2.load(bpe_dir)
+        source = settings.hf_dir or settings.init_from
+        model = read_pretrained(source, GPTConfig(block_size=1 << 30)).load("xla")
+        if settings.data:
+            tokenizer = Tokenizer.read(settings.data, settings.bpe_dir)
+        else:
+            tokenizer = GPT2.load(settings.bpe_dir)
     tokenizer.require_known(model.embedding.weight.shape[0])
     precision = settings.precision
     if precision == "auto":
@@ -158,10 +146,10 @@ def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
 
 
 def read_prompt(prompt: str) -> str:
-    """The prompt, or the text of the file that it names.
+    """Return the prompt; for `FILE:name` the text of the file.
 
     Raises:
-        UserError: if that is no file of text.
+        UserError: if the file is missing, or not UTF-8.
     """
     if not prompt.startswith("FILE:"):
         return prompt
@@ -169,80 +157,46 @@ def read_prompt(prompt: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The prompt must be a file of UTF-8 text: got `{path}` ({error}). Check "
-            "the path after `FILE:`."
-        ) from error
+        raise UserError(f"Could not read the prompt `{path}`: {error}.") from error
 
 
-def read_texts(
-    chunks: Iterable[Int32[np.ndarray, "batch new"]], tokenizer: Tokenizer, stop: str
-) -> Iterator[list[str]]:
-    """The texts after each chunk of tokens, up to `stop`, and once more at the end.
-
-    A character of which only some bytes have come waits for the rest, or for the end.
-    """
-    written: list[bytes] = []
-    for chunk in chain(chunks, (None,)):
-        if chunk is not None:
-            before = written or [b""] * len(chunk)
-            pairs = zip(before, chunk, strict=True)
-            written = [text + tokenizer.decode_bytes(tokens) for text, tokens in pairs]
-        decode = lambda text, last: codecs.utf_8_decode(text, "replace", last)[0]
-        texts = [decode(text, chunk is None) for text in written]
-        if stop:
-            texts = ["".join(text.partition(stop)[:2]) for text in texts]
-        yield texts
-        if stop and all(text.endswith(stop) for text in texts):
-            return
-
-
-def write(settings: Settings, sampling: Sampling) -> None:
+def sample(settings: Settings, sampling: Sampling) -> None:
     """Print all samples.
 
     Raises:
-        UserError: if model, prompt, memory or output are not as they must be.
+        UserError: if the model or the prompt is unusable, memory does not suffice, or
+            the output cannot be written.
     """
-    show("")  # before anything is read
+    show("")  # an output error must come before the model is read
     decoder, tokenizer = load(settings)
-    opening, stop = read_prompt(settings.prompt), tokenizer.encode(settings.stop)
-    prompt = tokenizer.encode(opening)
-    require(
-        prompt.size > 0,
-        "The prompt must have at least one token: it is empty. Give some text, or "
-        "leave out `--prompt` to begin with a newline.",
-    )
-    count = settings.num_samples
+    prompt, count = read_prompt(settings.prompt), settings.num_samples
     batch = min(settings.batch or count, count)
-    require_memory(
-        batch * decoder.cache_bytes,
-        f"Keys and values of {batch:,} samples",
-        "Write fewer at once with `--batch`.",
-    )
     for first in range(0, count, batch):
-        # A last batch of fewer samples would be compiled again.
-        rows = np.arange(first, first + batch)
-        chunks = generate(
+        texts = write_texts(
             decoder,
-            np.tile(prompt, (batch, 1)),
-            settings.max_new_tokens,
+            tokenizer,
+            prompt,
+            range(first, first + batch),  # all of one size: compiled once
             sampling,
-            row_keys(settings.seed, rows),
-            tokens=tokenizer.vocab_size,
-            stop=int(stop[0]) if len(stop) == 1 else -1,
+            max_new_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+            stop=settings.stop,
         )
-        alone, shown, texts = batch == 1, 0, []
-        show(opening if alone else "")
-        for texts in read_texts(chunks, tokenizer, settings.stop):
-            if alone:
-                show(texts[0][shown:])
-                shown = len(texts[0])
-        for text in texts[: count - first]:
-            show(f"{'' if alone else opening + text}\n{BETWEEN}\n")
+        if batch == 1:
+            show(prompt)
+            printed = 0
+            for (text,) in texts:
+                show(text[printed:])
+                printed = len(text)
+            show(f"\n{SEPARATOR}\n")
+        else:
+            *_, complete = texts
+            for text in complete[: count - first]:
+                show(f"{prompt}{text}\n{SEPARATOR}\n")
 
 
 def show(text: str) -> None:
-    """Print at once, and end when nobody reads.
+    """Print without a delay; end the process if the reader has left.
 
     Raises:
         UserError: if standard output is closed or full.
@@ -251,11 +205,7 @@ def show(text: str) -> None:
     lost = getattr(sys.stdout, "lost", None)
     if isinstance(lost, BrokenPipeError):
         raise SystemExit(128 + signal.SIGPIPE)  # as after `| head -1`
-    require(
-        lost is None,
-        f"Samples must go somewhere: standard output cannot be written to ({lost}). "
-        "Send it to a file that has room.",
-    )
+    require(lost is None, f"Could not write to standard output: {lost}.")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -265,13 +215,16 @@ def main(args: Sequence[str] | None = None) -> None:
         UserError: if an option or a file is wrong.
     """
     reconfigure = getattr(sys.stdout, "reconfigure", lambda **_: None)
-    reconfigure(errors="replace")  # a terminal may lack a character
+    reconfigure(errors="replace")  # the terminal's encoding may lack a character
     settings = tyro.cli(
         Settings, prog="python -m gpt.sample", description=__doc__, args=args
     )
-    sampling = settings.check()
+    settings.check()
+    sampling = Sampling(
+        temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p
+    )
     start(MeshConfig(), RunConfig())
-    write(settings, sampling)
+    sample(settings, sampling)
 
 
 if __name__ == "__main__":

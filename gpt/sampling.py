@@ -1,4 +1,4 @@
-"""How the next token is drawn: temperature, the likeliest few, the likeliest mass."""
+"""Draw the next token: temperature, top-k, top-p."""
 
 from dataclasses import dataclass
 
@@ -9,26 +9,26 @@ from jaxtyping import Array, Float, Int, Key
 from configs import require
 
 COLDEST, HOTTEST = 1e-6, 1_000_000
-"""Bounds of a temperature above 0: float32 holds logits divided by these."""
+"""Bounds of a temperature above 0: logits divided by it must fit float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn. `top_k` first, then `top_p` of what it leaves."""
+    """How to draw tokens: `top_k` first, then `top_p` of the remaining ones."""
 
     temperature: float = 1.0
-    """Logits are divided by it. 0: always the likeliest token."""
+    """Divides the logits. 0: always the likeliest token."""
 
     top_k: int | None = None
-    """Draw from so many of the likeliest tokens. None: from all."""
+    """Draw from the `top_k` likeliest tokens. None: from all."""
 
     top_p: float = 1.0
-    """Draw from the fewest likeliest tokens that together have this probability."""
+    """Draw from the smallest set of likeliest tokens with this total probability."""
 
     def __post_init__(self) -> None:
         require(
             self.temperature == 0.0 or COLDEST <= self.temperature <= HOTTEST,
-            f"`temperature` must be 0, or lie in {COLDEST} .. {HOTTEST:,}: got "
+            f"`temperature` must be 0 or in {COLDEST} .. {HOTTEST:,}: got "
             f"{self.temperature}. Use 0 for the likeliest token, 1 for no change.",
         )
         require(
@@ -38,12 +38,12 @@ class Sampling:
         )
         require(
             0.0 < self.top_p <= 1.0,
-            f"`top_p` must lie in (0, 1]: got {self.top_p}. Use 1 to draw from all.",
+            f"`top_p` must be in (0, 1]: got {self.top_p}. Use 1 to draw from all.",
         )
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
+        """True if the likeliest token is always taken."""
         return self.temperature == 0.0 or self.top_k == 1
 
 
@@ -53,16 +53,10 @@ def sample_token(
     keys: Key[Array, " batch"],
     tokens: int,
 ) -> Int[Array, " batch"]:
-    """A token for each row.
+    """Draw a token for each row; logits from column `tokens` onwards are padding.
 
-    Args:
-        logits: of every row of the embedding.
-        sampling: how to draw.
-        keys: one for each row.
-        tokens: different ones; rows of the embedding beyond them stand for none.
-
-    Source: nanoGPT, `GPT.generate`, for temperature and `top_k` (equals of the last one
-    kept are kept too); Holtzman et al. 2019, arXiv 1904.09751, for `top_p`.
+    Source: nanoGPT, `GPT.generate`, for temperature and `top_k` (ties with the last
+    candidate are candidates too); Holtzman et al. 2019, arXiv 1904.09751, for `top_p`.
     """
     logits = logits[:, :tokens]
     if sampling.greedy:
@@ -80,9 +74,9 @@ def sample_token(
 def _nucleus(
     logits: Float[Array, "batch tokens"], best: Float[Array, "batch k"], top_p: float
 ) -> Float[Array, "batch tokens"]:
-    """`logits` without those after the first that together have `top_p`."""
+    """Mask all but the smallest set of likeliest tokens with probability `top_p`."""
     mass = jnp.exp(best - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
     before = jnp.cumsum(mass, axis=-1) - mass
-    kept = jnp.maximum(jnp.sum(before < top_p, axis=-1, keepdims=True), 1)
-    last = jnp.take_along_axis(best, kept - 1, axis=-1)
+    count = jnp.maximum(jnp.sum(before < top_p, axis=-1, keepdims=True), 1)
+    last = jnp.take_along_axis(best, count - 1, axis=-1)
     return jnp.where(logits < last, -jnp.inf, logits)

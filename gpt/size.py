@@ -1,4 +1,4 @@
-"""The parameters of a GPT, and the operations that a token costs."""
+"""Count the parameters and operations of a GPT."""
 
 import equinox as eqx
 import jax
@@ -7,7 +7,10 @@ from gpt.model import GPT
 
 
 def count_parameters(model: GPT) -> int:
-    """Parameters without the positions; of shapes too. nanoGPT, `get_num_params`."""
+    """Count parameters without positions; arrays may be abstract.
+
+    Source: nanoGPT, `get_num_params`.
+    """
     counted = eqx.tree_at(
         lambda m: m.positions, model, None, is_leaf=lambda x: x is None
     )
@@ -15,12 +18,12 @@ def count_parameters(model: GPT) -> int:
 
 
 def flops_per_token(model: GPT) -> int:
-    """Operations of forward and backward at full length, as nanoGPT counts them.
+    """Count operations per token of forward and backward at full length.
 
-    Looking up a token is none, so that an embedding counts only if it is the head too.
+    An embedding lookup counts as no operation, masked attention in full.
 
     Source: nanoGPT, `estimate_mfu`; Chowdhery et al. 2022, arXiv 2204.02311,
-    appendix B. Attention counts in full although half of it is masked.
+    appendix B.
     """
     vocab, dim = model.embedding.weight.shape
     weights = count_parameters(model) - (0 if model.head is None else vocab * dim)

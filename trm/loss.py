@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from configs import ACTConfig
 from data.puzzles.dataset import IGNORE
+from gpt.metrics import Metrics
 from trm.model import Prediction
 
-Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 Parts = dict[str, Shaped[Array, "*batch"]]
 
 

@@ -8,8 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from configs import ACTConfig
 from data.puzzles.dataset import IGNORE
+from gpt.metrics import Metrics
 from trm.act import Carry, halts, select_rows, solve
-from trm.loss import Metrics, Parts, metrics, puzzle_loss
+from trm.loss import Parts, metrics, puzzle_loss
 from trm.model import TRM, Prediction
 from trm.recursion import Latents
 

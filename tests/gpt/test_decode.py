@@ -165,7 +165,7 @@ def test_products_of_float32_weights_are_exact() -> None:
     """A GPU or TPU would round them; those of 16 bits are as the device likes."""
     for dtype, exact in ((jnp.float32, True), (jnp.bfloat16, False)):
         decoder = Decoder(jax.tree.map(lambda a, to=dtype: a.astype(to), model()))
-        state = gpt.decode._begin(decoder, prompt(3), row_keys(0, np.arange(3)), -1)
+        state = gpt.decode.begin(decoder, prompt(3), row_keys(0, np.arange(3)), -1)
         inputs = decoder, state, jnp.int32(1), GREEDY, TOKENS
         for program in (gpt.decode.decode_cached, gpt.decode.decode_window):
             text = program.lower(*inputs).as_text()
@@ -200,12 +200,12 @@ def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     if sampling.top_k is not None:
         p[order[sampling.top_k :]] = 0.0
     p /= p.sum()
-    kept, mass = np.zeros_like(p), 0.0
+    nucleus, mass = np.zeros_like(p), 0.0
     for token in order:
         if mass >= sampling.top_p:
             break
-        kept[token], mass = p[token], mass + p[token]
-    return kept / kept.sum()
+        nucleus[token], mass = p[token], mass + p[token]
+    return nucleus / nucleus.sum()
 
 
 @pytest.mark.parametrize(
@@ -284,14 +284,14 @@ def test_a_stop_token_ends_a_row() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"temperature": -0.1}, "`temperature` must be"),
-        ({"temperature": 1e-7}, "`temperature` must be"),
-        ({"temperature": 1e39}, "`temperature` must be"),
-        ({"temperature": float("nan")}, "`temperature` must be"),
-        ({"temperature": float("inf")}, "`temperature` must be"),
-        ({"top_k": 0}, "`top_k` must be"),
-        ({"top_p": 0.0}, "`top_p` must"),
-        ({"top_p": 1.1}, "`top_p` must"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": 1e-7}, "temperature"),
+        ({"temperature": 1e39}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"top_k": 0}, "top_k"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
     ],
 )
 def test_bad_sampling(bad: dict[str, Any], message: str) -> None:
@@ -302,9 +302,9 @@ def test_bad_sampling(bad: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (np.zeros((1, 0), np.int32), "at least one token"),
-        (np.array([[0, TOKENS]]), "must lie in 0 .. 29"),
-        (np.array([[-1]]), "must lie in 0 .. 29"),
+        (np.zeros((1, 0), np.int32), "empty"),
+        (np.array([[0, TOKENS]]), "0 .. 29"),
+        (np.array([[-1]]), "0 .. 29"),
     ],
 )
 def test_bad_prompts(tokens: np.ndarray, message: str) -> None:
