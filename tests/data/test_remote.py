@@ -71,7 +71,7 @@ def test_a_copy_that_differs_is_refused(
     size, _ = files["identifiers.json"]
     wrong = files | {"identifiers.json": (size, "A" * 22 + "==")}
     monkeypatch.setattr(remote, "_files", lambda address: wrong)
-    with pytest.raises(UserError, match="identifiers.json"):
+    with pytest.raises(UserError, match=r"identifiers.json"):
         local_dataset(address)
     assert copies(tmp_path) == []
 
