@@ -24,20 +24,17 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from configs import LARGEST, require
 from gpt.attention import Kernel, pick_kernel
-from gpt.metrics import Metrics
+from gpt.metrics import Loss, Metrics
 from train.evaluation import Evaluation, Split
 from train.mesh import make_mesh, require_divides
 from train.models import Sizes, build_model
 from train.optim import Optimizer
 from train.state import TrainState, new_state
 from train.watch.speed import Values
-
-Loss = tuple[Float[Array, ""], tuple[Float[Array, ""], PyTree, Metrics]]
-"""The summed loss; its weight, the next carry, the metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
