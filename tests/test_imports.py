@@ -16,7 +16,13 @@ FORBIDDEN = {
     "train": set(),
 }
 # `train` knows no model: these train or evaluate one.
-RECIPES = {"train/trm.py", "train/gpt.py", "train/evaluate.py", "train/models.py"}
+RECIPES = {
+    "train/evaluate.py",
+    "train/gpt.py",
+    "train/models.py",
+    "train/solving.py",
+    "train/trm.py",
+}
 # Entry scripts stand above all packages.
 SCRIPTS = {
     "data/prepare.py",

@@ -1,17 +1,17 @@
-"""Evaluate what a run has trained: `python -m train.evaluate --run-dir RUN`.
+"""Evaluate the checkpoints of a run: `python -m train.evaluate --run-dir RUN`.
 
     python -m train.evaluate --run-dir runs/mine --mode refill
     python -m train.evaluate --run-dir runs/mine --max-steps 128 --checkpoints all
     python -m train.evaluate --run-dir runs/mine --rollouts.preset sudoku --rows 512
 
-The run is only read, and may be going on; results go to a file of their own. All of it
-is explained in `docs/evaluate.md`.
+The run is only read, so it may still be training. Results go to a file of their own;
+see `docs/evaluate.md`.
 """
 
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from configs import (
     RunConfig,
     TrainTRM,
     UserError,
+    ceil_div,
     require,
     require_positive,
 )
@@ -38,15 +39,16 @@ from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import PuzzleDataset
 from data.remote import local_dataset
 from train import cli
-from train.answers import Arrays, KeptAnswers, named
 from train.devices import start
-from train.gradients import StepConfig
-from train.mesh import everywhere, make_mesh, process_rows
-from train.queues import make_queue_step, queues
+from train.experiment import StepConfig
+from train.mesh import everywhere, make_mesh, process_rows, require_divides
+from train.queues import QueueStep, make_queue_step, queues
 from train.runs.loading import CheckpointName, LoadedRun, kept_steps, load_run
 from train.runs.record import recorded_run
 from train.runs.stored import OtherModelError
-from trm.evaluation import Answers, Effort, answer
+from trm.act import halting_of
+from trm.evaluation import Effort, answer
+from trm.loss import puzzle_loss
 from trm.model import cast
 from trm.rollouts import Choice, Rollouts
 from trm.scoring import Sums, add, settle
@@ -55,34 +57,34 @@ from trm.summary import Result, compare, describe, result
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to evaluate, and how."""
+    """Checkpoints and data to evaluate, and the effort."""
 
     run_dir: str
     """Folder of a run of `train.trm`."""
 
     checkpoints: tuple[CheckpointName | Literal["all"], ...] = ("best",)
-    """Which of its checkpoints: `best`, `newest`, `all` that are kept, or steps."""
+    """Checkpoints to evaluate: `best`, `newest`, `all`, or steps."""
 
     data: tuple[str, ...] = ()
-    """Dataset directories. Empty: those that the run was trained on."""
+    """Dataset directories. Empty: the run's training data."""
 
     split: Literal["test", "train"] = "test"
-    """Which part of the data."""
+    """Part of the data."""
 
     puzzles: int | None = None
-    """First examples of it to evaluate; None: all."""
+    """Evaluate the first `puzzles` examples; None: all."""
 
     mode: Literal["fixed", "halt", "refill"] = "fixed"
     """`fixed`: all steps for every puzzle (official). `halt`: a puzzle stops by the
-    rule of training. `refill`: the same answers, but a row that has stopped goes on
-    with the next puzzle."""
+    rule of training. `refill`: the same answers, but a row whose puzzle has stopped
+    takes the next puzzle."""
 
     max_steps: int | None = None
-    """Most supervision steps; may be more than in training (16, 64, 128). None: that
-    of the rollouts' preset, or of training."""
+    """Most supervision steps; may exceed the steps of training (16, 64, 128). None: the
+    steps of the rollouts' preset, or of training."""
 
     rows: int | None = None
-    """Puzzles (or rollouts) in work at once, over all devices: what takes the memory.
+    """Puzzles (or rollouts) in work at once, over all devices; they take up the memory.
     None: the run's evaluation batch."""
 
     queue: int = 16
@@ -91,7 +93,7 @@ class Settings:
     rollouts: Rollouts = field(default_factory=Rollouts)
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute type. `auto`: that of training."""
+    """Compute type. `auto`: as in training."""
 
     mesh: MeshConfig = field(default_factory=MeshConfig)
     """Devices. It need not be the mesh of training."""
@@ -104,16 +106,18 @@ class Settings:
     checkpoints one file each, `<name>-<step>.npz`."""
 
     submission: str = ""
-    """File (`.json`) of ARC's two attempts by vote, named likewise."""
+    """File (`.json`) of ARC's two attempts by vote. With several checkpoints one file
+    each, `<name>-<step>.json`."""
 
     votes: Literal["each", "together"] = "each"
-    """ARC: whether each checkpoint votes alone, or together with those before it
+    """ARC: each checkpoint votes alone, or together with the checkpoints before it
     (officially `aggregated_voting`, over all evaluations of a run)."""
 
-    @property
-    def several(self) -> bool:
-        """Whether there may be more than one checkpoint."""
-        return self.checkpoints == ("all",) or len(self.checkpoints) > 1
+    def file(self, name: str, step: int) -> Path:
+        """Return the path of `predictions` or `submission` for a checkpoint."""
+        path = Path(getattr(self, name))
+        several = self.checkpoints == ("all",) or len(self.checkpoints) > 1
+        return path.with_stem(f"{path.stem}-{step}") if several else path
 
     def check(self) -> None:
         """Raise `UserError` unless all settings are in range and go together."""
@@ -124,13 +128,18 @@ class Settings:
         if self.puzzles is not None:
             require_positive(self, "puzzles")
         require(
+            "all" not in self.checkpoints or len(self.checkpoints) == 1,
+            "`--checkpoints all` must be the only name: got "
+            f"`{' '.join(map(str, self.checkpoints))}`. Name all of them, or some.",
+        )
+        require(
             self.rollouts.resolved().select != "first" or self.mode != "fixed",
             "`--rollouts.select first` needs rollouts that halt: got `--mode fixed`. "
             "Use `--mode refill`.",
         )
         require(
             not self.submission or self.split == "test",
-            "A submission is of the test split: got `--split train`. Leave out one.",
+            "A submission is for the test split: got `--split train`. Remove one.",
         )
         require(
             not self.predictions or self.predictions.endswith(".npz"),
@@ -143,10 +152,9 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is the same for all checkpoints of a run."""
+    """The part of an evaluation that all checkpoints of a run share."""
 
     effort: Effort
-    select: Choice
     mesh: Mesh
     rows: int
     """In work at once on each device."""
@@ -155,14 +163,13 @@ class Work:
     """Its batch is a queue."""
 
     examples: int
-    """Of the dataset, from its beginning."""
+    """Evaluate this many, from the first on."""
 
-    step: Callable[..., Answers]
-    """`model, table, puzzles, their numbers -> answers`, compiled."""
+    step: QueueStep
 
 
 def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
-    """What is the same for all checkpoints.
+    """Open the data and compile the answer to a queue.
 
     Raises:
         UserError: if data, run and mesh do not go together.
@@ -171,19 +178,18 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
     rollouts = settings.rollouts.resolved()
     if rollouts.number > 1 and rollouts.sigma == 0.0 and config.model.variant != "eqr":
         warnings.warn(
-            "Without noise all rollouts of a puzzle are the same: give "
+            "Without noise all rollouts of a puzzle are the same. Add "
             "`--rollouts.sigma` or `--rollouts.preset`.",
             stacklevel=2,
         )
     rows = settings.rows or config.eval.batch_size or config.batch_size
-    process_rows(mesh, rows)  # or it says why not
+    require_divides(mesh, rows)
     paths = settings.data or config.data.paths
     dataset = PuzzleDataset(paths, settings.split, batch_size=1)
     require_fits(dataset, run)
     examples = min(settings.puzzles or dataset.num_examples, dataset.num_examples)
-    size = min(-(-rows * settings.queue // rollouts.number), examples)
-    size = -(-size // mesh.size) * mesh.size
-    local = process_rows(mesh, size)
+    size = min(ceil_div(rows * settings.queue, rollouts.number), examples)
+    size = ceil_div(size, mesh.size) * mesh.size
     effort = Effort(
         steps=settings.max_steps or rollouts.steps or config.act.max_steps,
         early=settings.mode != "fixed",
@@ -194,12 +200,18 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
     )
     precision = settings.precision
     precision = config.precision if precision == "auto" else precision
-    step_config = StepConfig(batch_size=size, precision=precision, seed=0)
     rows //= mesh.size
-    function = partial(answer, effort=effort, act=config.act, rows=rows)
+    function = partial(
+        answer,
+        effort=effort,
+        halting=halting_of(config.act),
+        puzzle_loss=partial(puzzle_loss, config=config.act),
+        rows=rows,
+    )
+    step_config = StepConfig(batch_size=size, precision=precision, seed=0)
+    local = process_rows(mesh, size)
     return Work(
         effort=effort,
-        select=rollouts.select,
         mesh=mesh,
         rows=rows,
         dataset=PuzzleDataset(paths, settings.split, batch_size=size, rows=local),
@@ -209,7 +221,7 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
 
 
 def warn_of_other_data(paths: Sequence[str], record: dict[str, Any]) -> None:
-    """Warn if puzzles with rows of their own in the table are not those of the run."""
+    """Warn if puzzles look up rows of the table that were trained for other puzzles."""
     train = PuzzleDataset(paths, "train", batch_size=1)
     known = record.get("data_hash")
     if train.metadata.num_puzzle_identifiers > 1 and known not in (
@@ -217,14 +229,14 @@ def warn_of_other_data(paths: Sequence[str], record: dict[str, Any]) -> None:
         train.content_hash,
     ):
         warnings.warn(
-            "The data are not those that the run was trained on: rows of its puzzle "
-            "table stand for other puzzles.",
+            "The run was trained on other data, so its puzzle table has rows for other "
+            "puzzles.",
             stacklevel=2,
         )
 
 
 def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:
-    """Raise `UserError` unless the model knows the data: cells, tokens, puzzles."""
+    """Raise `UserError` unless the model has the data's cells, tokens and puzzles."""
     metadata, sizes = dataset.metadata, run.sizes
     for name, needed, known in (
         ("seq_len", metadata.seq_len, sizes["seq"]),
@@ -233,69 +245,54 @@ def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:
     ):
         require(
             needed == known if name == "seq_len" else needed <= known,
-            f"The data must fit the run: its `{name}` is {needed}, and that of the run "
-            f"{known}. Name other data with `--data`.",
+            f"The data must fit the run: its `{name}` is {needed}, the run's {known}. "
+            "Name other data with `--data`.",
         )
 
 
 # -- evaluating ------------------------------------------------------------------------
 
+Arrays = dict[str, np.ndarray]
+"""Puzzles and their answers, a row each."""
 
-def evaluate_checkpoint(
-    work: Work, run: LoadedRun, keep: Callable[[Arrays], None]
-) -> Result:
-    """What a checkpoint reaches; `keep` gets puzzles and answers, queue by queue."""
-    total: Sums = {}
-    sweeps, seconds = 0, 0.0
-    quiet = None if jax.process_index() == 0 else True
-    with tqdm(total=work.examples, unit="puzzle", disable=quiet) as bar:
-        for puzzles, numbers in queues(work.dataset, work.examples, work.mesh):
-            if not total:  # compile, which does not count, and answer nothing
-                nothing = jnp.full_like(numbers, -1)
-                jax.block_until_ready(work.step(run.model, run.table, puzzles, nothing))
-            begin = time.perf_counter()
-            answers = work.step(run.model, run.table, puzzles, numbers)
-            jax.block_until_ready(answers)
-            seconds += time.perf_counter() - begin
-            answers, puzzles, numbers = everywhere((answers, puzzles, numbers))
-            real = np.flatnonzero(numbers >= 0)
-            puzzles = jax.tree.map(lambda a, real=real: a[real], puzzles)
-            chosen, sums = settle(
-                answers, real, puzzles.labels, work.effort, work.select
-            )
-            ruled = work.dataset.kind.is_solution(puzzles.inputs, chosen.predictions)
-            if ruled is not None:
-                sums["by_the_rules"] = (int(ruled.sum()), len(ruled))
-            total = add(total, sums)
-            sweeps += int(answers.sweeps.sum())
-            keep({"number": numbers[real], **puzzles._asdict(), **vars(chosen)})
-            bar.update(len(real))
-    return result(
-        total,
-        work.effort,
-        step=run.step,
-        puzzles=work.examples,
-        row_steps=sweeps * work.rows,
-        seconds=seconds,
-    )
+
+def answer_all(
+    work: Work, run: LoadedRun, select: Choice
+) -> Iterator[tuple[Arrays, Sums]]:
+    """Yield puzzles with their answers, and sums of their metrics, queue by queue."""
+    compiled = False
+    for puzzles, numbers in queues(work.dataset, work.examples, work.mesh):
+        step = partial(work.step, run.model, run.table, puzzles)
+        if not compiled:  # an empty queue, so that compiling does not count
+            jax.block_until_ready(step(jnp.full_like(numbers, -1)))
+            compiled = True
+        begin = time.perf_counter()
+        answers = jax.block_until_ready(step(numbers))
+        seconds = time.perf_counter() - begin
+        answers, puzzles, numbers = everywhere((answers, puzzles, numbers))
+        real = np.flatnonzero(numbers >= 0)
+        puzzles = jax.tree.map(lambda a, real=real: a[real], puzzles)
+        chosen, sums = settle(answers, real, puzzles.labels, work.effort, select)
+        ruled = work.dataset.kind.is_solution(puzzles.inputs, chosen["predictions"])
+        if ruled is not None:
+            sums["by_the_rules"] = int(ruled.sum()), len(ruled)
+        sums["work/row_steps"] = int(answers.sweeps.sum()) * work.rows, 1
+        sums["work/seconds"] = seconds, 1
+        yield {"number": numbers[real], **puzzles._asdict(), **chosen}, sums
 
 
 def loaded_runs(settings: Settings) -> Iterator[LoadedRun]:
-    """The checkpoints that the settings name, one after another.
+    """Load the checkpoints of the settings one after another.
 
     Raises:
-        UserError: if there is no such run or checkpoint. Of all of them a damaged one
-            is left out, with a warning.
+        UserError: if there is no such run or checkpoint. With `all`, a damaged
+            checkpoint is left out with a warning.
     """
     mesh, names = make_mesh(settings.mesh), settings.checkpoints
     if names == ("all",):
-        names = tuple(kept_steps(settings.run_dir))
-    for checkpoint in names or ("newest",):
-        if checkpoint == "all":
-            raise UserError(
-                "`--checkpoints all` must stand alone: got "
-                f"`{' '.join(map(str, names))}`. Name all of them, or some."
-            )
+        names = tuple(kept_steps(settings.run_dir)) or ("newest",)
+    for checkpoint in names:
+        assert checkpoint != "all"
         try:
             run = load_run(settings.run_dir, checkpoint, mesh)
         except UserError as error:
@@ -307,7 +304,7 @@ def loaded_runs(settings: Settings) -> Iterator[LoadedRun]:
 
 
 def evaluate_run(settings: Settings) -> Iterator[Result]:
-    """What each checkpoint of a run reaches; writes the files of its answers.
+    """Yield the result of each checkpoint, and write the files of its answers.
 
     Raises:
         UserError: if run, data and settings do not go together.
@@ -318,27 +315,44 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     is_arc = all((folder / "test_puzzles.json").is_file() for folder in folders)
     require(
         is_arc or not settings.submission,
-        f"A submission needs an ARC dataset, with a `test_puzzles.json`: got "
+        "A submission needs an ARC dataset, with a `test_puzzles.json`: got "
         f"{', '.join(paths)}. Name it with `--data`.",
     )
     warn_of_other_data(paths, record)
     first = jax.process_index() == 0
     is_arc = is_arc and settings.split == "test" and first
+    select = settings.rollouts.resolved().select
     votes, work = None, None
     for run in loaded_runs(settings):
         work = work or make_work(settings, config, run)
         if is_arc and (votes is None or settings.votes == "each"):
             votes = Votes.of_datasets(paths)
-        kept = KeptAnswers(votes, bool(settings.predictions) and first)
-        found = evaluate_checkpoint(work, run, kept)
+        total: Sums = {}
+        parts: list[Arrays] = []
+        with tqdm(total=work.examples, unit="puzzle", disable=not first) as bar:
+            for arrays, sums in answer_all(work, run, select):
+                total = add(total, sums)
+                if votes is not None:
+                    names = ("puzzle_id", "inputs", "predictions", "q_halt")
+                    votes.add(*(arrays[name] for name in names))
+                if settings.predictions and first:
+                    parts.append(arrays | narrow(arrays, "inputs", "predictions"))
+                bar.update(len(arrays["number"]))
+        found = result(total, work.effort, step=run.step, puzzles=work.examples)
         if votes is not None:
             found["votes"] = votes.metrics()
-        path = partial(named, step=run.step, several=settings.several)
-        if settings.predictions and first:
-            kept.save(path(settings.predictions))
+        if parts:
+            whole: Any = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+            np.savez_compressed(settings.file("predictions", run.step), **whole)
         if settings.submission and votes is not None:
-            votes.write_submission(path(settings.submission))
+            votes.write_submission(settings.file("submission", run.step))
         yield found
+
+
+def narrow(arrays: Arrays, *names: str) -> Arrays:
+    """Return the named arrays of tokens in their smallest type."""
+    smallest = lambda a: a.astype(np.min_scalar_type(int(a.max(initial=0))))
+    return {name: smallest(arrays[name]) for name in names}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -356,7 +370,7 @@ def main(args: Sequence[str] | None = None) -> None:
     default = f"evaluations/{run}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     path = Path(settings.out or default)
     for file in (path, Path(settings.predictions), Path(settings.submission)):
-        file.parent.mkdir(parents=True, exist_ok=True)  # or it says why not, at once
+        file.parent.mkdir(parents=True, exist_ok=True)  # fails now, not at the end
     results: list[Result] = []
     for found in evaluate_run(settings):
         results.append(found)

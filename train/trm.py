@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from configs import TrainTRM, TRMConfig, ceil_div, require, steps_covering
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
@@ -36,15 +36,17 @@ from train.presets import TRM_PRESETS
 from train.runs.integrity import kinds
 from train.runs.loading import LoadedRun, load_run, resumed_config
 from train.watch.speed import Values, throughput
-from trm.act import Carry, init_carry, refill
+from trm.act import Carry, Halting, halting_of, init_carry, refill
 from trm.flops import step_flops
+from trm.loss import Parts, puzzle_loss
 from trm.model import TRM, Prediction, cast
 from trm.objective import evaluate, row_ids, supervision_loss
 from trm.official.infer import Given, Official
 from trm.official.names import TABLE, load_official
 from trm.official.pretrained import first_table, read_official
 from trm.puzzle_table import sign_sgd_rows
-from trm.summary import NOTES
+from trm.recursion import Latents
+from trm.summary import table
 
 
 class TRMExperiment(AbstractExperiment):
@@ -84,23 +86,58 @@ class TRMExperiment(AbstractExperiment):
         self, model: TRM, rows: Array, carry: Carry, keys: Key[Array, " batch"]
     ) -> Loss:
         """Return the loss of one supervision step; see `trm.objective`."""
-        model = self.at_training_depth(model)
-        return supervision_loss(model, rows, carry, keys, config=self.config.act)
+        return supervision_loss(
+            self.at_training_depth(model),
+            rows,
+            carry,
+            keys,
+            config=self.config.act,
+            halting=self.halting,
+            puzzle_loss=self.puzzle_loss,
+            extra=self.extra_losses,
+        )
+
+    @property
+    def halting(self) -> Halting:
+        """When a row stops before `max_steps`."""
+        return halting_of(self.config.act)
+
+    def puzzle_loss(
+        self,
+        prediction: Prediction,
+        labels: Int[Array, " seq"],
+        q_target: Float[Array, ""] | None,
+    ) -> tuple[Float[Array, ""], Parts, Parts]:
+        """Return the loss of one puzzle, and losses and scores to report."""
+        return puzzle_loss(prediction, labels, q_target, self.config.act)
+
+    def extra_losses(
+        self, carry: Carry, latents: Latents, prediction: Prediction
+    ) -> Parts:
+        """Return losses of each row to add, by name; `carry` is before the step."""
+        return {}
 
     def evaluate(
         self, model: TRM, rows: Array, carry: Carry
     ) -> tuple[Metrics, Prediction]:
         """Return metrics and predictions after all supervision steps."""
-        act, early = self.config.act, self.config.eval.mode == "halt"
-        return evaluate(model, rows, carry, config=act, early=early)
+        return evaluate(
+            model,
+            rows,
+            carry,
+            config=self.config.act,
+            early=self.config.eval.mode == "halt",
+            halting=self.halting,
+            puzzle_loss=self.puzzle_loss,
+        )
 
     def init_carry(self, model: TRM, batch: int) -> Carry:
         """Return a carry whose rows have all halted."""
-        return init_carry(model, batch, self.sizes["seq"])
+        return init_carry(model, batch, self.sizes["seq"], self.halting.memory)
 
     def refill(self, model: TRM, carry: Carry, batch: Puzzle) -> Carry:
         """Start the rows that have halted on the puzzles of a batch."""
-        return refill(model, carry, batch)
+        return refill(model, carry, batch, self.halting.memory)
 
     def row_ids(self, carry: Carry) -> Int[Array, " batch"]:
         """Return the puzzles' rows of the puzzle table."""
@@ -324,11 +361,7 @@ class TRMExperiment(AbstractExperiment):
         Where the kind of puzzle has rules, the first puzzles are checked by them too: a
         maze may have several shortest paths, and the labels name one.
         """
-        lines = [
-            f"  {value:8.4f}  {name:16s} {note}"
-            for name, note in NOTES.items()
-            if (value := evaluation.values.get(name)) is not None
-        ]
+        lines = table(evaluation.values)
         puzzles, prediction = first_rows(evaluation.first)
         answers = np.argmax(prediction.logits, axis=-1)
         if (solved := self.test.kind.is_solution(puzzles.inputs, answers)) is not None:

@@ -1,132 +1,204 @@
-"""Answers to a queue of puzzles: one engine for every way to evaluate.
+"""Supervision steps without gradient: one engine for every evaluation.
 
-A device has a queue of puzzles and some rows to work on them. A row takes an item of
-the queue (a puzzle, or one of several rollouts of it), makes supervision steps until it
-halts, and takes another. All of this is one `while_loop`: the host sees only answers.
+A device has a queue of puzzles and a number of rows. A row takes an item of the queue
+(a puzzle, or one of several rollouts of it), makes supervision steps until it halts,
+and takes the next item. All of it is one `while_loop`. Three callers differ in effort
+and in what they note after each step: evaluation in training notes nothing
+(`trm/objective.py`), `train.evaluate` scores, and `trm.solve` boards (`answer`).
 
-What comes out for an item depends on nothing but the item: not on the row, the queue,
-the device or the other items (but for the rounding of products of other shapes).
+The answer to an item depends on nothing but the item: not on the row, the queue, the
+device or other items (except for rounding in products of other shapes).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int32, Key, PyTree, Shaped
 
-from configs import ACTConfig
 from data.puzzles.dataset import Puzzle
-from trm.act import select_rows, wants_to_halt
-from trm.loss import puzzle_loss
-from trm.model import TRM
+from trm.act import Halting, select_rows
+from trm.loss import PuzzleLoss
+from trm.model import TRM, Prediction
 from trm.noise import fold, puzzle_keys
-from trm.recursion import Latents
 from trm.rollouts import add_noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How much thought each puzzle gets."""
+    """Work spent on each puzzle."""
 
     steps: int
-    """Most supervision steps; may be more than in training."""
+    """Most supervision steps; may exceed the steps of training."""
 
     early: bool = False
-    """Whether an item halts by the rule of training, or makes all steps (official)."""
+    """Halt by the rule of training; else make all steps (official)."""
 
     refill: bool = False
-    """Whether a row that has halted goes on at once, or waits for all the others."""
+    """Give a row that has halted the next item at once; else when all rows have."""
 
     rollouts: int = 1
-    """Items that a puzzle makes."""
+    """Items of a puzzle."""
 
     sigma: float = 0.0
-    """Standard deviation of the noise on the scratchpad before each step."""
+    """Standard deviation of the noise added to the scratchpad before each step."""
 
     seed: int = 0
-    """Of the noise."""
-
-
-class StepScores(eqx.Module):
-    """What could be said of an item after each step; zero after it has halted."""
-
-    q_halt: Float[Array, "items steps"]
-    exact: Bool[Array, "items steps"]
-    accuracy: Float[Array, "items steps"]
-    lm_loss: Float[Array, "items steps"]
-
-    moved: Float[Array, "items steps"]
-    """How much the step has changed the logits of a cell (norm, mean over the cells); 0
-    after the first."""
-
-
-class Answers(eqx.Module):
-    """Answers to a queue. Item `i` is rollout `i % K` of puzzle `i // K`."""
-
-    tokens: Int32[Array, "items seq"]
-    steps: Int32[Array, " items"]
-
-    wanted: Bool[Array, " items"]
-    """Whether the item halted because the rule says so."""
-
-    by_step: StepScores
-
-    sweeps: Int32[Array, " devices"]
-    """Steps that the rows of each device have made together, idle ones too."""
+    """Seed of the noise."""
 
 
 class Rows(eqx.Module):
-    """What works on a queue. Leading axis of the rows on every leaf but the last."""
+    """Items in work. Leading axis of rows on every leaf."""
 
     item: Int32[Array, " rows"]
     running: Bool[Array, " rows"]
     steps: Int32[Array, " rows"]
+    keys: Key[Array, " rows"]
+    """For the noise of the variant (EqR)."""
+
+    x: Float[Array, "rows length dim"]
+    """The embedded question."""
+
     latents: PyTree[Float[Array, "rows length dim"]]
-    logits: Float[Array, "rows seq vocab"]
-    taken: Int32[Array, ""]
-    """Items taken so far, by all rows."""
+
+    prediction: Prediction
+    """After the item's last step; zeros before its first."""
+
+    wanted: Bool[Array, " rows"]
+    """Rows that the halting rule would stop."""
+
+    memory: PyTree[Array]
+    """Of the halting rule."""
 
 
-def empty_rows(model: TRM, puzzles: Puzzle, rows: int) -> Rows:
-    """Rows of which none is running, with the latents of a fresh puzzle."""
-    seq = puzzles.inputs.shape[-1]
-    shape = lambda a: (rows, model.length(seq), a.shape[-1])
-    spread = lambda a: jnp.broadcast_to(a, shape(a))
-    latents = jax.tree.map(spread, model.recursion.init())
-    said = jax.eval_shape(model.predict, latents)
-    return Rows(
-        item=jnp.zeros(rows, jnp.int32),
-        running=jnp.zeros(rows, bool),
-        steps=jnp.zeros(rows, jnp.int32),
-        latents=latents,
-        logits=jnp.zeros(said.logits.shape, said.logits.dtype),
-        taken=jnp.zeros((), jnp.int32),
-    )
+Note = Callable[[Any, Rows, Rows], Any]
+"""Takes notes and the rows before and after a step; returns the notes with the step."""
 
 
-def take(rows: Rows, fresh: Latents, count: Int32[Array, ""], refill: bool) -> Rows:
-    """Rows that are not running start on the next of `count` items, in their order.
+def work(
+    model: TRM,
+    table_rows: Float[Array, "puzzles width"],
+    puzzles: Puzzle,
+    numbers: Int32[Array, " puzzles"],
+    *,
+    effort: Effort,
+    halting: Halting,
+    rows: int,
+    note: Note = lambda notes, before, after: notes,
+    notes: Callable[[Rows], PyTree] = lambda first: (),
+) -> tuple[Rows, PyTree]:
+    """Work through a queue of puzzles.
 
     Args:
-        rows: of which some may be running.
-        fresh: latents of a fresh puzzle.
-        count: items in the queue.
-        refill: whether they start at once, or when no row is running.
+        model: cast.
+        table_rows: the puzzle table's rows of `puzzles`.
+        puzzles: the queue; item `i` is rollout `i % K` of puzzle `i // K`.
+        numbers: one for each puzzle, to draw its noise from; -1 for padding, which is
+            at the end and is left out.
+        effort: steps, halting, rollouts.
+        halting: the rule for `effort.early`.
+        rows: items in work at once; they take up the memory.
+        note: called after each step.
+        notes: makes the first notes from the first rows.
+
+    Returns:
+        The rows after their last steps, and the notes. With as many rows as items, row
+        `i` holds item `i`.
     """
-    free = ~rows.running
-    if not refill:
-        free &= jnp.all(free)
-    offered = rows.taken + jnp.cumsum(free, dtype=jnp.int32) - 1
-    starts = free & (offered < count)
-    return Rows(
-        item=jnp.where(starts, offered, rows.item),
-        running=rows.running | starts,
-        steps=jnp.where(starts, 0, rows.steps),
-        latents=select_rows(starts, fresh, rows.latents),
-        logits=rows.logits,
-        taken=rows.taken + jnp.sum(starts, dtype=jnp.int32),
+    model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
+    copies, (size, seq) = effort.rollouts, puzzles.inputs.shape
+    items = size * copies
+    count = copies * jnp.sum(numbers >= 0, dtype=jnp.int32)
+
+    def begin(item: Int32[Array, " rows"]) -> Rows:
+        number, (size,) = item // copies, item.shape
+        spread = lambda *shape: lambda a: jnp.broadcast_to(a, (size, *shape, *a.shape))
+        inputs = puzzles.inputs[number]
+        keys = own_keys(inputs, item % copies, effort.seed)
+        latents = jax.tree.map(spread(model.length(seq)), model.recursion.init())
+        latents = model.start(latents, jnp.ones(size, bool), keys)
+        shapes = jax.eval_shape(model.predict, latents)
+        return Rows(
+            item=item,
+            running=item < count,
+            steps=jnp.zeros(size, jnp.int32),
+            keys=keys,
+            x=model.embed(inputs, table_rows[number]),
+            latents=latents,
+            prediction=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
+            wanted=jnp.zeros(size, bool),
+            memory=jax.tree.map(spread(), halting.memory),
+        )
+
+    def step(loop: tuple[Rows, PyTree]) -> tuple[Rows, PyTree]:
+        before, notes = loop
+        latents = before.latents
+        if effort.sigma > 0.0:
+            number, rollout = numbers[before.item // copies], before.item % copies
+            keys = noise_keys(effort.seed, number, rollout, before.steps)
+            latents = add_noise(model.recursion, latents, keys, effort.sigma)
+        latents = model.refine(latents, before.x, fold(before.keys, before.steps))
+        prediction = model.predict(latents)
+        wanted, memory = halting.rule(prediction, before.memory)
+        steps = before.steps + 1
+        halted = (steps >= effort.steps) | (wanted & effort.early)
+        after = Rows(
+            item=before.item,
+            running=~halted,
+            steps=steps,
+            keys=before.keys,
+            x=before.x,
+            latents=latents,
+            prediction=prediction,
+            wanted=wanted,
+            memory=memory,
+        )
+        after = select_rows(before.running, after, before)
+        notes = note(notes, before, after)
+        if items <= rows:  # all are in work
+            return after, notes
+        free = ~after.running
+        if not effort.refill:
+            free &= jnp.all(free)
+        # Items are taken in order, so the next is the largest so far plus one.
+        following = jnp.max(after.item) + jnp.cumsum(free, dtype=jnp.int32)
+        return select_rows(free & (following < count), begin(following), after), notes
+
+    first = begin(jnp.arange(min(rows, items), dtype=jnp.int32))
+    return jax.lax.while_loop(
+        lambda loop: jnp.any(loop[0].running), step, (first, notes(first))
     )
+
+
+class Answers(eqx.Module):
+    """Answers to a queue. Item `i` is rollout `i % K` of puzzle `i // K`.
+
+    Arrays by step hold zeros after an item has halted.
+    """
+
+    tokens: Int32[Array, "items seq"]
+    steps: Int32[Array, " items"]
+
+    wanted: Bool[Array, "items steps"]
+    """Steps at which the halting rule would stop."""
+
+    q_halt: Float[Array, "items steps"]
+
+    moved: Float[Array, "items steps"]
+    """Change of the logits of a cell by the step (norm, mean over cells); 0 after the
+    first."""
+
+    values: dict[str, Shaped[Array, "items steps"]]
+    """Losses and scores of `puzzle_loss`."""
+
+    boards: Int32[Array, "items steps seq"] | None
+    """Answers after each step, if they were asked for."""
+
+    sweeps: Int32[Array, " devices"]
+    """Steps that the rows of each device made together, idle rows included."""
 
 
 def answer(
@@ -136,81 +208,74 @@ def answer(
     numbers: Int32[Array, " puzzles"],
     *,
     effort: Effort,
-    act: ACTConfig,
+    halting: Halting,
+    puzzle_loss: PuzzleLoss,
     rows: int,
+    boards: bool = False,
 ) -> Answers:
-    """The answers to a queue of puzzles, each by `effort.rollouts` items.
+    """Answer a queue of puzzles, each by `effort.rollouts` items; see `work`.
 
     Args:
         model: cast.
-        table_rows: theirs of the puzzle table.
+        table_rows: the puzzle table's rows of `puzzles`.
         puzzles: the queue.
-        numbers: of the puzzles, from which their noise is drawn; -1 of padding, which
-            stands at the end and gets no answer.
+        numbers: one for each puzzle; -1 for padding, which gets no answer.
         effort: steps, halting, rollouts.
-        act: halting rule and loss.
-        rows: items in work at once, which take up the memory.
+        halting: the rule for `effort.early`.
+        puzzle_loss: losses and scores of a puzzle.
+        rows: items in work at once; they take up the memory.
+        boards: note the answer after each step.
     """
-    model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
     copies, (size, seq) = effort.rollouts, puzzles.inputs.shape
     items = size * copies
-    count = copies * jnp.sum(numbers >= 0, dtype=jnp.int32)
-    fresh = model.recursion.init()
-    zeros = lambda kind: jnp.zeros((items, effort.steps), kind)
-    floats = zeros(jnp.float32)
-    answers = Answers(
-        tokens=jnp.zeros((items, seq), jnp.int32),
-        steps=jnp.zeros(items, jnp.int32),
-        wanted=jnp.zeros(items, bool),
-        by_step=StepScores(floats, zeros(bool), floats, floats, floats),
-        sweeps=jnp.zeros(1, jnp.int32),
-    )
 
-    def step(loop: tuple[Rows, Answers]) -> tuple[Rows, Answers]:
-        rows, answers = loop
-        at = rows.item // copies
-        puzzle = jax.tree.map(lambda a: a[at], puzzles)
-        x = model.embed(puzzle.inputs, table_rows[at])
-        rollout = rows.item % copies
-        own = own_keys(puzzle.inputs, rollout, effort.seed)
-        latents = model.start(rows.latents, rows.steps == 0, own)
-        if effort.sigma > 0.0:
-            keys = noise_keys(effort.seed, numbers[at], rollout, rows.steps)
-            latents = add_noise(model.recursion, latents, keys, effort.sigma)
-        latents = model.refine(latents, x, fold(own, rows.steps))
-        prediction = model.predict(latents)
-        steps = rows.steps + 1
-        wanted = wants_to_halt(prediction, act) & effort.early
-        halted = wanted | (steps >= effort.steps)
-        moved = distance(rows.logits, prediction.logits)
-        score = lambda said, labels: puzzle_loss(said, labels, None, act)[1:]
-        losses, scores = jax.vmap(score)(prediction, puzzle.labels)
+    def start(first: Rows) -> Answers:
+        steps = lambda a: jnp.zeros((items, effort.steps, *a.shape[1:]), a.dtype)
+        tokens = jnp.zeros((items, seq), jnp.int32)
+        return Answers(
+            tokens=tokens,
+            steps=jnp.zeros(items, jnp.int32),
+            wanted=steps(first.wanted),
+            q_halt=steps(first.prediction.q_halt),
+            moved=steps(first.prediction.q_halt),
+            values=jax.tree.map(steps, jax.eval_shape(score, first)),
+            boards=steps(tokens) if boards else None,
+            sweeps=jnp.zeros(1, jnp.int32),
+        )
 
-        where = jnp.where(rows.running, rows.item, items)  # beyond the end: dropped
-        put = lambda old, new: old.at[where].set(new, mode="drop")
-        note = lambda old, new: old.at[where, rows.steps].set(new, mode="drop")
-        before = answers.by_step
-        answers = Answers(
-            tokens=put(answers.tokens, jnp.argmax(prediction.logits, -1)),
-            steps=put(answers.steps, steps),
-            wanted=put(answers.wanted, wanted),
-            by_step=StepScores(
-                note(before.q_halt, prediction.q_halt),
-                note(before.exact, scores["exact_accuracy"]),
-                note(before.accuracy, scores["accuracy"]),
-                note(before.lm_loss, losses["lm_loss"]),
-                note(before.moved, jnp.where(rows.steps > 0, moved, 0.0)),
-            ),
+    def score(rows: Rows) -> dict[str, Array]:
+        one = lambda prediction, labels: puzzle_loss(prediction, labels, None)[1:]
+        labels = puzzles.labels[rows.item // copies]
+        losses, scores = jax.vmap(one)(rows.prediction, labels)
+        return losses | scores
+
+    def note(answers: Answers, before: Rows, after: Rows) -> Answers:
+        item = jnp.where(before.running, before.item, items)  # beyond the end: dropped
+        put = lambda old, new: old.at[item].set(new, mode="drop")
+        by_step = lambda old, new: old.at[item, before.steps].set(new, mode="drop")
+        tokens = jnp.argmax(after.prediction.logits, axis=-1).astype(jnp.int32)
+        moved = distance(before.prediction.logits, after.prediction.logits)
+        return Answers(
+            tokens=put(answers.tokens, tokens),
+            steps=put(answers.steps, after.steps),
+            wanted=by_step(answers.wanted, after.wanted),
+            q_halt=by_step(answers.q_halt, after.prediction.q_halt),
+            moved=by_step(answers.moved, jnp.where(before.steps > 0, moved, 0.0)),
+            values=jax.tree.map(by_step, answers.values, score(after)),
+            boards=None if answers.boards is None else by_step(answers.boards, tokens),
             sweeps=answers.sweeps + 1,
         )
-        running = rows.running & ~halted
-        rows = Rows(rows.item, running, steps, latents, prediction.logits, rows.taken)
-        return take(rows, fresh, count, effort.refill), answers
 
-    start = empty_rows(model, puzzles, min(rows, items))
-    start = take(start, fresh, count, effort.refill)
-    _, answers = jax.lax.while_loop(
-        lambda loop: jnp.any(loop[0].running), step, (start, answers)
+    _, answers = work(
+        model,
+        table_rows,
+        puzzles,
+        numbers,
+        effort=effort,
+        halting=halting,
+        rows=rows,
+        note=note,
+        notes=start,
     )
     return answers
 
@@ -221,7 +286,7 @@ def noise_keys(
     rollouts: Int32[Array, " rows"],
     steps: Int32[Array, " rows"],
 ) -> Key[Array, " rows"]:
-    """A key for each step of each rollout of each puzzle."""
+    """Return a key for each step of each rollout of each puzzle."""
     keys = jnp.broadcast_to(jax.random.key(seed), numbers.shape)
     return fold(fold(fold(keys, numbers), rollouts), steps)
 
@@ -229,9 +294,9 @@ def noise_keys(
 def own_keys(
     inputs: Int32[Array, "rows seq"], rollouts: Int32[Array, " rows"], seed: int
 ) -> Key[Array, " rows"]:
-    """Keys for the noise that a variant makes itself (EqR): others for each rollout.
+    """Return keys for the noise of a variant (EqR), different for each rollout.
 
-    The first rollout has those of `trm.act.solve`, so that it answers as in training.
+    The first rollout has the keys of the puzzle, whatever the seed.
     """
     keys = puzzle_keys(inputs)
     others = fold(fold(keys, rollouts), seed)
@@ -241,6 +306,6 @@ def own_keys(
 def distance(
     before: Float[Array, "rows seq vocab"], after: Float[Array, "rows seq vocab"]
 ) -> Float[Array, " rows"]:
-    """Norm of the difference of the logits of a cell, mean over the cells."""
+    """Return the norm of a cell's change of logits, mean over the cells."""
     difference = after.astype(jnp.float32) - before.astype(jnp.float32)
     return jnp.mean(jnp.linalg.norm(difference, axis=-1), axis=-1)

@@ -1,11 +1,13 @@
 """Losses and metrics of one puzzle after one supervision step.
 
-A metric is a pair (sum, count) of which the loop sums both parts over rows, devices and
-steps, and divides at the end. Losses count every row; the others only the rows that
-halted in this step, as officially.
+A metric that `puzzle_loss` returns is reported by training and by every evaluation. It
+is a pair (sum, count): both are summed over rows, devices and steps, and divided at the
+end. Losses count every row, scores only the rows that halted in this step (official).
 
 Source: `models/losses.py`; paper section 4.1 and figure 3.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,23 @@ from gpt.metrics import Metrics
 from trm.model import Prediction
 
 Parts = dict[str, Shaped[Array, "*batch"]]
+"""Values of a puzzle by the name of a metric."""
+
+PuzzleLoss = Callable[
+    [Prediction, Int[Array, " seq"], Float[Array, ""] | None],
+    tuple[Float[Array, ""], Parts, Parts],
+]
+"""`puzzle_loss` with a configuration: prediction, labels and the target of q_continue
+in; the loss, losses to report and scores to report out."""
+
+NOTES = {
+    "exact_accuracy": "puzzles solved",
+    "by_the_rules": "answers that keep the rules, whatever the labels",
+    "accuracy": "cells right",
+    "q_halt_accuracy": "puzzles where q_halt predicts whether they are solved",
+    "steps": "mean supervision steps",
+}
+"""Metrics to print after an evaluation, and their meaning."""
 
 
 def log_stablemax(logits: Float[Array, "*axes vocab"]) -> Float[Array, "*axes vocab"]:
@@ -39,14 +58,14 @@ def log_stablemax(logits: Float[Array, "*axes vocab"]) -> Float[Array, "*axes vo
 
 
 def log_softmax(logits: Float[Array, "*axes vocab"]) -> Float[Array, "*axes vocab"]:
-    """Log probabilities of a softmax, in float32."""
+    """Return the log probabilities of a softmax, in float32."""
     return jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
 def cross_entropy(
     logit: Float[Array, ""], target: Shaped[Array, ""]
 ) -> Float[Array, ""]:
-    """Cross-entropy, in nats, of `target` under a probability given as a logit."""
+    """Return the cross-entropy, in nats, of `target` under a probability's logit."""
     return jax.nn.softplus(logit) - target * logit
 
 
@@ -57,12 +76,11 @@ def puzzle_loss(
     q_target: Float[Array, ""] | None,
     config: ACTConfig,
 ) -> tuple[Float[Array, ""], Parts, Parts]:
-    """The loss of one puzzle in nats, the parts it is made of, and how right it is.
+    """Return the loss of one puzzle in nats, its parts, and the scores.
 
-    The loss is the mean cross-entropy over scored cells plus half of the cross-entropy
-    of q_halt against "all of them are right" (and of q_continue against `q_target`).
-    Half is `q_weight` of the configuration, which may also smooth the labels; what is
-    reported as `lm_loss` has them smoothed.
+    The loss is the mean cross-entropy over scored cells, plus `q_weight` times the
+    cross-entropy of q_halt against "all cells are right" (and of q_continue against
+    `q_target`). `lm_loss` includes label smoothing.
     """
     log_p = log_stablemax if config.loss == "stablemax" else log_softmax
     valid = labels != IGNORE
@@ -95,7 +113,7 @@ def metrics(
     active: Bool[Array, " batch"],
     scored: Bool[Array, " batch"],
 ) -> Metrics:
-    """Sums and counts over a batch: losses over active rows, scores over scored ones.
+    """Sum and count over a batch: losses over active rows, scores over scored rows.
 
     Leading batch axis on every leaf of `losses` and `scores`.
     """

@@ -1,5 +1,10 @@
-"""What a TRM learns from puzzles: the functions of its `Objective` (`train/trm.py`)."""
+"""Train a TRM on puzzles: the functions of its experiment (`train/trm.py`).
 
+Three hooks let an experiment change what is learned: `halting`, when a row stops;
+`puzzle_loss`, losses and scores of an answer; `extra`, losses of a step.
+"""
+
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -8,18 +13,24 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from configs import ACTConfig
 from data.puzzles.dataset import IGNORE
-from gpt.metrics import Metrics
-from trm.act import Carry, halts, select_rows, solve
-from trm.loss import Parts, metrics, puzzle_loss
+from gpt.metrics import Loss, Metrics
+from trm.act import Carry, Halting, halting_of, halts, select_rows
+from trm.evaluation import Effort, work
+from trm.loss import Parts, PuzzleLoss, metrics
+from trm.loss import puzzle_loss as official_loss
 from trm.model import TRM, Prediction
 from trm.recursion import Latents
 
 NO_ROW = jnp.iinfo(jnp.int32).max
 """An id beyond every puzzle table."""
 
+Extra = Callable[[Carry, Latents, Prediction], Parts]
+"""Takes the rows before a step, their latents and predictions after it; returns losses
+of each row by name."""
+
 
 def row_ids(carry: Carry) -> Int[Array, " batch"]:
-    """The rows of the puzzle table that the puzzles under way look up."""
+    """Return the rows of the puzzle table that the puzzles under way look up."""
     return jnp.where(carry.halted, NO_ROW, carry.puzzle.puzzle_id)
 
 
@@ -30,33 +41,45 @@ def supervision_loss(
     keys: Key[Array, " batch"],
     *,
     config: ACTConfig,
-) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Carry, Metrics]]:
-    """One supervision step: summed loss, rows, the next carry, the metrics.
+    halting: Halting | None = None,
+    puzzle_loss: PuzzleLoss | None = None,
+    extra: Extra = lambda carry, latents, prediction: {},
+) -> Loss:
+    """Make one supervision step: summed loss, rows, the next carry, the metrics.
 
-    Rows that had halted before it stay as they are and count for nothing.
+    Rows that had halted before it are unchanged and count for nothing.
 
     Args:
         model: cast.
         rows: the puzzle table's rows of `carry.puzzle`.
         carry: refilled.
         keys: one for each row, for exploration and for a variant with noise.
-        config: halting rule and losses.
+        config: halting and losses.
+        halting: rule; None for the one of `config`.
+        puzzle_loss: losses and scores of a puzzle; None for those of `config`.
+        extra: losses to add to it.
     """
+    halting = halting or halting_of(config)
+    puzzle_loss = puzzle_loss or partial(official_loss, config=config)
     x = model.embed(carry.puzzle.inputs, rows)
     latents = model.start(carry.latents, carry.steps == 0, keys)
     latents = model.refine(latents, x, keys)
     prediction = model.predict(latents)
+    more = extra(carry, latents, prediction)
     latents = jax.lax.stop_gradient(latents)
 
     active = ~carry.halted
     steps = carry.steps + 1
-    halted = halts(prediction, steps, keys, config)
-    stepped = Carry(latents, steps, halted, carry.puzzle)
+    stop, memory = jax.lax.stop_gradient(halting.rule(prediction, carry.memory))
+    halted = halts(stop, steps, keys, config)
+    stepped = Carry(latents, steps, halted, carry.puzzle, memory)
     q_target = _continue_target(model, latents, x, steps, config)
-    one_puzzle = partial(puzzle_loss, config=config)
     labels = carry.puzzle.labels
-    loss, losses, scores = jax.vmap(one_puzzle)(prediction, labels, q_target)
-    counted = _count(stepped, losses, scores, active)
+    loss, losses, scores = jax.vmap(puzzle_loss)(prediction, labels, q_target)
+    for value in more.values():
+        loss += value
+    losses, scored = losses | more, active & halted
+    counted = _count(losses, scores, labels, steps=steps, active=active, scored=scored)
     loss = jnp.sum(jnp.where(active, loss, 0.0))
     rows_in_all = jnp.array(active.size, jnp.float32)
     return loss, (rows_in_all, select_rows(active, stepped, carry), counted)
@@ -69,21 +92,37 @@ def evaluate(
     *,
     config: ACTConfig,
     early: bool,
+    halting: Halting | None = None,
+    puzzle_loss: PuzzleLoss | None = None,
 ) -> tuple[Metrics, Prediction]:
-    """Metrics and predictions after all supervision steps; padding rows excluded.
+    """Return metrics and predictions after all supervision steps.
+
+    Rows without labels are padding and count for nothing.
 
     Args:
         model: cast.
         rows: the puzzle table's rows of `carry.puzzle`.
         carry: freshly refilled.
-        config: `max_steps`, halting rule and losses.
-        early: whether rows stop by the rule, or all make `max_steps` (official).
+        config: `max_steps`, halting and losses.
+        early: stop rows by the rule; else all make `max_steps` (official).
+        halting: rule; None for the one of `config`.
+        puzzle_loss: losses and scores of a puzzle; None for those of `config`.
     """
-    carry, prediction = solve(model, rows, carry, config, early=early)
-    one_puzzle = partial(puzzle_loss, config=config)
-    _, losses, scores = jax.vmap(one_puzzle)(prediction, carry.puzzle.labels, None)
-    real = jnp.any(carry.puzzle.labels != IGNORE, axis=-1)
-    return _count(carry, losses, scores, real), prediction
+    batch, labels = len(rows), carry.puzzle.labels
+    done, _ = work(
+        model,
+        rows,
+        carry.puzzle,
+        jnp.arange(batch, dtype=jnp.int32),
+        effort=Effort(steps=config.max_steps, early=early),
+        halting=halting or halting_of(config),
+        rows=batch,
+    )
+    puzzle_loss = puzzle_loss or partial(official_loss, config=config)
+    _, losses, scores = jax.vmap(puzzle_loss)(done.prediction, labels, None)
+    real = jnp.any(labels != IGNORE, axis=-1)
+    counted = _count(losses, scores, labels, steps=done.steps, active=real, scored=real)
+    return counted, done.prediction
 
 
 def _continue_target(
@@ -93,7 +132,7 @@ def _continue_target(
     steps: Int[Array, " batch"],
     config: ACTConfig,
 ) -> Float[Array, " batch"] | None:
-    """What q_continue should be: the best Q of the next step, bootstrapped."""
+    """Return the target of q_continue: the best Q of the next step, bootstrapped."""
     if not config.continue_loss or config.max_steps == 1:
         return None
     following = model.predict(model.refine(latents, x))
@@ -103,10 +142,14 @@ def _continue_target(
 
 
 def _count(
-    carry: Carry, losses: Parts, scores: Parts, active: Bool[Array, " batch"]
+    losses: Parts,
+    scores: Parts,
+    labels: Int[Array, "batch seq"],
+    *,
+    steps: Int[Array, " batch"],
+    active: Bool[Array, " batch"],
+    scored: Bool[Array, " batch"],
 ) -> Metrics:
-    """Metrics: losses of the active rows, scores of those that have halted."""
-    has_labels = jnp.any(carry.puzzle.labels != IGNORE, axis=-1)
-    scored = active & carry.halted & has_labels
-    scores = {**scores, "steps": carry.steps}
-    return metrics(losses, scores, active=active, scored=scored)
+    """Sum losses of active rows; scores and steps of scored rows with labels."""
+    scored &= jnp.any(labels != IGNORE, axis=-1)
+    return metrics(losses, {**scores, "steps": steps}, active=active, scored=scored)

@@ -1,35 +1,23 @@
 """From answers to numbers, on the host: integers and double precision throughout.
 
-The metrics are means over puzzles, as officially; here each is a pair (sum, count),
-added up in the order of the puzzles, so that neither mesh nor queue changes a digit.
+Metrics are means over puzzles, as officially; here each is a pair (sum, count), added
+up in the order of the puzzles, so that neither mesh nor queue changes a digit.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from data.puzzles.dataset import IGNORE
-from trm.evaluation import Answers, Effort, StepScores
+from trm.evaluation import Answers, Effort
 from trm.rollouts import CHOICES, Choice, select
 
 WINDOW = 3
-"""Steps at the end of which the change is the residual."""
+"""Last steps over which the residual is the mean change."""
 
 Sums = dict[str, tuple[Any, int]]
-"""Sums, of numbers or of arrays, each with the count to divide it by."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """The answers chosen for some puzzles."""
-
-    predictions: Int[np.ndarray, "puzzles seq"]
-    q_halt: Float[np.ndarray, " puzzles"]
-    steps: Int[np.ndarray, " puzzles"]
-    exact: Bool[np.ndarray, " puzzles"]
+"""Sums, of numbers or of arrays, each with its count."""
 
 
 def settle(
@@ -38,51 +26,56 @@ def settle(
     labels: Int[np.ndarray, "real seq"],
     effort: Effort,
     choice: Choice,
-) -> tuple[Chosen, Sums]:
-    """The chosen answers to some puzzles of a queue, and what to add up of them.
+) -> tuple[dict[str, np.ndarray], Sums]:
+    """Choose the answers to some puzzles of a queue, and sum their metrics.
 
     Args:
         answers: to the queue, on the host.
-        puzzles: places in the queue of those that count: the others are padding.
-        labels: of these puzzles; one without any is answered, but not scored.
-        effort: that was made.
-        choice: which rollout answers.
+        puzzles: their indices in the queue.
+        labels: of these puzzles; a puzzle without any is answered, but not scored.
+        effort: of the answers.
+        choice: the rule by which one of several rollouts is chosen.
+
+    Returns:
+        `predictions`, `q_halt`, `steps` and `exact` of each puzzle; and the sums. The
+        name of a sum is a metric, `curve/<metric>` by step, `rollouts/<number>/<rule>`
+        or `work/steps`.
     """
     copies = effort.rollouts
     items = puzzles[:, None] * copies + np.arange(copies)
-    tokens, steps, wanted = (
-        np.asarray(part)[items]
-        for part in (answers.tokens, answers.steps, answers.wanted)
+    of = lambda array: np.asarray(array)[items]
+    tokens, steps = of(answers.tokens), of(answers.steps)
+    held = lambda by_step: hold(of(by_step), steps)
+    q_halt, stopped = held(answers.q_halt)[..., -1], held(answers.wanted)[..., -1]
+    values = {name: held(by_step) for name, by_step in answers.values.items()}
+    exact = values["exact_accuracy"][..., -1]
+    parts = (
+        tokens,
+        q_halt,
+        residual(of(answers.moved), steps),
+        steps,
+        stopped & effort.early,
     )
-    by_step: Any = held(
-        jax.tree.map(lambda a: np.asarray(a)[items], answers.by_step), steps
-    )
-    q_halt, exact = by_step.q_halt[..., -1], by_step.exact[..., -1]
-    moved = residual(np.asarray(answers.by_step.moved)[items], steps)
 
-    def pick(choice: Choice, number: int) -> Int[np.ndarray, " real"]:
-        """The rollout chosen of the first so many."""
-        parts = (tokens, q_halt, moved, steps, wanted)
-        return select(choice, *(part[:, :number] for part in parts))
+    def pick(rule: Choice, number: int) -> Int[np.ndarray, " real"]:
+        """Choose among the first `number` rollouts."""
+        return select(rule, *(part[:, :number] for part in parts))
 
     every, best = np.arange(len(puzzles)), pick(choice, copies)
     chosen = lambda a: a[every, best]
     scored = (labels != IGNORE).any(1)
-    count = int(scored.sum())
-    whole = lambda a: (a[scored].sum(0, dtype=np.int64), count)
-    total = lambda a: (a[scored].sum(0, dtype=np.float64), count)
-    q, right = chosen(q_halt).astype(np.float64), chosen(exact)
-    sums: Sums = {
-        "exact_accuracy": whole(right),
-        "accuracy": total(chosen(by_step.accuracy)[:, -1]),
-        "q_halt_accuracy": whole((q >= 0) == right),
-        "steps": whole(chosen(steps)),
-        "lm_loss": total(chosen(by_step.lm_loss)[:, -1]),
-        "q_halt_loss": total(np.logaddexp(0.0, q) - right * q),
-        "curve/exact_accuracy": whole(chosen(by_step.exact)),
-        "curve/accuracy": total(chosen(by_step.accuracy)),
-        "work/steps": (steps.sum(dtype=np.int64), 1),
-    }
+
+    def total(values: Any) -> tuple[Any, int]:
+        """Sum over scored puzzles, whole numbers exactly."""
+        kind = np.float64 if np.issubdtype(values.dtype, np.floating) else np.int64
+        return values[scored].sum(0, dtype=kind), int(scored.sum())
+
+    sums: Sums = {"steps": total(chosen(steps))}
+    for name, by_step in values.items():
+        sums[name] = total(chosen(by_step)[:, -1])
+    for name in ("exact_accuracy", "accuracy"):
+        sums[f"curve/{name}"] = total(chosen(values[name]))
+    sums["work/steps"] = steps.sum(dtype=np.int64), 1
     if copies > 1:
         rules: list[Choice] = [
             rule for rule in CHOICES if rule != "first" or effort.early
@@ -90,27 +83,27 @@ def settle(
         for number in doublings(copies):
             for rule in rules:
                 solved = exact[every, pick(rule, number)]
-                sums[f"rollouts/{number}/{rule}"] = whole(solved)
-            sums[f"rollouts/{number}/any"] = whole(exact[:, :number].any(1))
+                sums[f"rollouts/{number}/{rule}"] = total(solved)
+            sums[f"rollouts/{number}/any"] = total(exact[:, :number].any(1))
         sums["rollouts/one"] = total(exact.mean(1, dtype=np.float64))
-    return Chosen(
-        predictions=chosen(tokens),
-        q_halt=chosen(q_halt),
-        steps=chosen(steps),
-        exact=right,
-    ), sums
+    return {
+        "predictions": chosen(tokens),
+        "q_halt": chosen(q_halt),
+        "steps": chosen(steps),
+        "exact": chosen(exact),
+    }, sums
 
 
-def held(by_step: StepScores, steps: Int[np.ndarray, "*items"]) -> StepScores:
-    """Scores in which an item that has halted says what it said last."""
-    at = np.minimum(np.arange(by_step.exact.shape[-1]), steps[..., None] - 1)
-    return jax.tree.map(lambda a: np.take_along_axis(a, at, axis=-1), by_step)
+def hold(by_step: np.ndarray, steps: Int[np.ndarray, "*items"]) -> np.ndarray:
+    """Repeat the last value of an item that has halted for the steps after it."""
+    at = np.minimum(np.arange(by_step.shape[-1]), steps[..., None] - 1)
+    return np.take_along_axis(by_step, at, axis=-1)
 
 
 def residual(
     moved: Float[np.ndarray, "*items steps"], steps: Int[np.ndarray, "*items"]
 ) -> Float[np.ndarray, "*items"]:
-    """Mean change of the logits over the last steps; infinite after a single one.
+    """Return the mean change of the logits over the last steps; infinite after one.
 
     Source: arXiv 2605.21488; `evaluators/eval_fn.py` of locuslab/EqR, with the window
     of `config/eval/depth_breadth.yaml`.
@@ -124,12 +117,11 @@ def residual(
 
 
 def add(total: Sums, more: Sums) -> Sums:
-    """The sums of both; `total` may be empty."""
-    zero = (0, 0)
-    pairs = {name: (total.get(name, zero), pair) for name, pair in more.items()}
+    """Add up; `total` may be empty."""
+    pairs = {name: (total.get(name, (0, 0)), pair) for name, pair in more.items()}
     return {name: (a[0] + b[0], a[1] + b[1]) for name, (a, b) in pairs.items()}
 
 
 def doublings(largest: int) -> list[int]:
-    """1, 2, 4, ... and the largest."""
+    """Return 1, 2, 4, ... and the largest."""
     return sorted({largest} | {1 << i for i in range(largest.bit_length())})

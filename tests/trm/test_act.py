@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ from configs import ACTConfig
 from data.puzzles.dataset import Puzzle
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
-from trm.act import Carry, halts, init_carry, least_steps, refill, solve, wants_to_halt
+from trm.act import Carry, halts, init_carry, least_steps, refill, wants_to_halt
 from trm.model import Prediction
 
 
@@ -78,7 +76,7 @@ def test_halting_rules(rule: str, expected: list[bool]) -> None:
     keys = jax.random.split(jax.random.key(0), 3)
     steps = jnp.array([1, 1, 4], jnp.int32)
     np.testing.assert_array_equal(
-        halts(said, steps, keys, config), [*expected[:2], True]
+        halts(wants_to_halt(said, config), steps, keys, config), [*expected[:2], True]
     )
 
 
@@ -86,7 +84,9 @@ def test_one_step_is_the_last_step() -> None:
     config = ACTConfig(max_steps=1)
     keys = jax.random.split(jax.random.key(0), 2)
     said = prediction([-9.0, -9.0], [0.0, 0.0])
-    assert halts(said, jnp.ones(2, jnp.int32), keys, config).all()
+    assert halts(
+        wants_to_halt(said, config), jnp.ones(2, jnp.int32), keys, config
+    ).all()
 
 
 def test_exploration_draws_each_least_number_alike() -> None:
@@ -102,7 +102,8 @@ def test_exploration_holds_rows_back_but_not_past_the_end() -> None:
     keys = jax.random.split(jax.random.key(0), 50)
     said = prediction([9.0] * 50, [0.0] * 50)
     stopped = [
-        halts(said, jnp.full(50, step, jnp.int32), keys, config) for step in (1, 2, 3)
+        halts(wants_to_halt(said, config), jnp.full(50, step, jnp.int32), keys, config)
+        for step in (1, 2, 3)
     ]
     assert not stopped[0].any()
     assert 0 < stopped[1].sum() < 50
@@ -125,28 +126,6 @@ def test_steps_and_halting_of_a_row_are_monotone() -> None:
         assert (np.asarray(after.steps) <= tiny.ACT.max_steps).all()
         assert after.halted[np.asarray(after.steps) == tiny.ACT.max_steps].all()
         carry = after
-
-
-@pytest.mark.parametrize("early", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_solve_is_the_loop_written_out(early: bool) -> None:
-    model = tiny.model()
-    config = replace(tiny.ACT, max_steps=4)
-    carry = refill(model, init_carry(model, 4, tiny.SEQ), drawn(2))
-    rows = jax.random.normal(jax.random.key(1), (4, tiny.MODEL.puzzle_dim))
-    solved, said = jax.jit(
-        lambda carry: solve(model, rows, carry, config, early=early)
-    )(carry)
-    for i in range(4):
-        one = pick(carry, [i])
-        x, latents = model.embed(one.puzzle.inputs, rows[i : i + 1]), one.latents
-        for step in range(1, 5):  # noqa: B007, read below
-            latents = model.refine(latents, x)
-            if early and bool(wants_to_halt(model.predict(latents), config)[0]):
-                break
-        assert int(solved.steps[i]) == step
-        expected = model.predict(latents).logits[0]
-        np.testing.assert_allclose(said.logits[i], expected, atol=1e-4)
-    assert (len(set(solved.steps.tolist())) > 1) == early
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ import pytest
 from configs import TRMConfig
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
-from trm.act import init_carry, refill, solve
+from trm.act import halting_of
 from trm.build import build_trm
-from trm.evaluation import Answers, Effort, answer
+from trm.evaluation import Answers, Effort, answer, work
+from trm.loss import puzzle_loss
 from trm.model import TRM
 from trm.noise import Noise, fold, puzzle_keys
 from trm.official.names import load_official
@@ -149,9 +150,11 @@ def test_an_evaluation_depends_on_the_puzzles_alone() -> None:
 
     @jax.jit
     def answer(puzzles) -> jax.Array:
-        carry = refill(built, init_carry(built, 4, tiny.SEQ), puzzles)
+        effort, halting = Effort(steps=3), halting_of(tiny.ACT)
         rows = jnp.zeros((4, 0))
-        return solve(built, rows, carry, tiny.ACT, early=False)[1].logits
+        options = {"effort": effort, "halting": halting, "rows": 4}
+        done, _ = work(built, rows, puzzles, jnp.arange(4), **options)
+        return done.prediction.logits
 
     order = np.array([2, 0, 3, 1])
     turned = jax.tree.map(lambda a: a[order], puzzles)
@@ -182,16 +185,23 @@ def test_restarts_are_rollouts_without_noise_on_the_scratchpad() -> None:
     def answers(effort: Effort, rows: int) -> Answers:
         numbers, table_rows = jnp.arange(4), jnp.zeros((4, 0))
         return answer(
-            built, table_rows, puzzles, numbers, effort=effort, act=act, rows=rows
+            built,
+            table_rows,
+            puzzles,
+            numbers,
+            effort=effort,
+            halting=halting_of(act),
+            puzzle_loss=partial(puzzle_loss, config=act),
+            rows=rows,
         )
 
     effort = Effort(steps=4, rollouts=3, early=True)
     found = answers(effort, 12)
-    q = np.asarray(found.by_step.q_halt[:, 0]).reshape(4, 3)
+    q = np.asarray(found.q_halt[:, 0]).reshape(4, 3)
     assert (np.abs(np.diff(q, axis=1)) > 1e-3).all()
     refilled = answers(replace(effort, refill=True), 5)
     np.testing.assert_array_equal(refilled.tokens, found.tokens)
     np.testing.assert_array_equal(refilled.steps, found.steps)
-    assert_close(refilled.by_step.moved, found.by_step.moved, 1e-4)
-    moved = residual(np.asarray(found.by_step.moved), np.asarray(found.steps))
+    assert_close(refilled.moved, found.moved, 1e-4)
+    moved = residual(np.asarray(found.moved), np.asarray(found.steps))
     assert (moved > 0).all()

@@ -1,5 +1,6 @@
-"""The engine of every evaluation, against the loop of `trm.act` for one batch."""
+"""The engine of every evaluation, against its loop written out."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -16,12 +17,19 @@ from tests.tiny import assert_close
 from train.mesh import everywhere, global_batch, make_mesh
 from train.queues import make_queue_step
 from train.table import make_table
-from trm.act import init_carry, refill, solve
-from trm.evaluation import Answers, Effort, answer, noise_keys
-from trm.model import cast
-from trm.objective import evaluate
+from trm.act import (
+    Halting,
+    halting_of,
+    init_carry,
+    refill,
+    wants_to_halt,
+)
+from trm.evaluation import Answers, Effort, Rows, answer, noise_keys, work
+from trm.loss import puzzle_loss
+from trm.model import TRM, cast
+from trm.objective import evaluate, supervision_loss
 from trm.rollouts import CHOICES, add_noise, scratchpads, select
-from trm.scoring import add, held, residual, settle
+from trm.scoring import add, hold, residual, settle
 
 ACT = replace(tiny.ACT, max_steps=4)
 QUEUE = 8
@@ -37,19 +45,39 @@ def queue(first: int = 0, size: int = QUEUE) -> tuple[Puzzle, jax.Array]:
     return jax.tree.map(jnp.asarray, drawn), jnp.arange(first, first + size)
 
 
+OPTIONS = {
+    "halting": halting_of(ACT),
+    "puzzle_loss": partial(puzzle_loss, config=ACT),
+}
+
+
 @cache
-def program(effort: Effort, rows: int) -> Callable[..., Answers]:
-    made = partial(answer, effort=effort, act=ACT, rows=rows)
+def program(effort: Effort, rows: int, boards: bool) -> Callable[..., Answers]:
+    options = {**OPTIONS, "effort": effort, "rows": rows, "boards": boards}
     model = tiny.model()
     return jax.jit(
-        lambda puzzles, numbers: made(model, TABLE[puzzles.puzzle_id], puzzles, numbers)
+        lambda puzzles, numbers: answer(
+            model, TABLE[puzzles.puzzle_id], puzzles, numbers, **options
+        )
     )
 
 
+def in_one_batch(
+    model: TRM, effort: Effort, halting: Halting = OPTIONS["halting"]
+) -> Rows:
+    """The rows after their last steps, with a row for each puzzle."""
+    puzzles, numbers = queue()
+    run = partial(work, effort=effort, halting=halting, rows=QUEUE)
+    return jax.jit(run)(model, TABLE[puzzles.puzzle_id], puzzles, numbers)[0]
+
+
 def answers(
-    effort: Effort, rows: int = 4, puzzles: tuple[Puzzle, jax.Array] | None = None
+    effort: Effort,
+    rows: int = 4,
+    puzzles: tuple[Puzzle, jax.Array] | None = None,
+    boards: bool = False,
 ) -> Answers:
-    return program(effort, rows)(*(puzzles or queue()))
+    return program(effort, rows, boards)(*(puzzles or queue()))
 
 
 def assert_same(ours: Answers, theirs: Answers) -> None:
@@ -59,27 +87,114 @@ def assert_same(ours: Answers, theirs: Answers) -> None:
     """
     for name in ("tokens", "steps", "wanted"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-    np.testing.assert_array_equal(ours.by_step.exact, theirs.by_step.exact)
-    assert_close(ours.by_step.q_halt, theirs.by_step.q_halt, 1e-4)
-    assert_close(ours.by_step.moved, theirs.by_step.moved, 1e-4)
+    exact = [found.values["exact_accuracy"] for found in (ours, theirs)]
+    np.testing.assert_array_equal(*exact)
+    assert_close(ours.q_halt, theirs.q_halt, 1e-4)
+    assert_close(ours.moved, theirs.moved, 1e-4)
+
+
+@pytest.mark.parametrize("early", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_batch_is_the_loop_written_out(early: bool) -> None:
+    model, (puzzles, _) = tiny.model(), queue()
+    done = in_one_batch(model, replace(FIXED, early=early))
+    for i in range(QUEUE):
+        x = model.embed(puzzles.inputs[i], TABLE[puzzles.puzzle_id[i]])
+        fresh = model.recursion.init()
+        latents = jax.tree.map(lambda a, x=x: jnp.broadcast_to(a, x.shape), fresh)
+        for step in range(1, 5):  # noqa: B007, read below
+            latents = model.refine(latents, x)
+            if early and bool(wants_to_halt(model.predict(latents), ACT)):
+                break
+        assert int(done.steps[i]) == step
+        expected = model.predict(latents).logits
+        np.testing.assert_allclose(done.prediction.logits[i], expected, atol=1e-4)
+    assert (len(set(done.steps.tolist())) > 1) == early
 
 
 @pytest.mark.parametrize(
     "effort", [REFILL, pytest.param(FIXED, marks=pytest.mark.slow)]
 )
-def test_answers_are_those_of_a_batch(effort: Effort) -> None:
-    """Which `tests/trm/test_act.py` holds against the loop written out."""
-    model, (puzzles, _) = tiny.model(), queue()
-    carry = refill(model, init_carry(model, QUEUE, tiny.SEQ), puzzles)
+def test_a_queue_answers_as_a_batch(effort: Effort) -> None:
+    done, ours = in_one_batch(tiny.model(), effort), answers(effort)
+    np.testing.assert_array_equal(ours.tokens, done.prediction.logits.argmax(-1))
+    np.testing.assert_array_equal(ours.steps, done.steps)
+    last = hold(np.asarray(ours.q_halt), np.asarray(ours.steps))[:, -1]
+    assert_close(last, done.prediction.q_halt)
+
+
+def test_boards_after_each_step() -> None:
+    """And where the rule would stop."""
+    ours, halted = answers(FIXED, boards=True), answers(REFILL)
+    assert ours.boards is not None
+    np.testing.assert_array_equal(ours.boards[:, -1], ours.tokens)
+    steps = np.asarray(halted.steps)
+    np.testing.assert_array_equal(
+        np.asarray(ours.boards)[np.arange(QUEUE), steps - 1], halted.tokens
+    )
+    wanted = np.asarray(ours.wanted)
+    first = np.where(wanted.any(1), wanted.argmax(1) + 1, FIXED.steps)
+    np.testing.assert_array_equal(steps, first)
+
+
+def unchanged(prediction, memory):
+    """Stop when the answer has been the same for two steps."""
+    before, same = memory
+    answer = prediction.logits.argmax(-1)
+    same = jnp.where((answer == before).all(-1), same + 1, 0)
+    return same >= 2, (answer, same)
+
+
+def test_a_halting_rule_of_ones_own() -> None:
+    """Evaluation and training stop where it says, with memories of each puzzle."""
+    memory = jnp.zeros(tiny.SEQ, jnp.int32), jnp.zeros((), jnp.int32)
+    rule, model, (puzzles, _) = Halting(unchanged, memory), tiny.model(), queue()
+    limit = 30
     rows = TABLE[puzzles.puzzle_id]
-    run = jax.jit(lambda c: solve(model, rows, c, ACT, early=effort.early))
-    solved, said = run(carry)
-    ours = answers(effort)
-    np.testing.assert_array_equal(ours.tokens, said.logits.argmax(-1))
-    np.testing.assert_array_equal(ours.steps, solved.steps)
-    last = held(jax.device_get(ours.by_step), np.asarray(ours.steps))
-    assert_close(last.q_halt[:, -1], said.q_halt)
-    assert (len(set(ours.steps.tolist())) > 1) == effort.early
+    effort = Effort(steps=limit, early=True, refill=True)
+    options = {**OPTIONS, "halting": rule, "effort": effort, "boards": True}
+    ours = jax.jit(partial(answer, rows=3, **options))(model, rows, puzzles, queue()[1])
+    boards, steps = np.asarray(ours.boards), np.asarray(ours.steps)
+    assert steps.min() >= 3
+    for board, number in zip(boards, steps, strict=True):
+        same = [np.array_equal(a, b) for a, b in itertools.pairwise(board)]
+        pairs = [a and b for a, b in itertools.pairwise(same)][: number - 2]
+        assert not any(pairs[:-1])
+        assert pairs[-1] or number == limit
+    act = replace(ACT, max_steps=limit, exploration=0.0)
+    carry = refill(model, init_carry(model, QUEUE, tiny.SEQ, memory), puzzles, memory)
+    step = jax.jit(partial(supervision_loss, config=act, halting=rule))
+    keys = jax.random.split(jax.random.key(0), QUEUE)
+    for _ in range(limit):
+        carry = step(model, rows, carry, keys)[1][1]
+    np.testing.assert_array_equal(carry.steps, steps)
+    again = refill(model, carry, puzzles, memory)
+    np.testing.assert_array_equal(again.memory[1], 0)
+
+
+def test_losses_and_scores_of_ones_own() -> None:
+    """In the loss, the metrics of training and of evaluation."""
+
+    def mine(prediction, labels, q_target):
+        loss, losses, scores = puzzle_loss(prediction, labels, q_target, ACT)
+        return loss, losses, scores | {"first_token": prediction.logits[0].argmax()}
+
+    model, (puzzles, _) = tiny.model(), queue()
+    rows, keys = TABLE[puzzles.puzzle_id], jax.random.split(jax.random.key(0), QUEUE)
+    carry = refill(model, init_carry(model, QUEUE, tiny.SEQ), puzzles)
+    change = lambda carry, latents, said: {"change": jnp.ones_like(said.q_halt)}
+    step = jax.jit(partial(supervision_loss, config=ACT))
+    mine_step = jax.jit(
+        partial(supervision_loss, config=ACT, puzzle_loss=mine, extra=change)
+    )
+    loss, _ = step(model, rows, carry, keys)
+    more, (_, _, metrics) = mine_step(model, rows, carry, keys)
+    assert float(more - loss) == pytest.approx(QUEUE, rel=1e-4)
+    assert metrics["change"] == (QUEUE, QUEUE)
+    assert "first_token" in metrics
+    found, said = jax.jit(partial(evaluate, config=ACT, early=False, puzzle_loss=mine))(
+        model, rows, carry
+    )
+    assert int(found["first_token"][0]) == int(said.logits[:, 0].argmax(-1).sum())
 
 
 def test_refill_answers_as_halt_in_fewer_sweeps() -> None:
@@ -112,8 +227,8 @@ def test_padding_gets_no_answer() -> None:
 def test_more_steps_begin_with_the_same_steps() -> None:
     deep = answers(replace(FIXED, steps=9))
     assert int(answers(FIXED).sweeps[0]) == 2 * 4
-    pair = (jax.tree.leaves(found.by_step) for found in (deep, answers(FIXED)))
-    for a, b in zip(*pair, strict=True):
+    for name in ("q_halt", "moved", "wanted"):
+        a, b = (getattr(found, name) for found in (deep, answers(FIXED)))
         np.testing.assert_allclose(a[:, :4], b, atol=1e-5)
 
 
@@ -150,12 +265,10 @@ def test_a_rollout_is_algorithm_1_written_out() -> None:
         z = z + NOISY.sigma * jax.random.normal(key, z.shape)
         y, z = model.refine((y, z), x)
         said = model.predict((y, z))
-        assert said.q_halt == pytest.approx(
-            float(ours.by_step.q_halt[item, step]), 1e-4
-        )
+        assert said.q_halt == pytest.approx(float(ours.q_halt[item, step]), 1e-4)
         if step > 0:
             norms = jnp.sqrt(((said.logits - logits) ** 2).sum(-1))
-            moved = float(ours.by_step.moved[item, step])
+            moved = float(ours.moved[item, step])
             assert moved == pytest.approx(float(norms.mean()), 1e-4)
         logits = said.logits
     np.testing.assert_array_equal(logits.argmax(-1), ours.tokens[item])
@@ -175,7 +288,7 @@ def test_a_rollout_does_not_depend_on_the_others() -> None:
 def test_meshes_answer_the_same(sizes: tuple[int, int]) -> None:
     def on(mesh) -> Answers:
         step = make_queue_step(
-            partial(answer, effort=NOISY, act=ACT, rows=2),
+            partial(answer, effort=NOISY, rows=2, **OPTIONS),
             cast,
             mesh,
             replace(tiny.PLAN, batch_size=QUEUE),
@@ -196,14 +309,13 @@ def test_a_variant_with_noise_of_its_own_has_rollouts_without_sigma() -> None:
     puzzles, numbers = queue()
     effort = replace(REFILL, rollouts=3)
     rows = TABLE[puzzles.puzzle_id]
-    ours = jax.jit(partial(answer, effort=effort, act=ACT, rows=4))(
+    ours = jax.jit(partial(answer, effort=effort, rows=4, **OPTIONS))(
         model, rows, puzzles, numbers
     )
-    carry = refill(model, init_carry(model, QUEUE, tiny.SEQ), puzzles)
-    solved, said = jax.jit(lambda c: solve(model, rows, c, ACT, early=True))(carry)
+    done = in_one_batch(model, REFILL)
     tokens = np.asarray(ours.tokens).reshape(QUEUE, 3, -1)
-    np.testing.assert_array_equal(tokens[:, 0], said.logits.argmax(-1))
-    np.testing.assert_array_equal(ours.steps[::3], solved.steps)
+    np.testing.assert_array_equal(tokens[:, 0], done.prediction.logits.argmax(-1))
+    np.testing.assert_array_equal(ours.steps[::3], done.steps)
     assert (tokens[:, 0] != tokens[:, 1]).any()
     assert (tokens[:, 1] != tokens[:, 2]).any()
 
@@ -275,7 +387,7 @@ def test_sums_are_those_of_the_training_loop() -> None:
         for real in ([0, 1, 2], [3, 4, 5, 6, 7])
     ]
     sums = add(add({}, parts[0]), parts[1])
-    for name in theirs.keys() - {"lm_loss", "q_halt_loss"}:
+    for name in theirs:
         assert sums[name][1] == theirs[name][1] == 7
         assert sums[name][0] == pytest.approx(float(theirs[name][0]), rel=1e-6)
     curve = sums["curve/exact_accuracy"][0]

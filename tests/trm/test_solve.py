@@ -20,6 +20,7 @@ from PIL import Image
 from configs import GeneratedSudoku, RunConfig, TrainTRM, UserError
 from data.build import prepare
 from data.puzzles.arc.grid import to_tokens
+from data.puzzles.dataset import Puzzle
 from data.puzzles.kind import Kind, render_numbers
 from data.puzzles.kinds import kind_of
 from data.puzzles.questions import Question, table_rows
@@ -30,6 +31,7 @@ from tests.official import write_official
 from tests.runs import finish, start
 from tests.tiny import assert_equal
 from tests.train.test_run import SETTINGS
+from train import solving
 from train.models import build_model
 from train.presets import TRM_PRESETS
 from train.runs.checkpoint import Checkpoints
@@ -39,7 +41,7 @@ from train.state import init_state, new_state
 from train.table import make_table
 from trm import solve
 from trm.act import init_carry, refill
-from trm.act import solve as evaluate
+from trm.objective import evaluate
 from trm.official.infer import Given
 from trm.show import page
 from trm.show import pictures as draw
@@ -117,11 +119,11 @@ def test_answers_are_those_of_evaluation(run: LoadedRun) -> None:
     """With the averaged weights and the row of the table that the run has."""
     (found,) = solve.solve(run, BOARDS[0])
     tokens = jnp.asarray(found.question.tokens)[None]
-    puzzle = solve.Puzzle(tokens, tokens, jnp.zeros(1, jnp.int32))
+    puzzle = Puzzle(tokens, tokens, jnp.zeros(1, jnp.int32))
     carry = refill(run.model, init_carry(run.model, 1, 16), puzzle)
     rows = run.table.rows[jnp.zeros(1, jnp.int32)]
     assert bool((rows != 0).any())
-    _, told = evaluate(run.model, rows, carry, run.config.act, early=False)
+    _, told = evaluate(run.model, rows, carry, config=run.config.act, early=False)
     assert_equal(found.answer, np.argmax(told.logits[0], axis=-1))
 
 
@@ -143,7 +145,8 @@ def test_more_puzzles_than_go_at_once(
     run: LoadedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = solve.think(run, np.full((5, 16), 1, np.int32) + np.eye(5, 16, dtype=int))
-    monkeypatch.setattr(solve, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(solving, "MOST_AT_ONCE", 2)
+    jax.clear_caches()
     parts = solve.think(run, np.full((5, 16), 1, np.int32) + np.eye(5, 16, dtype=int))
     assert whole.answers.shape == (run.config.act.max_steps, 5, 16)
     assert_equal(whole.answers, parts.answers)

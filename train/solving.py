@@ -1,0 +1,194 @@
+"""Solve puzzles with a trained model, from Python.
+
+run = load_run("runs/quickstart")
+(solution,) = solve(run, ".53..61...255.6.3.3..6..43...26.25.3")
+print(solution)
+"""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer
+
+from configs import ACTConfig, UserError, require
+from data.puzzles.dataset import Metadata, Puzzle
+from data.puzzles.kind import Kind
+from data.puzzles.kinds import kind_of
+from data.puzzles.questions import Question, table_rows
+from data.remote import local_dataset
+from train.runs.loading import LoadedRun
+from train.table import Table, make_table
+from trm.act import halting_of
+from trm.evaluation import Effort, answer
+from trm.loss import puzzle_loss
+from trm.model import TRM, cast
+from trm.official.all_config import train_config
+from trm.official.infer import Given
+from trm.official.pretrained import build_official, read_official, step_of
+from trm.show.frames import Solution, frames_of
+
+Precision = Literal["auto", "float32", "bfloat16"]
+MOST_AT_ONCE = 64
+"""Puzzles that go through the model together."""
+
+
+class Trace(NamedTuple):
+    """The answers of a model after each step."""
+
+    answers: Int[np.ndarray, "steps puzzles seq"]
+    """The likeliest token of each cell."""
+
+    q_halt: Float[np.ndarray, "steps puzzles"]
+    """Probability that the answer is right, by the halting head."""
+
+    halts: Bool[np.ndarray, "steps puzzles"]
+    """True where the rule of training would stop."""
+
+
+def run_kind(run: LoadedRun) -> Kind:
+    """Return the kind of puzzle that a run was trained on.
+
+    It is read from the dataset if that is there, else guessed by the sizes.
+
+    Raises:
+        UserError: if the run is not of a TRM.
+    """
+    require(
+        run.kind == "trm",
+        f"Puzzles need a run of `train.trm`: got one of `train.{run.kind}`. Name "
+        "another with `--run-dir`.",
+    )
+    vocab, seq = run.sizes["vocab"], run.sizes["seq"]
+    name = None
+    with suppress(UserError, OSError):
+        metadata = Metadata.read(local_dataset(run.config.data.paths[0]) / "train")
+        if (metadata.vocab_size, metadata.seq_len) == (vocab, seq):
+            name = metadata.kind
+    return kind_of(name, seq, vocab)
+
+
+def load_official(source: str, given: Given | None = None) -> LoadedRun:
+    """Load an official checkpoint as a run; see `read_official`.
+
+    Raises:
+        UserError: if there is none, or its model is unknown.
+    """
+    official, path = read_official(source, given)
+    if official.notes:
+        warnings.warn(
+            f"Not given by {source}, so assumed: {', '.join(official.notes)}. If that "
+            "is wrong, import it with `python -m trm.convert`, which has options.",
+            stacklevel=2,
+        )
+    config = train_config(official.config, official.options)
+    model, rows = build_official(official, config)
+    step = step_of(path.name) or 0
+    return LoadedRun("trm", config, model, make_table(rows), step, official.sizes)
+
+
+def solve(
+    run: LoadedRun,
+    puzzles: str | Integer[np.ndarray, "puzzles seq"] | Sequence[Question],
+    *,
+    steps: int = 0,
+    precision: Precision = "auto",
+    kind: Kind | None = None,
+) -> list[Solution]:
+    """Solve puzzles step by step.
+
+    Args:
+        run: of a TRM.
+        puzzles: text, as `python -m trm.solve` takes it, or tokens.
+        steps: supervision steps to make; 0: the steps of training.
+        precision: compute type. `auto`: float32 on a CPU, else the run's.
+        kind: how puzzles are written, checked and drawn; None: see `run_kind`.
+
+    Raises:
+        UserError: if a puzzle is not of this run's kind and size.
+    """
+    kind = kind or run_kind(run)
+    seq, vocab = run.sizes["seq"], run.sizes["vocab"]
+    if isinstance(puzzles, str):
+        questions = kind.read(puzzles)
+    elif isinstance(puzzles, np.ndarray):
+        questions = [Question(f"puzzle {i}", t) for i, t in enumerate(puzzles, start=1)]
+    else:
+        questions = list(puzzles)
+    for question in questions:
+        tokens = question.tokens
+        require(
+            len(tokens) == seq and 0 <= int(tokens.min()) <= int(tokens.max()) < vocab,
+            f"A puzzle of this run must be {seq} tokens of 0 .. {vocab - 1}: "
+            f"{question.name} is {len(tokens)} of {tokens.min()} .. {tokens.max()}. "
+            "Use a run of its kind and size.",
+        )
+    require(bool(questions), "There must be a puzzle to solve: got none. Give one.")
+    trace = think(
+        run,
+        np.stack([question.tokens for question in questions]),
+        ids=table_rows(
+            [question.identifier for question in questions],
+            local_dataset(run.config.data.paths[0]),
+            len(run.table.rows),
+        ),
+        steps=steps,
+        precision=precision,
+    )
+    return [
+        Solution(kind, q, frames_of(kind, q, trace.answers[:, i], trace.q_halt[:, i]))
+        for i, q in enumerate(questions)
+    ]
+
+
+def think(
+    run: LoadedRun,
+    inputs: Integer[np.ndarray, "puzzles seq"],
+    *,
+    ids: Integer[np.ndarray, " puzzles"] | None = None,
+    steps: int = 0,
+    precision: Precision = "auto",
+) -> Trace:
+    """Return the answers after each step; see `solve`.
+
+    Args:
+        run: of a TRM.
+        inputs: tokens.
+        ids: rows of the puzzle table; None: the blank row.
+        steps: supervision steps to make; 0: the steps of training.
+        precision: compute type.
+    """
+    if precision == "auto":
+        on_cpu = jax.default_backend() == "cpu"
+        precision = "float32" if on_cpu else run.config.precision
+    act = run.config.act
+    model = cast(run.model, jnp.dtype(precision))
+    rows = np.zeros(len(inputs), int) if ids is None else ids
+    by_step = _answer(model, run.table, inputs, rows, act, steps or act.max_steps)
+    boards, q_halt, halts = (np.swapaxes(a, 0, 1) for a in jax.device_get(by_step))
+    return Trace(boards, q_halt, halts)
+
+
+@partial(jax.jit, static_argnames=("act", "steps"))
+def _answer(
+    model: TRM, table: Table, inputs: Any, rows: Any, act: ACTConfig, steps: int
+) -> Any:
+    """Return boards, probabilities and wishes to halt by puzzle and step."""
+    tokens, rows = inputs.astype(jnp.int32), rows.astype(jnp.int32)
+    answers = answer(
+        model,
+        jnp.asarray(table.rows)[rows],
+        Puzzle(tokens, jnp.zeros_like(tokens), rows),
+        jnp.arange(len(tokens), dtype=jnp.int32),
+        effort=Effort(steps=steps),
+        halting=halting_of(act),
+        puzzle_loss=partial(puzzle_loss, config=act),
+        rows=MOST_AT_ONCE,
+        boards=True,
+    )
+    return answers.boards, jax.nn.sigmoid(answers.q_halt), answers.wanted
