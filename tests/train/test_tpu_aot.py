@@ -1,4 +1,4 @@
-"""Our train steps compiled for a v4-64 slice: 32 chips, none of them here."""
+"""Train steps compiled for a v4-64 slice, 32 chips, without having it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,11 +11,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from configs import MeshConfig, TrainGPT, TrainTRM
-from train.compile import experiment_of
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.chips import slice_devices
-from train.roofline.hlo import Program
+from train.roofline.dataless import experiment_of
+from train.roofline.program import Program
 from train.roofline.study import study
 
 pytestmark = [
@@ -30,7 +30,7 @@ SMALL = {"dim": 64, "heads": 2, "prefix": 1, "puzzle_dim": 64, "H_cycles": 3}
 
 @pytest.fixture(scope="module", autouse=True)
 def no_persistent_cache() -> Iterator[None]:
-    """A program for devices that are not here cannot be read back from the cache."""
+    """Programs of devices that are not here cannot be read back from the cache."""
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     yield
@@ -43,13 +43,13 @@ def slice_mesh(data: int, model: int, topology: str = "v4-64") -> Mesh:
 
 
 def studied(config: TrainTRM | TrainGPT, mesh: Mesh) -> dict[str, Any]:
-    found, _ = study(experiment_of(config, mesh))
-    assert found["fits"]
-    return found
+    facts, _ = study(experiment_of(config, mesh))
+    assert facts["fits"]
+    return facts
 
 
 def facts(data: int, model: int, batch_size: int, **sizes: Any) -> dict[str, Any]:
-    """What the compiler says of the default preset with some sizes changed."""
+    """Return the facts of the default preset with other sizes."""
     config = TRM_PRESETS["sudoku"][1]
     changed = replace(config.model, **sizes)
     config = replace(config, model=changed, batch_size=batch_size)
@@ -57,15 +57,15 @@ def facts(data: int, model: int, batch_size: int, **sizes: Any) -> dict[str, Any
 
 
 def gpt_facts(data: int, model: int, slices: int, **sizes: Any) -> dict[str, Any]:
-    """The same of a GPT-2 with some sizes changed; 4 sequences a chip."""
+    """Return the facts of a GPT-2 with other sizes; 4 sequences a chip."""
     config = GPT_PRESETS["gpt2"][1]
     changed = replace(config.model, **sizes)
     config = replace(config, model=changed, batch_size=128, microbatch_size=4 // slices)
     return studied(config, slice_mesh(data, model))
 
 
-def in_place(found: dict[str, Any]) -> None:
-    """All of the state is donated. Buffers are padded to the chip's tiles."""
+def assert_in_place(found: dict[str, Any]) -> None:
+    """Check that all of the state is donated (with buffers padded to tiles)."""
     assert found["aliased_arrays"] == found["arrays"]
     state = sum(found["state"].values()) - found["state"]["batch"]
     assert 1.0 <= found["aliased"] / state < 1.05
@@ -92,7 +92,7 @@ def test_the_papers_step_fits_a_v4_64() -> None:
     """Batch 6144 of the default preset: in memory, in place, reduced once."""
     found = facts(32, 1, 6144)
     assert 2**30 < found["peak"] < 30 * 2**30
-    in_place(found)
+    assert_in_place(found)
     assert found["loops"] == [2], "the cycles without gradient"
     assert found["collectives_in_loops"] == 0
     assert found["bound"] == "memory"
@@ -103,7 +103,7 @@ def test_the_papers_step_fits_a_v4_64() -> None:
 def test_more_recursion_needs_no_more_collectives(sizes: tuple[int, int]) -> None:
     short = facts(*sizes, 64, **SMALL, L_cycles=1)
     long = facts(*sizes, 64, **SMALL, L_cycles=4)
-    in_place(short)
+    assert_in_place(short)
     assert short["collectives"] == long["collectives"] != {}
     assert long["collectives_in_loops"] == 0
 
@@ -116,14 +116,14 @@ def test_more_recursion_needs_no_more_collectives(sizes: tuple[int, int]) -> Non
     ],
 )
 def test_a_gpt_with_the_splash_kernel(sizes: tuple[int, int], kinds: set[str]) -> None:
-    """In place; collectives stand once a step, however deep it is or cut into slices.
+    """In place, with one set of collectives a step for any depth and number of slices.
 
-    The compiler may add a permute: it cannot scatter any number of rows.
+    The compiler may add a permute, because it cannot scatter any number of rows.
     """
     short = gpt_facts(*sizes, 1, **SMALL_GPT, n_layer=2)
     long = gpt_facts(*sizes, 2, **SMALL_GPT, n_layer=4)
     for found in (short, long):
-        in_place(found)
+        assert_in_place(found)
         assert set(found["collectives"]) - {"collective-permute"} == kinds
         assert found["collectives_in_loops"] == 0
         assert found["kernels"] == 3, "forward, and two for the gradients"
@@ -133,7 +133,7 @@ def test_a_gpt_with_the_splash_kernel(sizes: tuple[int, int], kinds: set[str]) -
 
 
 def test_a_collective_in_a_loop_is_found() -> None:
-    """The reader of compiled programs, on a program that does what ours must not."""
+    """In a program that does what ours must not."""
     mesh = slice_mesh(32, 1)
     spec = jax.sharding.PartitionSpec("data")
 

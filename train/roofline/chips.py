@@ -1,4 +1,4 @@
-"""Chips that can be rented: slices by name, and what a chip can do at best."""
+"""TPU slices by name, and the limits of each chip."""
 
 import os
 import re
@@ -9,10 +9,10 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from configs import require
+from configs import UserError, require
 
 LIBTPU = {
-    # Any valid slice: else libtpu asks the cloud's metadata server for one.
+    # Any valid slice: otherwise libtpu requests one from the cloud's metadata server.
     "TPU_ACCELERATOR_TYPE": "v4-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -23,17 +23,17 @@ LIBTPU = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What a device can do at best; its operations stand in `train/watch/speed.py`."""
+    """The limits of a device; its operations a second are in `train/watch/speed.py`."""
 
     memory: int
     """GB/s between the chip and its memory."""
 
     network: int | None = None
-    """GB/s that a chip sends to its neighbours, over all links; None if not told."""
+    """GB/s that a chip sends to its neighbors, over all links; None if unpublished."""
 
     usable: float | None = None
-    """GiB of its memory that a program may use, where the device itself does not say:
-    as libtpu does on refusing a program."""
+    """GiB of memory that a program may use, from libtpu's refusals; None if the device
+    reports it."""
 
 
 CHIPS = {
@@ -49,40 +49,40 @@ CHIPS = {
     "A100": Chip(memory=2039, network=300),
     "L40S": Chip(memory=864),
 }
-"""By a part of the device's own name; the first that fits counts."""
+"""By a part of the device's name; the first match counts."""
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """What a device can do, or None if it is not in the table."""
+    """Return the limits of a device; None if it is not in the table."""
     return next((c for name, c in CHIPS.items() if name in device_kind), None)
 
 
-GENERATIONS = {"v4": 3, "v5p": 3, "v5e": 2, "v5litepod": 2, "v6e": 2}
-"""Axes of a slice."""
+AXES = {"v4": 3, "v5p": 3, "v5e": 2, "v5litepod": 2, "v6e": 2}
+"""Number of axes of a slice, by generation."""
 
 CORES = {"v4": 2, "v5p": 2}
-"""Where a slice is named by its cores, of which two make a device (megacore)."""
+"""Cores of a chip, for generations whose slices are named by cores (megacore)."""
 
 
 def slice_devices(name: str) -> list[Any]:
-    """The devices of a TPU slice that need not be here; of `here`, those that are.
+    """Return the devices of a TPU slice, for compiling only; no TPU is needed.
 
     Args:
-        name: as Google names it (`v4-64`, `v5e-16`), or by its chips (`v4:4x4x2`).
+        name: Google's name (`v4-64`, `v5e-16`), or one by chips (`v4:4x4x2`). `here`:
+            the devices of this machine.
 
     Raises:
-        UserError: if there is no such slice, or no libtpu.
+        UserError: if the slice does not exist, or libtpu is missing.
     """
     if name == "here":
         return jax.devices()
-    found = re.fullmatch(r"(\w+?)(?:-(\d+)|:(\d+(?:x\d+)*))", name)
-    require(
-        found is not None and found[1] in GENERATIONS,
-        f"A slice must be named as `v4-64`, `v5e-16`, `v5p-128`, `v6e-8` or, by its "
-        f"chips, `v4:4x4x2`; or be `here`: got `{name}`.",
-    )
-    assert found is not None
-    kind, shape = found[1], found[3] or _shape(found[1], int(found[2]))
+    match = re.fullmatch(r"(\w+?)(?:-(\d+)|:(\d+(?:x\d+)*))", name)
+    if match is None or match[1] not in AXES:
+        raise UserError(
+            "A slice must be named like `v4-64`, `v5e-16`, `v5p-128`, `v6e-8` or, by "
+            f"its chips, `v4:4x4x2`, or be `here`: got `{name}`."
+        )
+    kind, shape = match[1], match[3] or _shape(match[1], int(match[2]))
     for variable, value in LIBTPU.items():
         os.environ.setdefault(variable, value)
     options: dict[str, Any] = {}
@@ -90,37 +90,35 @@ def slice_devices(name: str) -> list[Any]:
         options["chip_config_name"] = "megacore"
     if prod(map(int, shape.split("x"))) < 4:
         options["chips_per_host_bounds"] = (1, 1, 1)
-    kind = {"v5litepod": "v5e"}.get(kind, kind)
+    topology = f"{'v5e' if kind == 'v5litepod' else kind}:{shape}"
     try:
         described = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{kind}:{shape}", **options
+            platform="tpu", topology_name=topology, **options
         )
     except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
         missing = "not installed" in str(error) or "libtpu" in str(error).lower()
-        advice = (
-            "It needs libtpu, but no TPU: `pip install -e '.[tpu]'`."
-            if missing
-            else "Name another."
-        )
-        reason = str(error).strip().splitlines()[0]
-        require(
-            False, f"A slice must be known to libtpu: `{name}` ({reason}). {advice}"
-        )
-        raise
+        remedy = "Use another"
+        if missing:
+            remedy = "Install libtpu: `pip install -e '.[tpu]'`"
+        raise UserError(
+            f"libtpu cannot describe the slice `{name}`: {reason}. {remedy}."
+        ) from error
     return list(described.devices)
 
 
 def _shape(kind: str, number: int) -> str:
-    """The chips of a slice along each axis, as near to a cube as powers of two go."""
-    chips, cores = number // CORES.get(kind, 1), CORES.get(kind, 1)
+    """Return the chips of a slice along each axis, as close to a cube as possible."""
+    cores, axes = CORES.get(kind, 1), AXES[kind]
+    chips = number // cores
     require(
         chips > 0 and chips & (chips - 1) == 0 and number % cores == 0,
-        f"A slice named by a number must have a power of two of chips: got "
-        f"`{kind}-{number}`. Name its chips, as `{kind}:"
-        f"{'4x4x4' if GENERATIONS[kind] == 3 else '4x4'}`.",
+        "A slice named by a number must have a power of two of chips: got "
+        f"`{kind}-{number}`. Name its chips, like `{kind}:"
+        f"{'x'.join('4' * axes)}`.",
     )
-    sizes, axes = [1] * GENERATIONS[kind], GENERATIONS[kind]
+    sizes = [1] * axes
     for power in range(chips.bit_length() - 1):
         sizes[power % axes] *= 2
-    # Two chips of each host lie along the first axis, two along the second.
+    # Two chips of each host are on the first axis, two on the second.
     return "x".join(map(str, sizes if axes == 3 else sorted(sizes)))

@@ -1,4 +1,4 @@
-"""A train step compiled for devices that need not be here: what it needs and does."""
+"""Compile a train step, for devices of this machine or not, and measure the program."""
 
 import os
 import re
@@ -15,25 +15,24 @@ from train.experiment import AbstractExperiment
 from train.mesh import AXES
 from train.roofline.chips import chip_of
 from train.roofline.cost import flops
-from train.roofline.hlo import Program
+from train.roofline.program import Program
 from train.state import TrainState, abstract_state
 from train.step import make_train_step
 from train.watch.speed import peak_flops
 
 Facts = dict[str, Any]
-"""What is known of a step; numbers of bytes and operations are those of a device."""
+"""Measurements of a step by name; bytes and operations are of one device."""
 
 GIGA, GIB = 10**9, 2**30
 
 
 def trace(experiment: AbstractExperiment) -> tuple[Any, TrainState, PyTree]:
-    """Trace the train step for devices that need not be here; return its inputs too."""
+    """Trace the train step on abstract inputs; return it, the state and the batch."""
     mesh, config = experiment.mesh, experiment.step_config
     state = abstract_state(experiment.init, mesh)
     leading = (experiment.config.steps_per_call, config.supervision_steps)
     leading = () if experiment.episode else leading
-    spec = PartitionSpec(*[None] * len(leading), AXES)
-    sharding = NamedSharding(mesh, spec)
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(leading), AXES))
     batch = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(
             (*leading, *a.shape), a.dtype, sharding=sharding
@@ -46,46 +45,32 @@ def trace(experiment: AbstractExperiment) -> tuple[Any, TrainState, PyTree]:
 
 
 def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
-    """Return what a step needs and does, and its program; None if it does not fit."""
-    mesh, config = experiment.mesh, experiment.step_config
-    calls = experiment.config.steps_per_call
-    device = mesh.devices.flat[0]
+    """Compile the train step; return its facts, and its program.
+
+    The program is None if the compiler refuses it for lack of memory.
+
+    Raises:
+        UserError: if the compiler fails for another reason.
+    """
     start = time.perf_counter()
     traced, state, batch = trace(experiment)
-    each = lambda tree: sum(
-        prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-    facts: Facts = {
-        "device": device.device_kind,
-        "mesh": dict(mesh.shape),
-        "batch": config.batch_size,
-        "slices": config.accumulation,
-        "examples": config.batch_size * config.supervision_steps * calls,
-        "updates": calls,
-        "state": {name: each(part) for name, part in vars(state).items()}
-        | {"batch": each(batch)},
-        "arrays": len(jax.tree.leaves(state)),
-        "flops": flops(traced.jaxpr.jaxpr),
-    }
-    room = room_of(device)
+    facts = _inputs(experiment, state, batch) | {"flops": flops(traced.jaxpr.jaxpr)}
     lowered = traced.lower()
     middle = time.perf_counter()
+    room = room_of(experiment.mesh.devices.flat[0])
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise UserError(
-                "The compiler must take the program: it ended with an error of its own "
-                f"({str(error).splitlines()[0][:200]}). Try more slices of the batch, "
-                "or another slice of devices."
+                f"The compiler failed: {str(error).splitlines()[0][:200]}. Try more "
+                "slices of the batch, or another slice of devices."
             ) from error
-        needed = asked_for(str(error))
+        needed = needed_bytes(str(error))
         return facts | {"fits": False, "peak": needed, "room": room}, None
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    assert memory is not None
-    assert text is not None
-    program = Program(text)
+    memory: Any = compiled.memory_analysis()
+    text = compiled.as_text() or ""
+    program, header = Program(text), text.partition("\n")[0]
     facts |= {
         "lower_s": round(middle - start, 1),
         "compile_s": round(time.perf_counter() - middle, 1),
@@ -94,7 +79,7 @@ def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
         "peak": memory.peak_memory_in_bytes,
         "code": memory.generated_code_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
-        "aliased_arrays": len(re.findall(r"(?:may|must)-alias", text.split("\n")[0])),
+        "aliased_arrays": len(re.findall(r"(?:may|must)-alias", header)),
         "collectives": program.collectives(),
         "sent": program.sent(),
         "collectives_in_loops": program.collectives_in_loops(),
@@ -102,20 +87,41 @@ def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "bytes": program.bytes(),
     }
-    found = roofline(facts)
-    if found:
-        found["rates"] = experiment.rates(found["best_rate"])
-    return facts | found, program
+    bounds = roofline(facts)
+    if bounds:
+        bounds["rates"] = experiment.rates(bounds["best_rate"])
+    return facts | bounds, program
 
 
-def asked_for(refusal: str) -> float | None:
-    """Bytes that a refused program would take; None if libtpu does not say."""
-    found = re.search(r"(?:Used |temporaries \()([\d.]+)G", refusal)
-    return float(found[1]) * GIB if found else None
+def _inputs(experiment: AbstractExperiment, state: TrainState, batch: PyTree) -> Facts:
+    """Return sizes of the devices, the batch and the state."""
+    mesh, config = experiment.mesh, experiment.step_config
+    updates = experiment.config.steps_per_call
+    size = lambda tree: sum(
+        prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+    parts = vars(state) | {"batch": batch}
+    return {
+        "device": mesh.devices.flat[0].device_kind,
+        "mesh": dict(mesh.shape),
+        "batch": config.batch_size,
+        "slices": config.accumulation,
+        "examples": config.batch_size * config.supervision_steps * updates,
+        "updates": updates,
+        "state": {name: size(part) for name, part in parts.items()},
+        "arrays": len(jax.tree.leaves(state)),
+    }
+
+
+def needed_bytes(refusal: str) -> float | None:
+    """Return the memory of a refused program; None if the refusal has no number."""
+    match = re.search(r"(?:Used |temporaries \()([\d.]+)G", refusal)
+    return float(match[1]) * GIB if match else None
 
 
 def room_of(device: Any) -> int | None:
-    """Bytes of a device that a program may use; None if not known."""
+    """Return the bytes of a device that a program may use; None if not known."""
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device.platform == "tpu":
@@ -125,18 +131,18 @@ def room_of(device: Any) -> int | None:
 
 
 def roofline(facts: Facts) -> Facts:
-    """Least seconds of a dispatch by each bound, and what follows from them.
+    """Return the least seconds of a dispatch by each bound, and the best rate.
 
-    Nothing of a device that is not in the tables.
+    Empty if the device is not in the tables.
     """
     peak, chip = peak_flops(facts["device"]), chip_of(facts["device"])
     if peak is None or chip is None:
         return {}
-    bounds = {
+    seconds = {
         "compute": facts["flops"] / peak,
         "memory": facts["bytes"] / (chip.memory * GIGA),
         "network": facts["sent"] / (chip.network * GIGA) if chip.network else 0.0,
     }
-    bound = max(bounds, key=lambda name: bounds[name])
-    rate = facts["examples"] / bounds[bound]
-    return {"seconds": bounds, "bound": bound, "best_rate": rate}
+    bound = max(seconds, key=lambda name: seconds[name])
+    rate = facts["examples"] / seconds[bound]
+    return {"seconds": seconds, "bound": bound, "best_rate": rate}

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from configs import MeshConfig, TrainGPT, TrainTRM
-from train.compile import EXPERIMENTS
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.cost import flops
+from train.roofline.dataless import EXPERIMENTS
 from train.roofline.study import trace
 
 SUDOKU = {"vocab": 11, "seq": 81, "puzzles": 1}

@@ -1,4 +1,4 @@
-"""The reader of compiled programs, on programs whose loops and sizes are known."""
+"""Compiled programs with known loops and sizes."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from configs import MeshConfig
 from train.mesh import AXES, make_mesh
-from train.roofline.hlo import Program, bytes_of, group_size, parse
+from train.roofline.hlo import bytes_of, group_size, parse
+from train.roofline.program import Program
 
 N = 256
 SIZE = 4 * N * N
@@ -35,7 +36,7 @@ def test_bytes_of_a_shape(shape: str, everywhere: int, main: int) -> None:
     assert bytes_of(shape, main=True) == main
 
 
-def test_a_loops_body_counts_as_often_as_it_runs() -> None:
+def test_a_loops_body_counts_once_per_round() -> None:
     def repeat(times: int) -> Program:
         body = lambda x, _: (jnp.sin(x @ x), None)
         return program(lambda x: jax.lax.scan(body, x, length=times)[0], (N, N))
@@ -50,30 +51,32 @@ def test_loops_in_loops() -> None:
     def inner(x: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, 5, lambda _, y: jnp.sin(y @ y), x)
 
-    found = program(lambda x: jax.lax.fori_loop(0, 7, lambda _, y: inner(y), x), (N, N))
-    assert sorted(n for n in found.loops() if n) == [5, 7]
-    assert max(run.times for run in found.runs) == 35
+    compiled = program(
+        lambda x: jax.lax.fori_loop(0, 7, lambda _, y: inner(y), x), (N, N)
+    )
+    assert sorted(n for n in compiled.loops() if n) == [5, 7]
+    assert max(run.times for run in compiled.runs) == 35
 
 
-def test_a_loop_whose_length_the_data_decide() -> None:
+def test_a_loop_of_unknown_length() -> None:
     grow = lambda x: jax.lax.while_loop(lambda y: y.sum() < 1e6, lambda y: 2 * y, x)
-    found = program(grow, (N,))
-    assert found.loops() == [None]
+    compiled = program(grow, (N,))
+    assert compiled.loops() == [None]
 
 
 def test_a_sum_moves_what_it_reads_and_writes() -> None:
     assert program(lambda a, b: jnp.sin(a) + b, (N, N), (N, N)).bytes() == 3 * SIZE
 
 
-def test_what_is_cut_or_written_in_part_counts_in_part() -> None:
-    """A row of a stack in each round, as layers under `scan`: not all of the stack."""
+def test_arrays_used_in_part_count_in_part() -> None:
+    """A row of a stack in each round, like layers under `scan`."""
     rounds = 64
     first = lambda carry, row: (carry + jnp.sin(row), None)
-    found = program(
+    compiled = program(
         lambda rows: jax.lax.scan(first, jnp.zeros(N), rows)[0], (rounds, N)
     )
-    assert found.loops() == [rounds]
-    assert 4 * N * rounds <= found.bytes() < 10 * 4 * N * rounds
+    assert compiled.loops() == [rounds]
+    assert 4 * N * rounds <= compiled.bytes() < 10 * 4 * N * rounds
 
 
 def test_collectives_and_their_bytes() -> None:
@@ -91,15 +94,15 @@ def test_collectives_and_their_bytes() -> None:
         out_specs=(split, PartitionSpec()),
         check_vma=False,
     )
-    found = program(shared, (8 * N,))
-    assert found.collectives() == {
+    compiled = program(shared, (8 * N,))
+    assert compiled.collectives() == {
         "all-reduce": (5, 5 * 4 * N),
         "all-gather": (1, 8 * 4 * N),
     }
-    assert found.collectives_in_loops() == 1
+    assert compiled.collectives_in_loops() == 1
 
 
-def test_what_is_sent_depends_on_the_group() -> None:
+def test_sent_bytes_depend_on_the_group() -> None:
     """All but one of 4, of 2 and of all 8 devices; a row to a neighbour."""
     mesh: Mesh = make_mesh(MeshConfig(data=4, model=2))
 
@@ -138,8 +141,8 @@ ENTRY %main (x: f32[4]) -> f32[4] {{
   ROOT %s = f32[4]{{0}} all-reduce(%x), replica_groups={groups}, to_apply=%a
 }}
 """
-    found = Program(text)
-    assert group_size(found.computations["main"]["s"], found.devices) == size
+    compiled = Program(text)
+    assert group_size(compiled.computations["main"]["s"], compiled.devices) == size
 
 
 TPU = """HloModule jit_step, is_scheduled=true
@@ -164,16 +167,16 @@ ENTRY %main (a: f32[64,128]) -> f32[8,128] {
 
 
 def test_a_tpus_fast_memory_does_not_count() -> None:
-    """The cut reads its part of the main memory; what is kept on the chip is free."""
+    """A slice reads its part of main memory; arrays on the chip are free."""
     moved = {run.operation.name: size for size, run in Program(TPU).traffic()}
     part = 4 * 8 * 128
     assert moved == {"a": 0, "s": part, "d": 0, "w": 0, "f": part + part}
 
 
-def test_the_places_of_operations() -> None:
+def test_the_scopes_of_operations() -> None:
     computations, entry = parse(TPU)
     assert entry == "main"
     assert computations["fused"]["cut"].operands == ("p.1", "c", "c")
     named = 'f32[2]{0} add(%x, %y), metadata={op_name="jit(step)/cycles/add"}'
     text = TPU.replace("bf16[8,128]{1,0:T(8,128)(2,1)S(3)} convert(%d)", named)
-    assert parse(text)[0]["main"]["w"].place == "jit(step)/cycles/add"
+    assert parse(text)[0]["main"]["w"].scope == "jit(step)/cycles/add"
