@@ -1,7 +1,7 @@
-"""Making a dataset: a folder that appears whole or not at all, and a parallel map.
+"""Make a dataset: a folder that appears complete or not at all, and a parallel map.
 
-What a build writes stands in a hidden folder beside `out`, whose name says which
-process of which machine writes it, until all is there.
+A build writes into a hidden folder beside `out`, which is renamed when it is complete.
+Its name has the machine and the process that write it.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 def check_vacant(out: Path) -> None:
-    """Raise `UserError` if `out` is a file or a folder with something in it."""
+    """Raise `UserError` if `out` is a file or a folder that is not empty."""
     _require_local(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
@@ -41,7 +41,7 @@ def check_vacant(out: Path) -> None:
 
 
 def _require_local(out: Path) -> None:
-    """Raise `UserError` if `out` was the address of an object store."""
+    """Raise `UserError` if `out` is the address of an object store."""
     require(
         not out.parts or not out.parts[0].endswith(":"),
         f"The output must be a folder of this machine: got {out}. Make it here and "
@@ -51,7 +51,7 @@ def _require_local(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `out` if no error stops the writing.
+    """Yield a folder to write into, which becomes `out` if there is no error.
 
     Raises:
         UserError: if `out` is not vacant.
@@ -73,7 +73,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(parent: Path) -> None:
-    """Remove what builds of this machine that were killed have left in `parent`."""
+    """Remove unfinished folders of this machine's killed builds from `parent`."""
     for folder in parent.glob(".*.unfinished-*"):
         name = UNFINISHED.fullmatch(folder.name)
         if name and name[1] == socket.gethostname() and not _is_alive(int(name[2])):
@@ -81,7 +81,7 @@ def remove_unfinished(parent: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process of this machine runs."""
+    """Return True if a process of this machine is running."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -93,17 +93,17 @@ def _is_alive(process: int) -> bool:
 
 @contextmanager
 def only_maker(out: Path, wanted: str) -> Iterator[bool]:
-    """The right to make `out`, which one process has at a time; others wait here.
+    """Wait for the exclusive right to make `out`.
 
-    The system frees it when a process ends, however it ends. On a file system without
-    locks nobody waits. What is given is whether another process has just made `out`.
+    Yields True if another process has just made it. The system frees the lock at the
+    end of a process. On a file system without locks there is no waiting.
 
     Args:
         out: the folder to make.
-        wanted: what to make of it, in words.
+        wanted: description of the content; equal for equal content.
 
     Raises:
-        UserError: if another process is making something else of `out`.
+        UserError: if another process is making `out` with other content.
     """
     _require_local(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def only_maker(out: Path, wanted: str) -> Iterator[bool]:
 
 
 def _try_lock(file: int) -> bool:
-    """Lock a file, and say whether no other process holds it."""
+    """Lock a file; return False if another process has locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -147,20 +147,20 @@ def _try_lock(file: int) -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line at once, as long as somebody reads it: if not, the work goes on."""
+    """Print a line at once; a closed output does not stop the work."""
     try:
         print(text, flush=True)
     except OSError:
-        # Else Python complains once more when it ends.
+        # Else Python reports the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fingerprint(files: Sequence[Path]) -> str:
-    """A word for the content of some files, from a sample of it.
+    """Return a hash of the names, the sizes and a sample of the content of files.
 
-    It comes from their names and sizes and of each file 64 blocks of 4 kB, evenly
-    spread, so that it takes milliseconds whatever their size: files made anew from
-    other data differ, but a change between two blocks goes unnoticed.
+    The sample of a file is 64 evenly spread blocks of 4 kB, so that it takes
+    milliseconds for any size. Files of other data differ, but a change between two
+    blocks is not detected.
     """
     digest = hashlib.sha256()
     for path in files:
@@ -186,17 +186,17 @@ def require_memory(needed: int, what: str, advice: str) -> None:
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], processes: int
 ) -> Iterator[Result]:
-    """`function` of each item, in order; items are taken as they are needed.
+    """Yield `function` of each item, in order; items are read when they are needed.
 
     Args:
-        function: that can be pickled, unless there is one process.
-        items: that can be pickled.
-        processes: to compute in; 1 computes here.
+        function: picklable, unless there is one process.
+        items: picklable items.
+        processes: number of processes; 1: this process.
     """
     if processes == 1:
         yield from map(function, items)
         return
-    # Not forked: a training run, which may have JAX's threads, builds datasets as well.
+    # Not forked: a training run, which may have JAX's threads, also builds datasets.
     with _without_interrupts():
         pool = get_context("spawn").Pool(processes)
     with pool:
@@ -205,12 +205,12 @@ def parallel_map(
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """A stretch in which Ctrl-C is ignored: processes started here never see it.
+    """Ignore Ctrl-C, also in the processes started here.
 
     (It reaches all processes of a terminal, and each would print a traceback.)
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread handles signals
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

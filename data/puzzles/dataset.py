@@ -1,8 +1,7 @@
 """Batches of puzzles from datasets on disk, as pure functions of the step.
 
-Everything that trains or evaluates reads its puzzles here. Below it lie the format
-(`metadata.py`, `reading.py`), the merging of datasets (`store.py`) and the order of the
-training examples (`sampler.py`).
+The file format is in `metadata.py` and `reading.py`, the merging of datasets in
+`store.py`, and the order of training examples in `sampler.py`.
 """
 
 import copy
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Integer
 
-from configs import UserError, require
+from configs import UserError, ceil_div, require
 from data.batches import rows_of
 from data.folder import fingerprint
 from data.puzzles.kind import Kind
@@ -27,7 +26,7 @@ from data.puzzles.store import PuzzleStore
 __all__ = ["IGNORE", "Metadata", "Puzzle", "PuzzleDataset"]
 
 IGNORE = -100
-"""Label of a position that is not scored."""
+"""Label of a cell that is not scored."""
 
 
 class Puzzle(NamedTuple):
@@ -44,13 +43,13 @@ class Puzzle(NamedTuple):
 class PuzzleDataset:
     """A split of one dataset, or of several merged.
 
-    Merged datasets must agree on everything but their counts. Their groups are mixed
-    in every epoch (officially one dataset is gone through after the other); for their
-    identifiers see `PuzzleStore`.
+    Merged datasets must agree on everything but their counts. Every epoch mixes their
+    groups (officially, one dataset follows the other); see `PuzzleStore` for their
+    identifiers.
 
     Attributes:
-        metadata: of all datasets together.
-        num_examples: examples in all datasets.
+        metadata: metadata of the merged dataset.
+        num_examples: examples of all datasets.
         batch_size: examples of a batch, over all processes.
     """
 
@@ -71,11 +70,11 @@ class PuzzleDataset:
             paths: dataset directories.
             split: `train` or `test`.
             batch_size: examples of a batch, over all processes.
-            seed: of the order of the training examples.
-            epochs_per_block: epochs strung together before a partial batch is dropped.
+            seed: seed of the order of the training examples.
+            epochs_per_block: epochs joined before a partial batch is dropped.
             rows: the rows of each batch to load, in order; None loads all.
-            hints: share of the training examples that are made easier: a random part
-                of the cells is given as it is in the solution.
+            hints: share of the training examples in which a random part of the cells
+                is filled in from the solution.
 
         Raises:
             UserError: if an argument is out of range or a dataset is not usable.
@@ -83,7 +82,7 @@ class PuzzleDataset:
         if isinstance(paths, str) or not paths:
             raise UserError(
                 f"`paths` must be a list of dataset directories: got {paths!r}. "
-                "Name at least one, in a list."
+                "Give at least one."
             )
         _require_least("batch_size", batch_size, 1)
         _require_least("epochs_per_block", epochs_per_block, 1)
@@ -96,7 +95,7 @@ class PuzzleDataset:
         require(
             not hints or self.kind.hints,
             "`hints` must be 0 for puzzles without open cells, such as ARC: got "
-            f"{hints}. Leave it out.",
+            f"{hints}. Omit it.",
         )
         self.num_examples = len(self._store)
         self._sampler = EpochSampler(
@@ -143,12 +142,11 @@ class PuzzleDataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """What the split holds, as a word that other data would change.
+        """Hash of the split's content; of the hashes in order for merged datasets.
 
-        That which `dataset.json` records. Where it records none, as the official
-        builders do, a fingerprint of the files (see `fingerprint`), which notices
-        another build, but not every change of a byte. Of several datasets, a hash of
-        their hashes in order.
+        Recorded in `dataset.json`. Official datasets have none: there it is a
+        `fingerprint` of the files, which detects another build but not every changed
+        byte.
         """
         parts = [
             recorded_hash(folder) or fingerprint(sorted(folder.glob("*.npy")))
@@ -166,21 +164,20 @@ class PuzzleDataset:
         return epochs * self.metadata.total_groups * self.metadata.mean_puzzle_examples
 
     def batch(self, step: int) -> Puzzle:
-        """This process's rows of training batch `step`, counted from 0.
+        """Return this process's rows of training batch `step`, counted from 0.
 
-        A function of seed and step alone, whatever was asked for before. Threads may
-        call it at the same time.
+        A pure function of seed and step; thread-safe.
 
         Raises:
             UserError: if `step` is below the first one, the batch is larger than a
-                block of epochs, or a token of it is out of range.
+                block of epochs, or a token is out of range.
         """
         _require_least("step", step, self._first_step)
         examples, puzzles = self._sampler.examples(step)
         rows = self._rows
         puzzle = self._load(examples[rows], puzzles[rows])
         if self._hints:
-            # The 3 parts this seed from those of the sampler.
+            # The 3 separates this seed from the sampler's.
             rng = np.random.default_rng((self._seed, 3, step))
             easier, part = rng.random((2, len(examples)))
             share = np.where(easier < self._hints, part, 0.0)[rows]
@@ -190,13 +187,13 @@ class PuzzleDataset:
         return puzzle
 
     def num_test_batches(self, limit: int | None = None) -> int:
-        """How many batches the first `limit` examples make (None: all)."""
-        return -(-self._count(limit) // self.batch_size)
+        """Return the number of batches of the first `limit` examples (None: all)."""
+        return ceil_div(self._count(limit), self.batch_size)
 
     def test_batch(self, index: int, limit: int | None = None) -> Puzzle:
-        """This process's rows of batch `index` of the examples in file order.
+        """Return this process's rows of batch `index` of the examples in file order.
 
-        Rows past the last example are padding: the pad token, `IGNORE` and the blank
+        Rows after the last example are padding: the pad token, `IGNORE` and the blank
         identifier.
 
         Raises:
@@ -205,8 +202,8 @@ class PuzzleDataset:
         total = self.num_test_batches(limit)
         if not 0 <= index < total:
             raise UserError(
-                f"`index` must lie in 0 .. {total - 1}: got {index}. "
-                "Ask for no more than `num_test_batches(limit)` batches."
+                f"`index` must be in 0 .. {total - 1}: got {index}. "
+                "There are `num_test_batches(limit)` batches."
             )
         examples = index * self.batch_size + self._rows
         padding = examples >= self._count(limit)
@@ -222,7 +219,7 @@ class PuzzleDataset:
         return puzzle
 
     def _count(self, limit: int | None) -> int:
-        """The number of examples to evaluate."""
+        """Return the number of examples to evaluate."""
         if limit is None:
             return self.num_examples
         _require_least("limit", limit, 1)
@@ -231,10 +228,10 @@ class PuzzleDataset:
     def _load(
         self, examples: Int[np.ndarray, " rows"], puzzles: Int[np.ndarray, " rows"]
     ) -> Puzzle:
-        """The examples with unscored labels as `IGNORE`."""
+        """Return the examples, with unscored labels as `IGNORE`."""
         inputs, labels, identifiers = self._store.gather(examples, puzzles)
         if (ignored := self.metadata.ignore_label_id) is not None:
-            # Ten times as fast as assigning by a mask; a sum that overflows wraps back.
+            # Ten times as fast as assigning by a mask; an overflow wraps back.
             change = np.int64(IGNORE - ignored).astype(np.int32)
             labels += (labels == ignored) * change
         return Puzzle(inputs, labels, identifiers)

@@ -1,7 +1,6 @@
-"""Lists of puzzles in CSV form, `source,question,answer,rating`: found, and read.
+"""Find and read lists of puzzles in CSV form, `source,question,answer,rating`.
 
-What the characters of a question mean, and whether an answer solves it, is the business
-of each kind of puzzle.
+Each kind of puzzle reads the characters and checks the answers itself.
 """
 
 import csv
@@ -28,22 +27,22 @@ class Rows(NamedTuple):
     answers: list[str]
     ratings: Int64[np.ndarray, " rows"]
     lines: list[int]
-    """The line of the file that each row ends on."""
+    """Last line of each row in the file."""
 
 
 def find_lists(
     config: SudokuExtreme | MazeHard, split: str, command: str, out: Path
 ) -> list[Path]:
-    """The CSV files of a split: local ones, or that of the source.
+    """Return the CSV files of a split: local files, or the file of the source.
 
     Args:
-        config: that names them.
+        config: settings that name the files or the source.
         split: `train` or `test`.
-        command: of `python -m data.prepare` that builds such a dataset.
-        out: the folder to make.
+        command: command of `python -m data.prepare`, for the error message.
+        out: the folder to make, for the error message.
 
     Raises:
-        UserError: if the source has none.
+        UserError: if the source has no such file.
     """
     local = config.train_csv if split == "train" else config.test_csv
     if local:
@@ -54,8 +53,8 @@ def find_lists(
             if (folder / name).is_file():
                 return [folder / name]
         raise UserError(
-            f"A source folder must hold `{split}.csv` or `{split}.csv.gz`: {folder} "
-            "has neither. Add the file, or name it with `--train-csv` and `--test-csv`."
+            f"`{split}.csv` and `{split}.csv.gz` not found in {folder}. Add one, or "
+            "name the files with `--train-csv` and `--test-csv`."
         )
     try:
         from huggingface_hub import hf_hub_download
@@ -64,14 +63,14 @@ def find_lists(
         return [Path(hf_hub_download(config.source, file, repo_type="dataset"))]
     except Exception as error:
         raise UserError(
-            f"`{split}.csv` must come from the Hugging Face dataset {config.source!r}: "
-            f"it could not be downloaded ({type(error).__name__}: {error}). With the "
-            f"CSV files at hand, run\n  {_local_command(config, command, out)}"
+            f"Could not download `{split}.csv` of the Hugging Face dataset "
+            f"{config.source!r} ({type(error).__name__}: {error}). If you have the CSV "
+            f"files, run\n  {_local_command(config, command, out)}"
         ) from error
 
 
 def _local_command(config: SudokuExtreme | MazeHard, command: str, out: Path) -> str:
-    """The command that builds the same dataset from local files."""
+    """Return the command that builds the same dataset from local files."""
     words = ["python", "-m", "data.prepare", command, "--out", str(out)]
     words += ["--train-csv", "train.csv", "--test-csv", "test.csv"]
     files = ("source", "train_csv", "test_csv")
@@ -85,44 +84,43 @@ def _local_command(config: SudokuExtreme | MazeHard, command: str, out: Path) ->
 
 
 def names_of(config: SudokuExtreme | MazeHard) -> str:
-    """Where the puzzles come from, as `dataset.json` says it."""
+    """Return the source of the puzzles for `dataset.json`."""
     files = [Path(name).name for name in (*config.train_csv, *config.test_csv)]
     return ", ".join(files) or config.source
 
 
 def draw_subsample(total: int, subsample: int | None, seed: int) -> np.ndarray:
-    """Which of `total` puzzles are trained on: so many of them, or all, in order."""
+    """Return the training puzzles: `subsample` of `total`, or all of them in order."""
     if subsample is None or subsample >= total:
         return np.arange(total)
     return np.random.default_rng((seed, 0)).choice(total, subsample, replace=False)
 
 
 def read_rows(path: str | Path, cells: int | None = None) -> Rows:
-    """The rows of a `.csv` or `.csv.gz` file.
+    """Read a `.csv` or `.csv.gz` file.
 
     Args:
         path: the file.
-        cells: of every question and answer; None: as many as the first question has.
+        cells: cells of every question and answer; None: those of the first question.
 
     Raises:
-        UserError: if the file is missing or not such a list.
+        UserError: if the file is missing or has another form.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"A CSV file must exist: there is no {path}. Check the path.")
+        raise UserError(f"CSV file not found: {path}. Check the path.")
     try:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
             return _read(file, path, cells)
     except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"A puzzle list must be a readable CSV file: {path} is not ({error}). "
-            "Download it again."
+            f"Could not read the CSV file {path} ({error}). Download it again."
         ) from None
 
 
 def _read(file: Iterable[str], path: Path, cells: int | None) -> Rows:
-    """The rows of an open file."""
+    """Read the rows of an open file."""
     reader = csv.reader(file)
     if (header := next(reader, [])) != HEADER:
         raise bad_row(path, 1, f"the header {','.join(HEADER)}", ",".join(header))
@@ -148,7 +146,7 @@ def _read(file: Iterable[str], path: Path, cells: int | None) -> Rows:
 
 
 def bad_row(path: Path, line: int, wanted: str, got: object) -> UserError:
-    """The error for a row that breaks the format."""
+    """Return the error for a row that breaks the format."""
     return UserError(
         f"{path}, line {line}: a row must have {wanted}: got {got}. "
         "Correct or remove the line, or download the file again."

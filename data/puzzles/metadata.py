@@ -1,7 +1,7 @@
-"""`dataset.json`: what a split of a dataset says about itself, and merging several.
+"""The metadata of a split (`dataset.json`), and the metadata of merged datasets.
 
-The keys are those of the official `dataset/common.py` (`PuzzleDatasetMetadata`), so
-that directories made by the official builders load here and the other way round.
+The keys are the official ones (`dataset/common.py`, `PuzzleDatasetMetadata`), so that
+datasets of the official builders load here and the other way round.
 """
 
 import json
@@ -26,7 +26,7 @@ class Metadata:
     """Label that is not scored; None if every label is."""
 
     blank_identifier_id: int
-    """Identifier of no puzzle in particular, shared by all datasets."""
+    """Identifier of puzzles without their own, shared by all datasets."""
 
     vocab_size: int
     """Tokens are 0 .. vocab_size - 1."""
@@ -35,10 +35,10 @@ class Metadata:
     """Tokens of one example."""
 
     num_puzzle_identifiers: int
-    """Identifiers are 0 .. num_puzzle_identifiers - 1, the blank one among them."""
+    """Identifiers are 0 .. num_puzzle_identifiers - 1, including the blank one."""
 
     total_groups: int
-    """Groups of puzzles that are images of each other; an epoch visits each once."""
+    """Groups of puzzles and their augmentations; an epoch visits each once."""
 
     mean_puzzle_examples: float
     """Mean number of examples of a puzzle."""
@@ -54,7 +54,7 @@ class Metadata:
 
     @classmethod
     def read(cls, folder: str | Path) -> "Metadata":
-        """The metadata of the split in `folder`.
+        """Read the metadata of the split in `folder`.
 
         Raises:
             UserError: if the file is missing, is not JSON, or lacks or mistypes a key.
@@ -62,8 +62,8 @@ class Metadata:
         path = Path(folder) / FILE
         if not path.is_file():
             raise UserError(
-                f"A split must hold `{FILE}`: there is none in {folder}. "
-                "Check the path, or build the dataset with `python -m data.prepare`."
+                f"`{FILE}` not found in {folder}. Check the path, or build the dataset "
+                "with `python -m data.prepare`."
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -91,12 +91,12 @@ class Metadata:
 
     @property
     def kind(self) -> str | None:
-        """The kind of puzzle, as `render.py` knows it; None if the file says none."""
+        """Name of the kind of puzzle; None if the file has none."""
         kind = self.extra.get("kind")
         return kind if isinstance(kind, str) else None
 
     def write(self, folder: Path) -> None:
-        """Write `dataset.json` into `folder`, the extra keys after the official."""
+        """Write `dataset.json` into `folder`; extra keys follow the official ones."""
         values = asdict(self)
         values.update(values.pop("extra"))
         text = json.dumps(values, indent=2)
@@ -104,7 +104,7 @@ class Metadata:
 
 
 def recorded_hash(folder: Path) -> str | None:
-    """The content hash that the split in `folder` says it has."""
+    """Return the content hash in the metadata of `folder`; None if it has none."""
     try:
         digest = Metadata.read(folder).extra.get("content_hash")
     except (UserError, OSError):
@@ -123,17 +123,17 @@ SAME = (
 
 
 def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
-    """The metadata of several datasets read as one.
+    """Return the metadata of several datasets read as one.
 
     Args:
         parts: one or more metadata that agree on everything but their counts.
-        names: what to call each of them in an error.
+        names: their names in an error message.
 
     Raises:
-        UserError: if they do not agree.
+        UserError: if the metadata do not agree.
 
-    Source: official `puzzle_dataset.PuzzleDataset.__init__`, which also wants equal
-    numbers of identifiers; here these may differ.
+    Source: official `puzzle_dataset.PuzzleDataset.__init__`, which also requires equal
+    numbers of identifiers.
     """
     first = parts[0]
     for part, name in zip(parts[1:], names[1:], strict=True):
@@ -159,7 +159,7 @@ def merge(parts: Sequence[Metadata], names: Sequence[str]) -> Metadata:
 
 
 def _is_valid(name: str, value: object) -> bool:
-    """Whether `value` can stand under the key `name`."""
+    """Check the value of a key."""
     if name == "sets":
         names = value if isinstance(value, list) else []
         plain = all(isinstance(n, str) and re.fullmatch(r"\w[\w.-]*", n) for n in names)
@@ -177,8 +177,8 @@ def _is_valid(name: str, value: object) -> bool:
 
 
 def _bad(path: Path, what: str) -> UserError:
-    """The error for a metadata file that can't be used."""
+    """Return the error for an unusable metadata file."""
     return UserError(
-        f"Metadata must have the official keys and types: {path} is unusable, {what}. "
+        f"Metadata must have the official keys and types: in {path}, {what}. "
         "Repair the file or rebuild the dataset with `python -m data.prepare`."
     )

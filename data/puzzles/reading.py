@@ -1,10 +1,10 @@
-"""One set of a dataset on disk: its five arrays, opened and checked.
+"""Open and check the five arrays of one set of a dataset.
 
-A set is a list of groups; a group is a range of puzzles (images of one another) and a
-puzzle a range of examples. Ranges are given by their ends: `group_indices[g]` is the
-first puzzle of group g, `puzzle_indices[p]` the first example of puzzle p.
+A set is a list of groups, a group a range of puzzles (augmentations of each other), and
+a puzzle a range of examples. `group_indices[g]` is the first puzzle of group g,
+`puzzle_indices[p]` the first example of puzzle p.
 
-Opening reads no tokens: they are checked where they are used, batch by batch.
+Opening reads no tokens. They are checked batch by batch, when they are used.
 """
 
 from pathlib import Path
@@ -16,17 +16,17 @@ from configs import UserError
 from data.puzzles.metadata import Metadata
 
 CHECKED = 1 << 24
-"""Entries of an index that are looked at on opening, in 0.1 s; of a larger one only
-those that are used."""
+"""Most entries of an index that are checked on opening (0.1 s). Larger ones are checked
+where they are used."""
 
 
 class PuzzleSet:
     """One set of a split, mapped from disk.
 
     Attributes:
-        groups: first puzzle of each group, and the number of puzzles.
-        puzzles: first example of each puzzle, and the number of examples; None if every
-            puzzle has one example.
+        groups: first puzzle of each group, then the number of puzzles.
+        puzzles: first example of each puzzle, then the number of examples; None if
+            every puzzle has one example.
         num_puzzles: puzzles of all groups.
     """
 
@@ -66,16 +66,16 @@ class PuzzleSet:
             self._check_identifiers(self._identifiers, np.arange(self.num_puzzles))
 
     def __len__(self) -> int:
-        """The number of examples."""
+        """Return the number of examples."""
         return len(self._inputs)
 
     def take(
         self, examples: Int[np.ndarray, " rows"]
     ) -> tuple[Int32[np.ndarray, "rows seq"], Int32[np.ndarray, "rows seq"]]:
-        """Inputs and labels of these examples.
+        """Return inputs and labels of examples.
 
         Raises:
-            UserError: if one of their tokens is outside the vocabulary.
+            UserError: if a token is outside the vocabulary.
         """
         inputs = self._inputs.take(examples, axis=0)
         labels = self._labels.take(examples, axis=0)
@@ -87,29 +87,31 @@ class PuzzleSet:
     def identifiers(
         self, puzzles: Int[np.ndarray, " rows"]
     ) -> Int64[np.ndarray, " rows"]:
-        """The identifiers of these puzzles.
+        """Return the identifiers of puzzles.
 
         Raises:
             UserError: if one is out of range.
         """
-        found = self._identifiers.take(puzzles)
-        self._check_identifiers(found, puzzles)
-        return found.astype(np.int64)
+        identifiers = self._identifiers.take(puzzles)
+        self._check_identifiers(identifiers, puzzles)
+        return identifiers.astype(np.int64)
 
     def _check_identifiers(
-        self, found: Integer[np.ndarray, " rows"], puzzles: Int[np.ndarray, " rows"]
+        self,
+        identifiers: Integer[np.ndarray, " rows"],
+        puzzles: Int[np.ndarray, " rows"],
     ) -> None:
         """Raise `UserError` unless the identifiers of `puzzles` are in range."""
-        ids = self._metadata.num_puzzle_identifiers
-        _check(self._where + "puzzle_identifiers", found, puzzles, ids, None)
+        size = self._metadata.num_puzzle_identifiers
+        _check(self._where + "puzzle_identifiers", identifiers, puzzles, size, None)
 
     def _open(self, field: str) -> Integer[np.ndarray, "..."]:
-        """The array of a field, mapped from disk."""
+        """Map the array of a field from disk."""
         path = Path(f"{self._where}{field}.npy")
         if not path.is_file():
             raise UserError(
-                f"A set must have five array files: {path} is missing. "
-                "Copy it there or rebuild the dataset with `python -m data.prepare`."
+                f"Array file not found: {path}. Copy it there, or rebuild the dataset "
+                "with `python -m data.prepare`."
             )
         try:
             # As a plain array: slices of a memmap are slow to make.
@@ -123,7 +125,7 @@ class PuzzleSet:
     def _open_index(
         self, field: str, total: int, of: str
     ) -> Integer[np.ndarray, " ends"]:
-        """An index that cuts `total` things into ranges, none of them empty."""
+        """Open an index that divides `total` items into ranges, none of them empty."""
         indices, where = self._open(field), self._where + field
         if indices.ndim != 1 or len(indices) < 2:
             raise _broken(where, "one dimension and two entries", f"{indices.shape}")
@@ -132,7 +134,7 @@ class PuzzleSet:
         if indices[-1] != total:
             raise _broken(where, f"a last entry of {total}, all {of}", f"{indices[-1]}")
         if len(indices) == total + 1 > CHECKED:
-            return indices  # each range must have one entry, and no other is used
+            return indices  # each range must have one entry; only used ones matter
         if (falls := np.flatnonzero(indices[1:] <= indices[:-1])).size:
             at = int(falls[0])
             got = f"{indices[at]} and {indices[at + 1]} at {at} and {at + 1}"
@@ -151,11 +153,11 @@ def _check(
     """Raise `UserError` unless all values are `ignored` or in 0 .. size - 1.
 
     Args:
-        where: the array that they come from.
+        where: path of the array.
         rows: the values.
-        numbers: the rows that they are in the array.
-        size: least value that is too large.
-        ignored: a value that may be any.
+        numbers: the array's row of each value.
+        size: values must be less.
+        ignored: a value to accept in any case.
     """
     if not rows.size or (rows.min() >= 0 and rows.max() < size):
         return
@@ -170,7 +172,7 @@ def _check(
 
 
 def _broken(where: str, wanted: str, got: str) -> UserError:
-    """The error for an array that breaks the format."""
+    """Return the error for an array that breaks the format."""
     return UserError(
         f"`{where.removesuffix('.npy')}.npy` must have {wanted}: got {got}. "
         "Rebuild the dataset with `python -m data.prepare`, or correct `dataset.json` "

@@ -1,15 +1,14 @@
-"""Which examples stand in which training batch, as a function of the step.
+"""The order of training examples: from a step to the examples of its batch.
 
 An epoch visits every group once, in random order. A visit draws one puzzle of the group
-and takes all its examples, in random order, as far as the batch has room; the next
-batch starts with the next visit. The epochs of a block follow on each other without a
-break, and what is left at its end, being less than a batch, is dropped.
+and takes its examples, in random order, until the batch is full; the next batch begins
+with the next visit. The epochs of a block form one stream of visits. The visits at the
+end of a block that do not fill a batch are dropped.
 
-Epochs are planned when they are reached, a span of a few at a time, and only the latest
-spans are kept: memory is that of one epoch, whatever the run's length. Where all
-puzzles have one example, the place of a step is arithmetic. Elsewhere it depends on the
-sizes drawn before, so that the spans before it are counted once, and of each two
-numbers are kept.
+A span of epochs is planned when a step needs it, and only the latest two are in memory.
+Where all puzzles have one example, the first visit of a step is arithmetic. Otherwise
+it depends on the sizes drawn before: spans are counted once, and two numbers are stored
+for each.
 
 Source: official `puzzle_dataset._sample_batch` and `_iter_train`.
 """
@@ -21,14 +20,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int64
 
-from configs import UserError
+from configs import UserError, ceil_div
 
 SPAN = 1 << 16
-"""Visits planned at once, but never less than an epoch: 1 MB at most, or one epoch."""
+"""Least visits planned at once (1 MB); more if an epoch is longer."""
 
 
 class Index(NamedTuple):
-    """Where groups and puzzles begin (and the last ends), as in the files."""
+    """First puzzle of each group and first example of each puzzle, and the totals."""
 
     groups: Int64[np.ndarray, " group_ends"]
     puzzles: Int64[np.ndarray, " puzzle_ends"] | None
@@ -36,7 +35,7 @@ class Index(NamedTuple):
 
     @property
     def num_groups(self) -> int:
-        """Visits of an epoch."""
+        """Number of groups: the visits of an epoch."""
         return len(self.groups) - 1
 
 
@@ -69,7 +68,7 @@ class EpochSampler:
         """Prepare batches from blocks of `epochs` epochs.
 
         Args:
-            index: the groups and puzzles.
+            index: groups and puzzles.
             batch_size: examples of a batch.
             epochs: epochs of a block.
             seed: seed of the order.
@@ -82,7 +81,7 @@ class EpochSampler:
         self._per_span = min(epochs, max(1, SPAN // index.num_groups))
         self._span_visits = self._per_span * index.num_groups
         self._block_visits = epochs * index.num_groups
-        self._spans = -(-epochs // self._per_span)  # of a block
+        self._spans = ceil_div(epochs, self._per_span)  # of a block
         puzzles = index.puzzles
         self._sizes = None if puzzles is None else np.diff(puzzles).astype(np.int32)
         self._lock = threading.Lock()
@@ -227,7 +226,7 @@ class EpochSampler:
 def draw_epochs(
     groups: Int64[np.ndarray, " group_ends"], epochs: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " visits"]:
-    """The puzzle of every visit of some epochs."""
+    """Draw the puzzle of every visit of `epochs` epochs."""
     order = np.tile(np.arange(len(groups) - 1, dtype=np.int32), (epochs, 1))
     order = rng.permuted(order, axis=1, out=order).reshape(-1)
     if groups[-1] == len(groups) - 1:
@@ -248,7 +247,10 @@ def _expand(
     batch_size: int,
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " batch"], Int[np.ndarray, " batch"]]:
-    """All examples of the visits in random order, cut, and their puzzles."""
+    """Return the first `batch_size` examples of the visits, and their puzzles.
+
+    The examples of a visit are in random order.
+    """
     first = puzzles[visits]
     sizes = puzzles[visits + 1] - first
     visit = np.repeat(np.arange(len(visits)), sizes)

@@ -1,4 +1,4 @@
-"""The examples of all sets of all given datasets, addressed by one running number."""
+"""The examples of merged datasets under one running number."""
 
 import math
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
-from configs import UserError
+from configs import UserError, require
 from data.puzzles.metadata import Metadata, merge, recorded_hash
 from data.puzzles.reading import PuzzleSet
 from data.puzzles.sampler import Index
@@ -16,18 +16,17 @@ from data.remote import local_dataset
 
 
 class PuzzleStore:
-    """Sets of examples, one behind the other.
+    """The sets of all datasets, one after the other.
 
-    Datasets merged here keep their identifiers apart: each one's are moved up by the
-    number of identifiers of those before it, and only the blank one is shared. So the
-    datasets must be named in the same order wherever identifiers are to mean the same.
-    (The official code sizes its table likewise but leaves the identifiers alone, which
-    may then collide.)
+    The identifiers of each dataset are offset by the number of identifiers of the
+    datasets before it; only the blank identifier is shared. So identifiers depend on
+    the order of the datasets. (The official code has a table of the same size but adds
+    no offset, so identifiers may collide.)
 
     Attributes:
-        metadata: of all datasets together.
-        folders: of the split of each dataset.
-        index: where groups and puzzles begin in the running numbers.
+        metadata: metadata of the merged dataset.
+        folders: the split's folder in each dataset.
+        index: first running numbers of groups and puzzles.
     """
 
     metadata: Metadata
@@ -35,7 +34,7 @@ class PuzzleStore:
     index: Index
 
     def __init__(self, paths: Sequence[str | Path], split: str):
-        """Open and check one split of the datasets in `paths`."""
+        """Open and check the split of the datasets in `paths`."""
         self.folders = [_folder(local_dataset(path), split) for path in paths]
         _check_repeats(self.folders)
         parts = [Metadata.read(folder) for folder in self.folders]
@@ -60,7 +59,7 @@ class PuzzleStore:
         )
 
     def __len__(self) -> int:
-        """The number of examples."""
+        """Return the number of examples."""
         return int(self._first_examples[-1])
 
     def gather(
@@ -70,14 +69,14 @@ class PuzzleStore:
         Int32[np.ndarray, "rows seq"],
         Int32[np.ndarray, " rows"],
     ]:
-        """Inputs, labels and identifiers of examples of these running numbers.
+        """Return inputs, labels and identifiers of examples.
 
         Args:
-            examples: their numbers.
-            puzzles: the puzzle of each.
+            examples: running numbers of examples.
+            puzzles: running number of each example's puzzle.
 
         Raises:
-            UserError: if a token or an identifier of theirs is out of range.
+            UserError: if a token or an identifier is out of range.
         """
         if len(self._sets) == 1:
             identifiers = self._sets[0].identifiers(puzzles)
@@ -96,30 +95,30 @@ class PuzzleStore:
 
 
 def _folder(path: Path, split: str) -> Path:
-    """The folder of a split."""
-    if not path.is_dir():
-        raise UserError(
-            f"A dataset must be an existing directory: there is no {path}. "
-            "Check the path, or build the dataset with `python -m data.prepare`."
-        )
+    """Return the folder of a split."""
+    require(
+        path.is_dir(),
+        f"Dataset not found: {path}. Check the path, or build the dataset with "
+        "`python -m data.prepare`.",
+    )
     if not (path / split).is_dir():
-        found = sorted(child.name for child in path.iterdir() if child.is_dir())
+        names = sorted(child.name for child in path.iterdir() if child.is_dir())
         raise UserError(
-            f"A dataset must have a folder for the split {split!r}: {path} has "
-            f"{', '.join(found) or 'no folder'}. Name another split or rebuild it."
+            f"Split {split!r} not found: {path} has {', '.join(names) or 'no folder'}. "
+            "Choose another split or rebuild the dataset."
         )
     return path / split
 
 
 def _check_repeats(folders: Sequence[Path]) -> None:
-    """Refuse a folder given twice; warn of equal data, in training and test too."""
-    places = [folder.resolve() for folder in folders]
-    for folder, place in zip(folders, places, strict=True):
-        if places.count(place) > 1:
-            raise UserError(
-                f"Merged datasets must be different ones: got {folder.parent} twice. "
-                "Name each once."
-            )
+    """Refuse a repeated folder; warn of equal data, also of equal splits."""
+    paths = [folder.resolve() for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        require(
+            paths.count(path) == 1,
+            f"Merged datasets must be different: got {folder.parent} twice. Remove "
+            "one.",
+        )
     known: dict[str, Path] = {}
     for folder in folders:
         splits = [folder, folder.with_name("test")][: 1 + (folder.name == "train")]
@@ -127,36 +126,36 @@ def _check_repeats(folders: Sequence[Path]) -> None:
             digest = recorded_hash(split)
             if digest and (other := known.setdefault(digest, split)) != split:
                 warnings.warn(
-                    f"{other} and {split} hold the same puzzles (content hash "
+                    f"{other} and {split} contain the same puzzles (content hash "
                     f"{digest}).",
                     stacklevel=5,
                 )
 
 
 def _check_counts(folder: Path, metadata: Metadata, sets: Sequence[PuzzleSet]) -> None:
-    """Raise `UserError` unless the metadata counts what the arrays hold."""
+    """Raise `UserError` unless the metadata has the counts of the arrays."""
     groups = sum(len(own.groups) - 1 for own in sets)
     mean = sum(map(len, sets)) / sum(own.num_puzzles for own in sets)
-    said = metadata.mean_puzzle_examples
-    wrong = ""
-    if metadata.total_groups != groups:
-        wrong = f"`total_groups` is {metadata.total_groups}, and there are {groups}"
-    elif not math.isclose(said, mean, rel_tol=1e-3):
-        wrong = f"`mean_puzzle_examples` is {said}, and puzzles have {mean:.6g}"
-    if wrong:
-        raise UserError(
-            f"Metadata must count what the arrays hold: in {folder} {wrong}. Correct "
-            "`dataset.json`, or rebuild the dataset with `python -m data.prepare`."
+    for name, value, tolerance in (
+        ("total_groups", groups, 0.0),
+        ("mean_puzzle_examples", mean, 1e-3),
+    ):
+        recorded = getattr(metadata, name)
+        require(
+            math.isclose(recorded, value, rel_tol=tolerance),
+            f"`{name}` must match the arrays: got {recorded} in {folder}, whose arrays "
+            f"have {value:.10g}. Correct `dataset.json`, or rebuild the dataset with "
+            "`python -m data.prepare`.",
         )
 
 
 def _ends(own: PuzzleSet) -> Int64[np.ndarray, " puzzle_ends"]:
-    """The first example of each puzzle of a set, and their number."""
+    """Return the first example of each puzzle of a set, and their number."""
     return np.arange(len(own) + 1) if own.puzzles is None else own.puzzles
 
 
 def _chain(indices: Sequence[Int64[np.ndarray, " _"]]) -> Int64[np.ndarray, " ends"]:
-    """The range ends of several sets counted through."""
+    """Return the range ends of several sets in running numbers."""
     totals = np.cumsum([0, *(own[-1] for own in indices)])
     moved = [own[1:] + total for own, total in zip(indices, totals, strict=False)]
     return np.concatenate([np.zeros(1, np.int64), *moved])

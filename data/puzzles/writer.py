@@ -1,4 +1,4 @@
-"""Writing a dataset of puzzles in the official format, whole or not at all."""
+"""Write a dataset of puzzles in the official format, atomically."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class Examples(NamedTuple):
     inputs: UInt8[np.ndarray, "examples seq"]
     labels: UInt8[np.ndarray, "examples seq"]
     images: int = 1
-    """Puzzles of a group: one and its images stand together."""
+    """Puzzles of a group: each puzzle is followed by its augmentations."""
 
 
 def write_puzzles(
@@ -34,14 +34,14 @@ def write_puzzles(
 ) -> None:
     """Write a dataset of puzzles to `out`, which appears only when complete.
 
-    Token 0 pads and is not scored, and no puzzle has an identifier of its own.
+    Token 0 pads and is not scored. All puzzles have the blank identifier.
 
     Args:
         splits: examples of `train` and `test`.
         out: the folder to make.
-        kind: of puzzle, as `render.py` knows it; stands in `dataset.json`.
+        kind: name of the kind of puzzle in `kinds.KINDS`, for `dataset.json`.
         vocab_size: tokens are 0 .. vocab_size - 1.
-        extra: further keys for `dataset.json`, next to `content_hash`.
+        extra: further keys of `dataset.json`, next to `content_hash`.
 
     Raises:
         UserError: if `out` is not vacant.
@@ -58,11 +58,11 @@ def write_puzzles(
 def _warn_of_shared(
     train: UInt8[np.ndarray, "trains seq"], test: UInt8[np.ndarray, "tests seq"]
 ) -> None:
-    """Warn if training puzzles are test puzzles."""
+    """Warn of training puzzles that are also test puzzles."""
     known = {puzzle.tobytes() for puzzle in test}
     if shared := sum(puzzle.tobytes() in known for puzzle in train):
         warnings.warn(
-            f"{shared:,} of {len(train):,} training examples are test puzzles as well.",
+            f"{shared:,} of {len(train):,} training examples are also test puzzles.",
             stacklevel=4,
         )
 
@@ -100,7 +100,7 @@ def _write_split(
 
 
 def _content_hash(arrays: Mapping[str, np.ndarray]) -> str:
-    """The SHA-256 of names, types, shapes and values, in hexadecimal."""
+    """Return the SHA-256 of names, types, shapes and values, in hexadecimal."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())

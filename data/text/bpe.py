@@ -1,7 +1,6 @@
-"""GPT-2's byte pairs, encoded by tiktoken, from files at hand or from the network.
+"""Load GPT-2's byte pairs, from a folder or from the network.
 
-A folder needs no network. It may hold OpenAI's own files or the Hugging Face hub's,
-which differ only in their names.
+The folder has OpenAI's files or the Hugging Face hub's; only their names differ.
 """
 
 import json
@@ -21,8 +20,8 @@ END = "<|endoftext|>"
 FOLDER_VARIABLE = "GPT2_BPE_DIR"
 FILES = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
-# GPT-2 writes a byte as one character that can be printed: itself where it is one, else
-# the next character from 256 on. The bytes are tokens 0 to 255 in this order.
+# GPT-2 writes a byte as a printable character: its own, or else the next one from 256.
+# The bytes are tokens 0 to 255 in this order.
 SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
 HIDDEN = [byte for byte in range(256) if byte not in SHOWN]
 BYTES = {chr(byte): byte for byte in SHOWN} | {
@@ -31,11 +30,12 @@ BYTES = {chr(byte): byte for byte in SHOWN} | {
 
 
 def load_bpe(folder: str = "") -> tiktoken.Encoding:
-    """The encoding, the same object whenever it is asked for again.
+    """Return the encoding; the same object at every call.
 
     Args:
-        folder: with `encoder.json` and `vocab.bpe` (or `vocab.json` and `merges.txt`).
-            Empty: that of the environment variable `GPT2_BPE_DIR`, or else a download.
+        folder: folder of `encoder.json` and `vocab.bpe` (or `vocab.json` and
+            `merges.txt`). Empty: the environment variable `GPT2_BPE_DIR`, or else a
+            download.
 
     Raises:
         UserError: if the files are missing or wrong, or cannot be downloaded.
@@ -46,28 +46,28 @@ def load_bpe(folder: str = "") -> tiktoken.Encoding:
 
 @cache
 def _download() -> tiktoken.Encoding:
-    """The encoding from tiktoken's cache or from OpenAI's server."""
+    """Return the encoding from tiktoken's cache or from OpenAI's server."""
     try:
         return tiktoken.get_encoding("gpt2")
     except Exception as error:
         raise UserError(
-            "GPT-2's byte pairs must be at hand or be downloaded: the download failed "
-            f"({type(error).__name__}: {error}). Put `encoder.json` and `vocab.bpe` "
-            f"into a folder and name it with `--bpe-dir` or {FOLDER_VARIABLE}."
+            f"Could not download GPT-2's byte pairs ({type(error).__name__}: {error}). "
+            "Put `encoder.json` and `vocab.bpe` into a folder and name it with "
+            f"`--bpe-dir` or {FOLDER_VARIABLE}."
         ) from error
 
 
 @cache
 def _from_folder(folder: Path) -> tiktoken.Encoding:
-    """The encoding of the files in `folder`."""
+    """Return the encoding of the files in `folder`."""
     for encoder, merges in FILES:
         if (folder / encoder).is_file() and (folder / merges).is_file():
             names = _read(folder / encoder, folder / merges)
             break
     else:
         raise UserError(
-            "A folder of byte pairs must hold `encoder.json` and `vocab.bpe`: "
-            f"{folder} does not. Correct `--bpe-dir` (or {FOLDER_VARIABLE})."
+            f"`encoder.json` and `vocab.bpe` not found in {folder}. Correct "
+            f"`--bpe-dir` (or {FOLDER_VARIABLE})."
         )
     return tiktoken.Encoding(
         name="gpt2",
@@ -79,14 +79,14 @@ def _from_folder(folder: Path) -> tiktoken.Encoding:
 
 
 def _read(encoder: Path, merges: Path) -> Sequence[str]:
-    """The names of all tokens, by the merges and checked by the encoder."""
+    """Return the names of all tokens, from the merges, checked by the encoder."""
     try:
         numbers = json.loads(encoder.read_text(encoding="utf-8"))
         lines = merges.read_text(encoding="utf-8").split("\n")
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"GPT-2's files must be JSON and UTF-8 text: those in {encoder.parent} are "
-            f"not ({error}). Download them again."
+            f"Could not read GPT-2's files in {encoder.parent} ({error}). Download "
+            "them again."
         ) from None
     pairs = [line for line in lines if line and not line.startswith("#version")]
     names = [*BYTES, *(pair.replace(" ", "", 1) for pair in pairs), END]
@@ -94,11 +94,11 @@ def _read(encoder: Path, merges: Path) -> Sequence[str]:
         numbers == {name: i for i, name in enumerate(names)}
         and set("".join(names[:-1])) <= BYTES.keys(),
         f"`{encoder.name}` must number the bytes, the merges of `{merges.name}` in "
-        f"order, and `{END}`: in {encoder.parent} it does not. Download both again.",
+        f"order, and `{END}`: {encoder.parent} has other numbers. Download both again.",
     )
     return names
 
 
 def _as_bytes(name: str) -> bytes:
-    """The bytes of a token."""
+    """Return the bytes of a token."""
     return bytes(BYTES[character] for character in name)

@@ -1,8 +1,8 @@
-"""Batches of text from a folder of `train.bin` and `val.bin`, functions of the step.
+"""Batches of text from `train.bin` and `val.bin`, as pure functions of the step.
 
-The files are those of nanoGPT, bare uint16 tokens, and so is the draw: a sequence may
-begin anywhere, and tokens have no epochs. Each batch has its own random numbers, from
-(seed, split, step), so that a run continues exactly and every process draws the same.
+The files are nanoGPT's, plain uint16 tokens, and so is the draw: a sequence may begin
+anywhere, and there are no epochs. The random numbers of a batch come from (seed, split,
+step), so that a run resumes exactly and all processes draw the same.
 """
 
 from functools import cached_property
@@ -22,13 +22,13 @@ from data.text.tokenizer import Tokenizer
 __all__ = ["IGNORE", "TokenDataset", "Tokens"]
 
 IGNORE = -1
-"""Target of a position that is not scored, as in nanoGPT; files of tokens have none."""
+"""Target of a position that is not scored, as in nanoGPT; files have none."""
 
 SPLITS = ("train", "val")
 
 
 class Tokens(NamedTuple):
-    """Sequences, and for each position the token that follows.
+    """Sequences, and the next token at each position.
 
     NumPy arrays here, JAX arrays elsewhere; not generic, as `data.puzzles.Puzzle`.
     """
@@ -41,7 +41,7 @@ class TokenDataset:
     """A split of a folder of tokens, mapped from disk.
 
     Attributes:
-        tokenizer: how text turns into these tokens.
+        tokenizer: the dataset's tokenizer.
         vocab_size: tokens are 0 .. vocab_size - 1.
         num_tokens: tokens of the split.
         batch_size: sequences of a batch over all processes.
@@ -58,14 +58,14 @@ class TokenDataset:
         seed: int = 0,
         rows: Integer[np.ndarray, " rows"] | None = None,
     ):
-        """Open the split; its tokens are read, and checked, batch by batch.
+        """Open the split; tokens are read and checked batch by batch.
 
         Args:
             path: folder of the dataset.
             split: `train` or `val`.
             block_size: tokens of a sequence.
             batch_size: sequences of a batch, over all processes.
-            seed: of the places where sequences begin.
+            seed: seed of the first tokens of sequences.
             rows: the rows of each batch to load, in order; None loads all.
 
         Raises:
@@ -84,10 +84,10 @@ class TokenDataset:
 
     @cached_property
     def content_hash(self) -> str:
-        """What the folder holds, both splits, as a word that other data would change.
+        """Hash of both splits.
 
-        That which `dataset.json` records; without it, as in nanoGPT's folders, a
-        fingerprint of the files (see `fingerprint`).
+        Recorded in `dataset.json`; without the file, as in nanoGPT's folders, a
+        `fingerprint` of the files.
         """
         folder = self._file.parent
         recorded = (read_about(folder) or {}).get("content_hash")
@@ -98,13 +98,12 @@ class TokenDataset:
         return fingerprint(files)
 
     def batch(self, step: int) -> Tokens:
-        """This process's rows of batch `step`, counted from 0.
+        """Return this process's rows of batch `step`, counted from 0.
 
-        A function of seed, split and step alone, whatever was asked for before. Threads
-        may call it at the same time.
+        A pure function of seed, split and step; thread-safe.
 
         Raises:
-            UserError: if `step` is negative or the file has a token too large.
+            UserError: if `step` is negative or a token is out of range.
 
         Source: nanoGPT `train.get_batch`, which draws from the same range.
         """
@@ -117,9 +116,9 @@ class TokenDataset:
         return Tokens(windows[:, :-1], windows[:, 1:])
 
     def _starts(self, step: int) -> Int64[np.ndarray, " batch"]:
-        """Where the sequences of the global batch begin."""
+        """Draw the first tokens of the sequences of the global batch."""
         require(step >= 0, f"`step` must be at least 0: got {step}. Count from 0.")
-        # The highest word of the counter, which no draw ever reaches, parts the steps.
+        # The highest word of the counter, which no draw reaches, separates the steps.
         counter = np.array([0, 0, 0, step], np.uint64)
         rng = np.random.Generator(np.random.Philox(key=self._key, counter=counter))
         return rng.integers(self.num_tokens - self.block_size, size=self.batch_size)
@@ -130,9 +129,9 @@ class TokenDataset:
         if wrong.any():
             at = int(wrong.argmax())
             raise UserError(
-                f"Tokens must lie in 0 .. {self.vocab_size - 1}: {self._file} has "
-                f"{tokens[at]} at position {start + at}. Put the tokenizer's file that "
-                "belongs to it into the folder, or build the dataset again."
+                f"Tokens must be in 0 .. {self.vocab_size - 1}: {self._file} has "
+                f"{tokens[at]} at position {start + at}. Put the right tokenizer's "
+                "file into the folder, or build the dataset again."
             )
 
 
@@ -140,7 +139,7 @@ def _check_arguments(split: str, block_size: int, batch_size: int, seed: int) ->
     """Raise `UserError` unless the arguments are in range."""
     require(
         split in SPLITS,
-        f"`split` must be one of {', '.join(SPLITS)}: got {split!r}. Name one of them.",
+        f"`split` must be one of {', '.join(SPLITS)}: got {split!r}.",
     )
     for name, value in (("block_size", block_size), ("batch_size", batch_size)):
         require(
@@ -148,27 +147,27 @@ def _check_arguments(split: str, block_size: int, batch_size: int, seed: int) ->
         )
     require(
         0 <= seed < 1 << 64,
-        f"`seed` must lie in 0 .. 2**64 - 1: got {seed}. Pass another.",
+        f"`seed` must be in 0 .. 2**64 - 1: got {seed}.",
     )
 
 
 def _open(path: Path, block_size: int) -> UInt16[np.ndarray, " tokens"]:
-    """The tokens of a file, mapped from disk."""
+    """Map the tokens of a file from disk."""
     require(
         path.is_file(),
-        f"A dataset of text must have `train.bin` and `val.bin`: there is no {path}. "
-        "Check the path, or build the dataset with `python -m data.prepare`.",
+        f"File of tokens not found: {path}. Check the path, or build the dataset with "
+        "`python -m data.prepare`.",
     )
     size = path.stat().st_size
     require(
         size % 2 == 0,
-        f"A file of tokens must have two bytes for each: {path} has {size:,}, an odd "
-        "number. Copy it or build it again.",
+        f"A file of tokens must have two bytes for each: got {size:,} bytes in {path}. "
+        "Copy it or build it again.",
     )
     require(
         size // 2 > block_size,
-        f"A split must have more tokens than `block_size`: {path} has {size // 2:,}, "
-        f"and block_size is {block_size:,}. Use a smaller one, or more text.",
+        f"A split must have more tokens than block_size={block_size:,}: got "
+        f"{size // 2:,} in {path}. Use a smaller `block_size` or more text.",
     )
     # As a plain array: slices of a memmap are slow to make.
     return np.asarray(np.memmap(path, "<u2", mode="r"))

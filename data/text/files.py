@@ -21,7 +21,7 @@ PIECE = 1 << 18  # least characters encoded at once
 
 
 class Part(NamedTuple):
-    """The characters `start` to `stop` of the files, joined."""
+    """The characters `start` to `stop` of the joined files."""
 
     paths: Sequence[str]
     start: int
@@ -47,7 +47,7 @@ def build(config: TextFiles, out: Path) -> None:
 
 
 def _parts(config: TextFiles, length: int, val_length: int) -> dict[str, Part]:
-    """What the splits are made of, none of them empty."""
+    """Return the part of the text for each split; none is empty."""
     if config.val_input:
         train = Part(config.input, 0, length)
         val = Part(config.val_input, 0, val_length)
@@ -65,21 +65,21 @@ def _parts(config: TextFiles, length: int, val_length: int) -> dict[str, Part]:
 
 
 def _tokenizer(config: TextFiles, *texts: Survey) -> Tokenizer:
-    """The tokenizer of the texts."""
+    """Return the tokenizer of the texts."""
     if config.tokens == "gpt2":
         return GPT2.load(config.bpe_dir)
     characters = sorted(set().union(*(text.characters for text in texts)))
-    require(bool(characters), "Files must have text: they are empty. Name others.")
+    require(bool(characters), "Files must have text: got empty files. Name others.")
     require(
         len(characters) <= LARGEST,
-        f"Text of character tokens must have at most {LARGEST:,} different ones: got "
+        f"A text must have at most {LARGEST:,} different characters: got "
         f"{len(characters):,}. Use `--tokens gpt2`.",
     )
     return Characters("".join(characters))
 
 
 def _encode(tokenizer: Tokenizer, part: Part, processes: int) -> Iterator[np.ndarray]:
-    """The tokens of a part, piece by piece."""
+    """Yield the tokens of a part, piece by piece."""
     from tqdm import tqdm
 
     if isinstance(tokenizer, Characters):

@@ -1,8 +1,7 @@
-"""Shards of tokens of the speed-run community to a dataset: FineWeb, by default.
+"""Build a dataset from shards of GPT-2 tokens: FineWeb, by default.
 
-A shard is a header of 256 int32, which begins with a magic number, a version and the
-number of tokens, and then GPT-2's tokens as uint16; each document begins with
-`<|endoftext|>`.
+A shard is a header of 256 int32 (a magic number, a version, the number of tokens), then
+tokens as uint16. Each document begins with `<|endoftext|>`.
 
 Source: `KellerJordan/modded-nanogpt`, `data/fineweb.py`, `data/cached_fineweb10B.py`.
 """
@@ -42,44 +41,44 @@ def build(config: FineWeb, out: Path) -> None:
 
 
 def read_shard(path: Path) -> UInt16[np.ndarray, " tokens"]:
-    """The tokens of a shard, mapped from disk.
+    """Map the tokens of a shard from disk.
 
     Raises:
-        UserError: if it is none, or is not whole.
+        UserError: if the file is not a complete shard.
     """
     size = path.stat().st_size
     header = np.fromfile(path, "<i4", HEADER)
-    found = tuple(header[:2].tolist())
+    begin = tuple(header[:2].tolist())
     require(
-        len(header) == HEADER and found == (MAGIC, VERSION),
-        f"A shard must begin with {HEADER} int32, the first {MAGIC} and {VERSION}: "
-        f"{path} begins with {found}. Name shards of GPT-2 tokens in uint16.",
+        len(header) == HEADER and begin == (MAGIC, VERSION),
+        f"A shard must begin with {HEADER} int32, the first {MAGIC} and {VERSION}: got "
+        f"{begin} in {path}. Name shards of GPT-2 tokens in uint16.",
     )
     whole = 4 * HEADER + 2 * int(header[2])
     require(
         size == whole,
-        f"A shard must have the {header[2]:,} tokens that it says: {path} has "
-        f"{size:,} bytes and not {whole:,}. Copy or download it again.",
+        f"A shard of {header[2]:,} tokens must have {whole:,} bytes: got {size:,} in "
+        f"{path}. Copy or download it again.",
     )
     return np.asarray(np.memmap(path, "<u2", "r", offset=4 * HEADER))
 
 
 def _tokens(paths: Sequence[Path], vocab: int) -> Iterator[np.ndarray]:
-    """The tokens of shards, piece by piece."""
+    """Yield the tokens of shards, piece by piece."""
     for path in paths:
         shard = read_shard(path)
         for start in range(0, len(shard), PIECE):
             piece = shard[start : start + PIECE]
             require(
                 int(piece.max()) < vocab,
-                f"Tokens must lie in 0 .. {vocab - 1}: {path} has {piece.max()}. Name "
-                "shards of GPT-2 tokens.",
+                f"Tokens must be in 0 .. {vocab - 1}: got {piece.max()} in {path}. "
+                "Name shards of GPT-2 tokens.",
             )
             yield piece
 
 
 def _local(folder: Path, config: FineWeb) -> tuple[list[Path], list[Path]]:
-    """The first shards of both splits in a folder, in order."""
+    """Return the first shards of both splits in a folder, in order."""
     train, val = (sorted(folder.glob(f"*_{name}_*.bin")) for name in ("train", "val"))
     require(
         bool(train) and bool(val),
@@ -88,15 +87,14 @@ def _local(folder: Path, config: FineWeb) -> tuple[list[Path], list[Path]]:
     )
     if len(train) < config.shards:
         warnings.warn(
-            f"Of {config.shards} shards only {len(train)} are in {folder}: they are "
-            "all that is taken.",
+            f"Only {len(train)} of {config.shards} shards found in {folder}.",
             stacklevel=2,
         )
     return train[: config.shards], val
 
 
 def _download(config: FineWeb) -> tuple[list[Path], list[Path]]:
-    """The shards of both splits from the Hugging Face hub, kept in its cache."""
+    """Download the shards of both splits into the cache of the Hugging Face hub."""
     names = [f"fineweb_train_{i:06d}.bin" for i in range(1, config.shards + 1)]
     try:
         from huggingface_hub import hf_hub_download
@@ -107,7 +105,7 @@ def _download(config: FineWeb) -> tuple[list[Path], list[Path]]:
         return [get(name) for name in names], [get("fineweb_val_000000.bin")]
     except Exception as error:
         raise UserError(
-            f"Shards must come from the Hugging Face dataset {config.source!r}: they "
-            f"could not be downloaded ({type(error).__name__}: {error}). With the "
-            "files at hand, name their folder with `--source`."
+            f"Could not download shards of the Hugging Face dataset {config.source!r} "
+            f"({type(error).__name__}: {error}). If you have the files, name their "
+            "folder with `--source`."
         ) from error

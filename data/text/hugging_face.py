@@ -1,4 +1,4 @@
-"""A tokenizer as the files that `transformers.AutoTokenizer` loads.
+"""Write a tokenizer as files for `transformers.AutoTokenizer`.
 
 Source: `tokenizers`, the format of `tokenizer.json`; `transformers`, `GPT2Tokenizer`.
 """
@@ -21,9 +21,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> None:
     """Write the files of a tokenizer into `folder`.
 
     Args:
-        tokenizer: of characters, or GPT-2's.
-        folder: that of the model.
-        longest: most tokens that the model reads.
+        tokenizer: `Characters` or `GPT2`.
+        folder: folder of the model.
+        longest: most tokens of the model's input.
 
     Raises:
         UserError: if GPT-2's byte pairs are unavailable.
@@ -53,7 +53,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def _of_characters(characters: str) -> dict[str, Any]:
-    """Each character a word. Others are an error, as there is no token for them."""
+    """Return `tokenizer.json` with a word for each character, and none for others."""
     return {
         "version": "1.0",
         "added_tokens": [],
@@ -73,19 +73,19 @@ def _of_characters(characters: str) -> dict[str, Any]:
 
 
 def _pieces(encoding: tiktoken.Encoding) -> list[bytes]:
-    """The bytes of each token, in order."""
+    """Return the bytes of each token, in order."""
     return sorted(encoding.token_byte_values(), key=encoding.encode_single_token)
 
 
 def _name(piece: bytes) -> str:
-    """Bytes as GPT-2's files write them."""
+    """Return bytes in the notation of GPT-2's files."""
     return "".join(NAMES[byte] for byte in piece)
 
 
 def _merges(encoding: tiktoken.Encoding) -> Iterator[str]:
-    """The two halves of each token of several bytes, as GPT-2's files write them.
+    """Yield the two halves of each token of several bytes, for `merges.txt`.
 
-    They are what the merges before it leave of the token.
+    The halves are the result of all earlier merges of the token's bytes.
     """
     ranks: dict[bytes, int] = {}
     for rank, piece in enumerate(_pieces(encoding)):
@@ -95,7 +95,7 @@ def _merges(encoding: tiktoken.Encoding) -> Iterator[str]:
 
 
 def _halves(piece: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """What `piece` becomes when pairs are merged by their ranks."""
+    """Merge pairs of a piece by their ranks until two halves are left."""
     parts = [bytes([byte]) for byte in piece]
     while len(parts) > 2:
         pairs = [a + b for a, b in pairwise(parts)]

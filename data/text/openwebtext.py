@@ -1,7 +1,7 @@
-"""OpenWebText to a dataset of GPT-2 tokens: each document, and an end behind it.
+"""Build OpenWebText in GPT-2 tokens, with an end token after each document.
 
 Source: nanoGPT, `data/openwebtext/prepare.py`: the same split and tokens, bit for bit.
-The tokens go straight to the files instead of through another 70 GB of cache.
+Tokens are written directly, without another 70 GB of cache.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -59,7 +59,7 @@ def write_documents(
 def _encode(
     name: str, documents: Documents, tokenizer: GPT2, processes: int
 ) -> Iterator[np.ndarray]:
-    """The tokens of the documents in pieces."""
+    """Yield the tokens of the documents in pieces."""
     from tqdm import tqdm
 
     with tqdm(total=documents.total, desc=name, unit="doc", disable=None) as bar:
@@ -73,32 +73,32 @@ def _encode(
 
 
 def _encode_batch(tokenizer: GPT2, documents: list[str]) -> np.ndarray:
-    """The tokens of some documents."""
+    """Return the tokens of a batch of documents."""
     encoded = [tokenizer.encode_document(text) for text in documents]
     return np.concatenate(encoded).astype(np.uint16)  # half as much to send back
 
 
 def _load(config: OpenWebText) -> dict[str, Documents]:
-    """The documents of both splits, which lie in the cache of `datasets`."""
+    """Return the documents of both splits, in the cache of `datasets`."""
     try:
-        # A folder `datasets` where we run is a package of that name, but an empty one.
+        # A folder `datasets` in the working directory is an empty package.
         from datasets import load_dataset  # pyright: ignore
     except ImportError as error:
         raise UserError(
-            "OpenWebText must be read by the package `datasets`: it is missing "
-            f"({error}). Install it with `pip install -e '.[openwebtext]'`."
+            f"The package `datasets`, which reads OpenWebText, is missing ({error}). "
+            "Install it with `pip install -e '.[openwebtext]'`."
         ) from error
     try:
         whole = load_dataset(config.source, split="train", num_proc=config.processes)
     except Exception as error:
         raise UserError(
-            "`--source` must be a dataset that the package `datasets` can load: "
-            f"{config.source} is not ({type(error).__name__}: {error}). Name a local "
-            "folder of its Parquet files, or another copy on the hub."
+            f"Could not load the dataset {config.source} ({type(error).__name__}: "
+            f"{error}). Name a local folder of its Parquet files, or another copy on "
+            "the hub."
         ) from error
     require(
         "text" in whole.column_names,
-        f"Documents must stand in a column `text`: {config.source} has "
+        f"A dataset of documents must have a column `text`: {config.source} has "
         f"{', '.join(whole.column_names)}. Rename the column.",
     )
     parts = whole.train_test_split(test_size=VAL_SHARE, seed=SEED, shuffle=True)

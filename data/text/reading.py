@@ -1,6 +1,6 @@
-"""What text becomes a dataset of, and what a dataset says of itself.
+"""Read text files, and read a text dataset's metadata.
 
-Text files come as a stream of pieces, so that none must fit into memory.
+Text is a stream of pieces, so files may be larger than memory.
 """
 
 import codecs
@@ -22,14 +22,14 @@ CUT = re.compile(r"[ \n](?=[^\s<])")  # a `<` might begin `<|endoftext|>`
 
 
 class Survey(NamedTuple):
-    """What a text consists of: its length, and its characters in order."""
+    """The length of a text, and its different characters in order."""
 
     length: int
     characters: str
 
 
 def survey(chunks: Iterable[str]) -> Survey:
-    """What the text of `chunks` consists of."""
+    """Return the length and the characters of the text in `chunks`."""
     length, characters = 0, set()
     for chunk in chunks:
         length += len(chunk)
@@ -38,10 +38,10 @@ def survey(chunks: Iterable[str]) -> Survey:
 
 
 def read_text(paths: Sequence[str | Path]) -> Iterator[str]:
-    r"""The text of the files, one after the other; every line ends in `\n`.
+    r"""Yield the text of the files in order; every line ends in `\n`.
 
     Args:
-        paths: of UTF-8 files; those ending in `.gz` are unpacked.
+        paths: UTF-8 files; `.gz` files are unpacked.
 
     Raises:
         UserError: if a file is missing, damaged or not UTF-8.
@@ -51,7 +51,7 @@ def read_text(paths: Sequence[str | Path]) -> Iterator[str]:
 
 
 def between(chunks: Iterable[str], start: int, stop: int) -> Iterator[str]:
-    """The characters `start` to `stop` of a text."""
+    """Yield the characters `start` to `stop` of a text."""
     at = 0
     for chunk in chunks:
         if at >= stop:
@@ -62,36 +62,34 @@ def between(chunks: Iterable[str], start: int, stop: int) -> Iterator[str]:
 
 
 def cut(chunks: Iterable[str], size: int) -> Iterator[str]:
-    r"""A text in pieces whose GPT-2 tokens, joined, are the tokens of the whole.
+    r"""Yield a text in pieces whose joined GPT-2 tokens are the tokens of the text.
 
-    A cut is made before a space or line end that something visible follows. GPT-2's
-    pattern ends a word there in any case: of a run of white space it takes all but the
-    last character as one word (`\s+(?!\S)`), as it takes all of a run that ends the
-    text. (So too before `<|endoftext|>`, where a cut would therefore part a word.)
+    A cut is made before a space or line end followed by a visible character. GPT-2's
+    pattern always ends a word there: it splits off the last character of a run of white
+    space (`\s+(?!\S)`), unless the run ends the text. (`<|endoftext|>` ends a text, so
+    there is no cut before it.)
 
     Args:
         chunks: the text in any pieces.
-        size: least characters of a piece, but of the last; 1 or more.
+        size: least characters of a piece, except the last; 1 or more.
     """
     text, searched = "", 0
     for chunk in chunks:
         text += chunk
-        while found := CUT.search(text, max(size, searched)):
-            yield text[: found.start()]
-            text, searched = text[found.start() :], 0
+        while match := CUT.search(text, max(size, searched)):
+            yield text[: match.start()]
+            text, searched = text[match.start() :], 0
         searched = max(len(text) - 1, 0)  # the last character's successor is unknown
     if text:
         yield text
 
 
 def _read_file(path: Path) -> Iterator[str]:
-    """The text of one file."""
-    require(
-        path.is_file(), f"A text file must exist: there is no {path}. Check the path."
-    )
+    """Yield the text of one file."""
+    require(path.is_file(), f"Text file not found: {path}. Check the path.")
     utf8 = codecs.getincrementaldecoder("utf-8")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    done = held = 0  # bytes read, and those of a character that a read cut in two
+    done = held = 0  # bytes read, and bytes of a character that a read cut in two
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             while data := file.read(CHUNK):
@@ -108,13 +106,12 @@ def _read_file(path: Path) -> Iterator[str]:
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"A `.gz` file must be gzipped: {path} is damaged ({error}). "
-            "Copy or download it again."
+            f"Damaged `.gz` file: {path} ({error}). Copy or download it again."
         ) from None
 
 
 def read_about(folder: Path) -> dict[str, object] | None:
-    """What `dataset.json` says of the dataset of text in `folder`; None without one.
+    """Return the content of a text dataset's `dataset.json`; None without the file.
 
     Raises:
         UserError: if the file is damaged.
@@ -129,44 +126,43 @@ def read_about(folder: Path) -> dict[str, object] | None:
     if isinstance(about, dict):
         return about
     raise UserError(
-        f"`{ABOUT}` must be a JSON object: {path} is not ({str(about)[:60]}). Build "
-        "the dataset again with `python -m data.prepare`."
+        f"`{ABOUT}` must be a JSON object: got {str(about)[:60]} in {path}. Build the "
+        "dataset again with `python -m data.prepare`."
     )
 
 
 def read_characters(path: Path) -> str:
-    """The characters of the vocabulary, in the order of their tokens.
+    """Return the characters of nanoGPT's vocabulary, in the order of their tokens.
 
-    Nothing in the file can run: a pickle of dicts, strings and numbers names no
-    function or class, and one that does is refused.
+    Nothing in the pickle can run: functions and classes are refused.
 
     Raises:
-        UserError: if the file is anything else, or lacks a vocabulary.
+        UserError: if the file has another form.
     """
     try:
         with path.open("rb") as file:
             meta = _PlainUnpickler(file).load()
         size, numbers = meta["vocab_size"], meta["stoi"]
         characters = "".join(sorted(numbers, key=numbers.__getitem__))
-        found = [numbers[character] for character in characters]
+        tokens = [numbers[character] for character in characters]
     except Exception as error:
         raise _bad(path, f"{type(error).__name__}: {error}") from None
-    require(found == list(range(size)), str(_bad(path, "its numbers are not 0, 1, ..")))
+    require(tokens == list(range(size)), str(_bad(path, "tokens are not 0, 1, ..")))
     return characters
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads plain values only."""
+    """An unpickler of plain values."""
 
     def find_class(self, module: str, name: str, /) -> NoReturn:
         """Refuse every function and class."""
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}")
 
 
 def _bad(path: Path, what: str) -> UserError:
-    """The error for a file that can't be used."""
+    """Return the error for an unusable file."""
     return UserError(
         "nanoGPT's `meta.pkl` must be a dict of `vocab_size` and of `stoi`, a number "
-        f"for each character: {path} is not ({what}). Make it again with nanoGPT's "
+        f"for each character: got {path} ({what}). Make it again with nanoGPT's "
         "`prepare.py`, or build the dataset with `python -m data.prepare`."
     )

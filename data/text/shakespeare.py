@@ -37,14 +37,14 @@ def build(config: Shakespeare, out: Path) -> None:
 
 
 def _download(folder: Path) -> Path:
-    """Tiny Shakespeare, downloaded into `folder`."""
+    """Download tiny Shakespeare into `folder`."""
     try:
         with urllib.request.urlopen(URL, timeout=60) as response:
             data = response.read()
     except OSError as error:
         raise UserError(
-            f"Tiny Shakespeare must come from {URL}: it could not be "
-            f"downloaded ({error}). With a copy at hand, name it with `--input FILE`."
+            f"Could not download tiny Shakespeare from {URL} ({error}). If you have a "
+            "copy, name it with `--input FILE`."
         ) from error
     require(
         _sha256(data) == SHA256,
@@ -57,5 +57,5 @@ def _download(folder: Path) -> Path:
 
 
 def _sha256(data: bytes) -> str:
-    """The SHA-256 in hexadecimal."""
+    """Return the SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -1,8 +1,8 @@
-"""How a dataset of text turns into tokens and back: `tokenizer.json` in its folder.
+"""Text to tokens and back: the `tokenizer.json` of a dataset.
 
-The file says nothing of the machine: where GPT-2's byte pairs lie is an argument or the
-environment variable `GPT2_BPE_DIR` (see `bpe.py`). A folder that nanoGPT made has no
-such file; there `meta.pkl` is read, and without that the tokens are GPT-2's.
+The file has no paths: the folder of GPT-2's byte pairs is an argument or the
+environment variable `GPT2_BPE_DIR` (see `bpe.py`). Folders made by nanoGPT have
+`meta.pkl` instead; without either file the tokens are GPT-2's.
 """
 
 import json
@@ -40,25 +40,25 @@ class Tokenizer(ABC):
 
     @property
     def at_hand(self) -> bool:
-        """Whether it needs no download."""
+        """True if the tokenizer needs no download."""
         return True
 
     @staticmethod
     def read(folder: str | Path, bpe_dir: str = "") -> "Tokenizer":
-        """The tokenizer of the dataset in `folder`.
+        """Return the tokenizer of the dataset in `folder`.
 
         Args:
-            folder: of the dataset.
-            bpe_dir: folder of GPT-2's byte pairs; not read before text is.
+            folder: folder of the dataset.
+            bpe_dir: folder of GPT-2's byte pairs; not read before the first text.
 
         Raises:
-            UserError: if the folder is missing or its description is wrong.
+            UserError: if the folder is missing or its `tokenizer.json` is unusable.
         """
         folder = local_dataset(folder)
         require(
             folder.is_dir(),
-            f"A dataset must be an existing folder: there is no {folder}. "
-            "Check the path, or build the dataset with `python -m data.prepare`.",
+            f"Dataset not found: {folder}. Check the path, or build the dataset with "
+            "`python -m data.prepare`.",
         )
         if (folder / FILE).is_file():
             return _parse(folder / FILE, bpe_dir)
@@ -67,9 +67,8 @@ class Tokenizer(ABC):
                 return GPT2(bpe_dir, size)
             case {"kind": "char"}:
                 raise UserError(
-                    f"A dataset of characters must have its `{FILE}`: {folder} has "
-                    "none, though its `dataset.json` says `char`. Copy it there, or "
-                    "build the dataset again with `python -m data.prepare`."
+                    f"`{FILE}` of a dataset of characters not found in {folder}. Copy "
+                    "it there, or rebuild the dataset with `python -m data.prepare`."
                 )
         if (folder / NANOGPT_FILE).is_file():
             return Characters(read_characters(folder / NANOGPT_FILE))
@@ -77,7 +76,7 @@ class Tokenizer(ABC):
 
     @staticmethod
     def of(data: TextDataConfig, folder: str = "", bpe_dir: str = "") -> "Tokenizer":
-        """The tokenizer of a run on these data; `folder` and `bpe_dir` if not theirs.
+        """Return the tokenizer of a run; `folder` and `bpe_dir` override the data's.
 
         Raises:
             UserError: as `read`.
@@ -86,15 +85,15 @@ class Tokenizer(ABC):
         return Tokenizer.read(folder or data.path, bpe_dir or known)
 
     def require_known(self, rows: int) -> None:
-        """Require that a model with embeddings of `rows` tokens knows all of these.
+        """Check that a model with embeddings of `rows` tokens has all tokens.
 
         Raises:
-            UserError: if it does not.
+            UserError: if it has fewer.
         """
         require(
             self.vocab_size <= rows,
-            f"The model must know all {self.vocab_size:,} tokens of the tokenizer: it "
-            f"has {rows:,}. Name the dataset that it was trained on with `--data`.",
+            f"A model must have all {self.vocab_size:,} tokens of the tokenizer: got "
+            f"{rows:,}. Name the model's training dataset with `--data`.",
         )
 
     def write(self, folder: Path) -> None:
@@ -103,7 +102,7 @@ class Tokenizer(ABC):
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     def decode(self, tokens: TokenNumbers) -> str:
-        """The text of `tokens`, with U+FFFD for bytes that are no UTF-8.
+        """Return the text of `tokens`, with U+FFFD for bytes that are not UTF-8.
 
         Raises:
             UserError: if a token is outside the vocabulary.
@@ -112,15 +111,15 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """The tokens of `text`.
+        """Return the tokens of `text`.
 
         Raises:
-            UserError: if the vocabulary lacks a character of it.
+            UserError: if the vocabulary lacks a character.
         """
 
     @abstractmethod
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
-        """The UTF-8 of `tokens`; a token may be a part of a character.
+        """Return the UTF-8 of `tokens`; a token may be a part of a character.
 
         Raises:
             UserError: if a token is outside the vocabulary.
@@ -128,28 +127,28 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def describe(self) -> Mapping[str, str | int]:
-        """What `tokenizer.json` says."""
+        """Return the content of `tokenizer.json`."""
 
     def _checked(self, tokens: TokenNumbers) -> list[int]:
-        """`tokens` as a list, all of them in the vocabulary."""
+        """Check `tokens` and return them as a list."""
         listed = [int(token) for token in tokens]
         for token in listed:
             require(
                 0 <= token < self.vocab_size,
-                f"Tokens must lie in 0 .. {self.vocab_size - 1}: got {token}. "
-                "Leave out tokens beyond the vocabulary (a model may have more rows).",
+                f"Tokens must be in 0 .. {self.vocab_size - 1}: got {token}. Omit "
+                "tokens above (a model may have more rows than the vocabulary).",
             )
         return listed
 
 
 class Characters(Tokenizer):
-    """One token a character: its place in `characters`."""
+    """One token for each character: its index in `characters`."""
 
     def __init__(self, characters: str):
         """Make the tokenizer of these characters.
 
         Raises:
-            UserError: if there is none, or more than uint16 counts, or one twice.
+            UserError: if they are not 1 to `LARGEST` different ones.
         """
         require(
             1 <= len(characters) == len(set(characters)) <= LARGEST,
@@ -164,7 +163,7 @@ class Characters(Tokenizer):
         self._numbers[points] = np.arange(self.vocab_size)
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """The number of each character; see the base class."""
+        """Return the token of each character; see the base class."""
         points = _code_points(text)
         tokens = self._numbers[np.minimum(points, len(self._numbers) - 1)]
         unknown = (tokens < 0) | (points >= len(self._numbers))
@@ -172,23 +171,23 @@ class Characters(Tokenizer):
             at = int(unknown.argmax())
             raise UserError(
                 f"Text must have only the {self.vocab_size} characters of the "
-                f"vocabulary: got {text[at]!r} at position {at}. Leave it out, or "
-                "build the dataset with GPT-2's tokens."
+                f"vocabulary: got {text[at]!r} at position {at}. Omit it, or build the "
+                "dataset with GPT-2's tokens."
             )
         return tokens
 
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
-        """The UTF-8 of the characters; see the base class."""
+        """Return the UTF-8 of the characters; see the base class."""
         text = "".join(self.characters[token] for token in self._checked(tokens))
         return text.encode("utf-8")
 
     def describe(self) -> Mapping[str, str | int]:
-        """The kind and the characters."""
+        """Return the kind and the characters."""
         return {"kind": "char", "characters": self.characters}
 
 
 class GPT2(Tokenizer):
-    """GPT-2's byte pairs; the files are read when the first text is.
+    """GPT-2's byte pairs; the files are read with the first text.
 
     Attributes:
         end: token between documents, `<|endoftext|>`.
@@ -202,10 +201,10 @@ class GPT2(Tokenizer):
 
     @classmethod
     def load(cls, bpe_dir: str) -> "GPT2":
-        """The tokenizer of the files in `bpe_dir`, of whatever size.
+        """Return the tokenizer of the files in `bpe_dir`, of any size.
 
         Raises:
-            UserError: if the files are unavailable, or have too many tokens.
+            UserError: if the files are unavailable or have too many tokens.
         """
         size = load_bpe(bpe_dir).n_vocab
         require(
@@ -217,45 +216,45 @@ class GPT2(Tokenizer):
 
     @property
     def at_hand(self) -> bool:
-        """Whether a folder with the byte pairs is named."""
+        """True if a folder with the byte pairs is configured."""
         return bool(self._bpe_dir or os.environ.get(FOLDER_VARIABLE))
 
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """The tokens of `text`, in which `<|endoftext|>` is one."""
+        """Return the tokens of `text`; `<|endoftext|>` is one token."""
         return self.encoding().encode_to_numpy(text, allowed_special="all").view("i4")
 
     def encode_document(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """The tokens of `text` and the end. No part of the text is an end."""
+        """Return the tokens of `text`, without special tokens, and the end token."""
         tokens = self.encoding().encode_to_numpy(text, disallowed_special=())
         return np.append(tokens, self.end).astype(np.int32)
 
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
-        """The bytes of the pairs; see the base class."""
+        """Return the bytes of the tokens; see the base class."""
         return self.encoding().decode_bytes(self._checked(tokens))
 
     def describe(self) -> Mapping[str, str | int]:
-        """The kind and the number of tokens."""
+        """Return the kind and the number of tokens."""
         return {"kind": "gpt2", "vocab_size": self.vocab_size}
 
     def encoding(self) -> tiktoken.Encoding:
-        """Tiktoken's part, as long as it has the tokens of the dataset."""
+        """Return tiktoken's encoding, after a check of its number of tokens."""
         encoding = load_bpe(self._bpe_dir)
         require(
             encoding.n_vocab == self.vocab_size,
-            f"The byte pairs must make the dataset's {self.vocab_size:,} tokens: got "
+            f"Byte pairs must have the dataset's {self.vocab_size:,} tokens: got "
             f"{encoding.n_vocab:,}. Name the folder of the right files (`--bpe-dir`).",
         )
         return encoding
 
 
 def _code_points(text: str) -> np.ndarray:
-    """The Unicode number of each character."""
-    # Half a surrogate pair may come from a command line; it is just no known character.
+    """Return the Unicode number of each character."""
+    # A command line may contain half a surrogate pair: an unknown character.
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")
 
 
 def _parse(path: Path, bpe_dir: str) -> Tokenizer:
-    """The tokenizer that a `tokenizer.json` describes."""
+    """Return the tokenizer of a `tokenizer.json`."""
     try:
         match json.loads(path.read_text(encoding="utf-8")):
             case {"kind": "char", "characters": str(characters)}:
@@ -263,11 +262,11 @@ def _parse(path: Path, bpe_dir: str) -> Tokenizer:
             case {"kind": "gpt2", "vocab_size": int(size)} if 1 <= size <= LARGEST:
                 return GPT2(bpe_dir, size)
             case other:
-                what = f"it says {str(other)[:60]}"
+                what = f"it contains {str(other)[:60]}"
     except (ValueError, RecursionError) as error:
         what = str(error)
     raise UserError(
-        f"`{FILE}` must name a kind, `char` with `characters` or `gpt2` with "
-        f"`vocab_size`: {path} is unusable ({what}). Repair the file, or build the "
-        "dataset with `python -m data.prepare`."
+        f"`{FILE}` must have a kind, `char` with `characters` or `gpt2` with "
+        f"`vocab_size`: got {path} ({what}). Repair the file, or build the dataset "
+        "with `python -m data.prepare`."
     )

@@ -1,4 +1,4 @@
-"""Writing a dataset of tokens as nanoGPT's files, whole or not at all."""
+"""Write a dataset of tokens as nanoGPT's files, atomically."""
 
 import hashlib
 import json
@@ -22,10 +22,10 @@ def write_tokens(
     """Write a dataset of tokens to `out`, which appears only when complete.
 
     Args:
-        splits: for `train` and `val` the tokens in pieces, each written as it comes.
-        tokenizer: that the tokens come from.
+        splits: the tokens of `train` and `val` in pieces.
+        tokenizer: tokenizer of the tokens.
         out: the folder to make.
-        source: where the text comes from.
+        source: source of the text, for `dataset.json`.
 
     Raises:
         UserError: if `out` is not vacant or a split has no tokens.
@@ -50,7 +50,7 @@ def write_tokens(
 def _write_split(
     path: Path, pieces: Iterable[np.ndarray], update: Callable[[bytes], None]
 ) -> int:
-    """Write tokens as uint16, also to `update`, and say how many."""
+    """Write tokens as uint16, also to `update`, and return their number."""
     count = 0
     with path.open("wb") as file:
         for piece in pieces:

@@ -29,7 +29,7 @@ def test_sudoku_from_the_command_line(tmp_path, csv, capsys):
     out = tmp_path / "out"
     files = ["--train-csv", csv, csv, "--test-csv", csv]
     options = ["--subsample", "None", "--augmentations", "2", "--seed", "3"]
-    with pytest.warns(UserWarning, match="2 of 6 training examples are test puzzles"):
+    with pytest.warns(UserWarning, match="2 of 6 training"):
         main(["sudoku", "--out", str(out), *files, *options])
     metadata = Metadata.read(out / "train")
     assert metadata.total_groups == 2
@@ -49,10 +49,10 @@ def test_generate_from_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["sudoku", "--train-csv", "none.csv", "--test-csv", "a"], "there is no none"),
-        (["sudoku", "--train-csv", "none.csv"], "given together"),
-        (["sudoku", "--augmentations", "-1"], "at least 0"),
-        (["generate", "--blanks", "2"], "between 0 and 1"),
+        (["sudoku", "--train-csv", "none.csv", "--test-csv", "a"], r"none\.csv"),
+        (["sudoku", "--train-csv", "none.csv"], "got 1 and 0"),
+        (["sudoku", "--augmentations", "-1"], "got -1"),
+        (["generate", "--blanks", "2"], "got 2"),
     ],
 )
 def test_errors_leave_nothing(tmp_path, args, message):
@@ -71,7 +71,7 @@ def test_wrong_options_have_status_2(capsys):
 
 def test_prepare_goes_by_the_type(tmp_path, csv, capsys):
     extreme = SudokuExtreme(train_csv=(csv,), test_csv=(csv,), augmentations=0)
-    with pytest.warns(UserWarning, match="test puzzles as well"):
+    with pytest.warns(UserWarning, match="of 1 training"):
         prepare(extreme, tmp_path / "extreme")
     prepare(GeneratedSudoku(train=2, test=1), tmp_path / "generated")
     assert Metadata.read(tmp_path / "extreme" / "train").seq_len == 81
@@ -93,7 +93,7 @@ def test_it_runs_as_a_module(tmp_path):
     command += ["--train-csv", "none.csv", "--test-csv", "none.csv"]
     run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr.startswith("error: A CSV file must exist")
+    assert run.stderr.startswith("error: ")
 
 
 def test_data_imports_numpy_and_no_framework():

@@ -1,16 +1,16 @@
-"""ARC: from tasks to a dataset of their augmented images, written as it is made.
+"""Build a dataset from ARC tasks.
 
-A group is a task, a puzzle an image of it, an example a pair of grids. Every image has
-an identifier of its own, which its training and test examples share: all that tells the
-model which task a test input belongs to. The test split has the test pairs of the test
-tasks, the training split all other pairs.
+A group is a task, a puzzle an augmentation (image) of it, and an example a pair of
+grids. Every image has its own identifier, shared by its training and test examples: the
+model identifies the task of a test input by it alone. The test split has the test pairs
+of the test tasks, the training split all other pairs.
 
-The full ARC-AGI-1 set has 4.0 million examples, 7 GB. First it is settled which images
-there are, then processes write their tokens, each to its place in the files.
+The full ARC-AGI-1 set has 4.0 million examples, 7 GB. The images are drawn first; then
+processes write their tokens, each at its offset in the files.
 
 Source: official `dataset/build_arc_dataset.py`. Unlike there, a training subset without
-solutions is an error, and tasks of the test set are not trained on with their solutions
-where they stand in another subset, too.
+solutions is an error, and no task of the test set is trained on with its solutions,
+even if it is also in another subset.
 """
 
 import hashlib
@@ -38,44 +38,45 @@ Item = TypeVar("Item")
 
 
 class Group(NamedTuple):
-    """A task, what is tested of it, and its images."""
+    """A task and its images."""
 
     number: int
-    """With the seed it decides the random numbers."""
+    """Number of the task, for its random numbers."""
 
     task: Task
     tested: bool
-    """Whether its test pairs are test examples; else they are trained on."""
+    """True if the test pairs are test examples; else they are trained on."""
 
     images: Images
     first_id: int
-    """Identifier of the first image; the others follow."""
+    """Identifier of the first image; the identifiers of the others follow."""
 
     def pairs(self, split: str) -> Sequence[Pair]:
-        """The pairs whose images are examples of a split."""
+        """Return the pairs of a split."""
         if split == "test":
             return self.task.test
         return [*self.task.train, *(() if self.tested else self.task.test)]
 
     def examples(self, split: str) -> int:
-        """How many examples of a split it has."""
+        """Return the number of examples of a split."""
         return self.images.size * len(self.pairs(split))
 
 
 class Place(NamedTuple):
-    """Where the tokens of a group go."""
+    """The rows of a group in the files of a split."""
 
     split: str
     group: Group
     rows: tuple[int, int]
-    """First row in the files, and rows of the whole files."""
+    """First row of the group, and number of rows of the files."""
 
 
 def build(config: ARC, out: Path) -> None:
     """Build the dataset in `out`.
 
     Raises:
-        UserError: if `out` is not vacant, or the tasks or the space are unavailable.
+        UserError: if `out` is not vacant, the tasks are unavailable or the disk is too
+            small.
     """
     check_vacant(out)
     groups = draw_groups(config)
@@ -110,7 +111,7 @@ def build(config: ARC, out: Path) -> None:
 
 
 def draw_groups(config: ARC) -> list[Group]:
-    """The tasks of all subsets, each subset in random order, with their images."""
+    """Draw the order of the tasks in each subset, and their images."""
     order = np.random.default_rng((config.seed, 0))
     tasks = [
         (subset, tasks[i])
@@ -128,7 +129,7 @@ def draw_groups(config: ARC) -> list[Group]:
 
 
 def image_names(groups: Iterable[Group]) -> Iterable[str]:
-    """The names of all images, in the order of their identifiers, which begin at 1."""
+    """Yield the names of all images in the order of their identifiers, from 1."""
     for group in groups:
         name, (symmetries, colors) = group.task.name, group.images
         yield name
@@ -137,9 +138,9 @@ def image_names(groups: Iterable[Group]) -> Iterable[str]:
 
 
 def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Place]:
-    """The place of each group in the five files of a split.
+    """Make the five files of a split, and return the place of each group.
 
-    Those of identifiers and indices are written, those of tokens have their length.
+    The files of tokens have their length, but no content yet.
     """
     folder.mkdir()
     images = np.array([group.images.size for group in groups])
@@ -165,9 +166,9 @@ def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Place
 
 
 def _write_tokens(seed: int, folder: Path, place: Place) -> bytes:
-    """The SHA-256 of a group's tokens, written to their place.
+    """Write the tokens of a group, and return their SHA-256.
 
-    Not through a mapped file: what is written to one counts as memory of a process.
+    Without a mapped file: its written pages count as memory of the process.
     """
     split, group, (first, total) = place
     move = np.random.default_rng((seed, 2, group.number)) if split == "train" else None
@@ -185,7 +186,7 @@ def _write_tokens(seed: int, folder: Path, place: Place) -> bytes:
 def _metadata(
     split: str, groups: Sequence[Group], names: int, extra: Mapping[str, object]
 ) -> Metadata:
-    """What `dataset.json` says of a split of a dataset with so many identifiers."""
+    """Return the metadata of a split of a dataset with `names` identifiers."""
     puzzles = sum(group.images.size for group in groups)
     return Metadata(
         pad_id=0,
@@ -203,7 +204,7 @@ def _metadata(
 
 
 def _check_space(splits: Mapping[str, Sequence[Group]], out: Path) -> None:
-    """Raise `UserError` unless the examples fit onto the disk."""
+    """Raise `UserError` unless the examples fit on the disk."""
     examples = sum(
         group.examples(split) for split, groups in splits.items() for group in groups
     )
@@ -212,18 +213,18 @@ def _check_space(splits: Mapping[str, Sequence[Group]], out: Path) -> None:
     have = shutil.disk_usage(parent).free
     require(
         needed < have,
-        f"The dataset must fit onto the disk: it needs {needed:,} bytes, and {parent} "
+        f"The dataset must fit on the disk: it needs {needed:,} bytes, and {parent} "
         f"has {have:,}. Use fewer `--augmentations` or another `--out`.",
     )
 
 
 def _ends(sizes: Int[np.ndarray, " ranges"]) -> Int[np.ndarray, " ends"]:
-    """Where ranges of these sizes begin, and where the last one ends."""
+    """Return the first elements of ranges of these sizes, and the end of the last."""
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def _bar(items: Iterable[Item], name: str, total: int) -> Iterable[Item]:
-    """The items, with a progress bar."""
+    """Return the items with a progress bar."""
     from tqdm import tqdm
 
     return tqdm(items, desc=name, total=total, unit="task", disable=None)

@@ -1,9 +1,9 @@
-"""Grids of the Abstraction and Reasoning Corpus: as tokens, turned, as text, by name.
+"""Grids of the Abstraction and Reasoning Corpus (ARC): tokens, symmetries, names.
 
-A grid has 1 to 30 rows and columns of colours 0 to 9. As tokens it lies on a canvas of
-30x30: 0 pads, 1 borders it on the right and below, colour c is c + 2. An augmentation
-is one of the 8 symmetries of the square and a renaming of the colours that leaves 0,
-the background; the name of a puzzle says which: `007bbfb7|||t3|||0254631798`.
+A grid has 1 to 30 rows and columns of colors 0 to 9. Its tokens are a canvas of 30x30:
+0 pads, 1 is the border on the right and below, color c is c + 2. An augmentation is one
+of the 8 symmetries of the square and a permutation of the colors 1 to 9. It is a part
+of the puzzle's name: `007bbfb7|||t3|||0254631798`.
 
 Source: official `dataset/build_arc_dataset.py`, `dataset/common.py` and
 `evaluators/arc.py` (`_crop`).
@@ -15,23 +15,23 @@ from jaxtyping import Integer, Shaped, UInt8
 SIDE = 30
 COLORS = 10
 PAD, BORDER, FIRST = 0, 1, 2
-"""Tokens: outside of the grid, its edge, and colour 0."""
+"""Tokens: outside of the grid, its border, and color 0."""
 
 VOCAB = FIRST + COLORS
 SEPARATOR = "|||"
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
-"""The symmetry that undoes each symmetry."""
+"""The inverse of each symmetry."""
 
 
 def turn(
     grids: Shaped[np.ndarray, "*batch rows columns"], symmetry: int
 ) -> Shaped[np.ndarray, "*batch _ _"]:
-    """Grids under one of the 8 symmetries: quarter turns, mirrors, transposes.
+    """Apply one of the 8 symmetries to the last two axes.
 
     Args:
-        grids: in the last two axes.
-        symmetry: 0 to 3: that many quarter turns anticlockwise. 4: left and right
-            change places; 5: top and bottom; 6: rows and columns; 7: both, backwards.
+        grids: the grids.
+        symmetry: 0 to 3: quarter turns counterclockwise. 4: left and right swapped; 5:
+            top and bottom; 6: transposed; 7: transposed along the other diagonal.
     """
     match symmetry:
         case 0:
@@ -51,17 +51,17 @@ def turn(
         case 7:
             return grids.swapaxes(-1, -2)[..., ::-1, ::-1]
         case _:
-            raise ValueError(f"There are 8 symmetries, 0 to 7: got {symmetry}.")
+            raise ValueError(f"A symmetry must be 0 to 7: got {symmetry}.")
 
 
 def name_image(name: str, symmetry: int, colors: UInt8[np.ndarray, "10"]) -> str:
-    """The name of an image of the task `name`; `colors` says what each one becomes."""
+    """Return the name of an image; `colors[c]` is the image's color for color c."""
     digits = "".join(map(str, colors.tolist()))
     return f"{name}{SEPARATOR}t{symmetry}{SEPARATOR}{digits}"
 
 
 def parse_image(name: str) -> tuple[str, int, UInt8[np.ndarray, "10"]]:
-    """The task of a puzzle's name, its symmetry, and what each colour became."""
+    """Return the task, the symmetry and the colors in a puzzle's name."""
     if SEPARATOR not in name:
         return name, 0, np.arange(COLORS, dtype=np.uint8)
     symmetry, colors = name.split(SEPARATOR)[-2:]
@@ -74,12 +74,12 @@ def undo(
     symmetry: int,
     colors: UInt8[np.ndarray, "10"],
 ) -> UInt8[np.ndarray, "_ _"]:
-    """The grid whose image under an augmentation is `grid`."""
+    """Undo an augmentation."""
     return np.argsort(colors).astype(np.uint8)[turn(grid, INVERSE[symmetry])]
 
 
 def to_tokens(grid: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "900"]:
-    """A grid in the upper left corner of a canvas, with its border."""
+    """Return a grid in the upper left corner of a canvas, with its border."""
     canvas = np.zeros((SIDE + 1, SIDE + 1), np.uint8)
     draw(canvas, grid)
     return canvas[:SIDE, :SIDE].reshape(-1)
@@ -98,9 +98,9 @@ def draw(
 def crop_sizes(
     tokens: Integer[np.ndarray, "examples 900"],
 ) -> Integer[np.ndarray, "examples 2"]:
-    """Rows and columns of the largest rectangle of colours in each upper left corner.
+    """Return the sizes of the largest rectangles of colors in the upper left corners.
 
-    Of equally large ones that with the fewest rows; (0, 0) if the corner is no colour.
+    Ties are decided by the fewest rows. (0, 0): the corner is not a color.
     """
     canvas = tokens.reshape(-1, SIDE, SIDE)
     colored = (canvas >= FIRST) & (canvas < VOCAB)
@@ -113,12 +113,12 @@ def crop_sizes(
 
 
 def crop(tokens: Integer[np.ndarray, "examples 900"]) -> list[np.ndarray]:
-    """The grid of each example: the largest rectangle of colours in the corner."""
+    """Return the grid of each example: the largest rectangle of colors."""
     canvas = (tokens.reshape(-1, SIDE, SIDE) - FIRST).astype(np.uint8)
     sizes = crop_sizes(tokens).tolist()
     return [own[:r, :c] for own, (r, c) in zip(canvas, sizes, strict=True)]
 
 
 def to_grid(tokens: Integer[np.ndarray, "900"]) -> UInt8[np.ndarray, "rows columns"]:
-    """The grid that a canvas holds in its upper left corner."""
+    """Return the grid in the upper left corner of a canvas."""
     return crop(tokens[None])[0]

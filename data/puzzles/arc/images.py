@@ -1,11 +1,10 @@
-"""Augmented images of ARC tasks: which ones there are, and their tokens.
+"""Augmented ARC tasks (images): draw them, and make their tokens.
 
-An image turns all grids of a task by one symmetry, renames its colours but 0, and moves
-each pair of grids over the canvas. Images that equal an earlier one are dropped, as are
-those beyond the number wanted.
+An image applies one symmetry to all grids of a task, permutes the colors 1 to 9, and
+moves each pair of grids over the canvas. Repeated images are dropped.
 
-Source: official `dataset/build_arc_dataset.py`; the draws have the same distribution,
-but come from other random numbers.
+Source: official `dataset/build_arc_dataset.py`; the distribution is the same, the
+random numbers are not.
 """
 
 from collections.abc import Sequence
@@ -24,32 +23,31 @@ SYMMETRIES = 8
 
 
 class Images(NamedTuple):
-    """The images of a task, itself the first."""
+    """The images of a task; the first is the task itself."""
 
     symmetries: Int[np.ndarray, " images"]
     colors: UInt8[np.ndarray, "images 10"]
-    """What each colour becomes."""
+    """New color of each color."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Return the number of images."""
         return len(self.symmetries)
 
     def take(self, chosen: Int[np.ndarray, " chosen"]) -> "Images":
-        """Some of the images, by their numbers."""
+        """Return the chosen images."""
         return Images(self.symmetries[chosen], self.colors[chosen])
 
 
 def draw_images(
     pairs: Sequence[Pair], augmentations: int, rng: np.random.Generator
 ) -> Images:
-    """The task and at most `augmentations` different images of it.
+    """Return the task and at most `augmentations` different images of it.
 
     Args:
-        pairs: all of the task, test pairs included: images differ if these do.
-        augmentations: images wanted; there are fewer where `TRIES` draws for each do
-            not give so many.
-        rng: what they are drawn with.
+        pairs: all pairs of the task, including test pairs.
+        augmentations: number of images; fewer if `TRIES` draws for each are not enough.
+        rng: random numbers.
     """
     count = 1 + TRIES * augmentations
     symmetries = rng.integers(SYMMETRIES, size=count)
@@ -60,11 +58,11 @@ def draw_images(
 
 
 def distinct(pairs: Sequence[Pair], images: Images, most: int) -> Images:
-    """The first `most` of the images that equal none before them.
+    """Return the first `most` different images.
 
-    Two are equal if they hold the same pairs, in whatever order. They are compared by
-    64-bit hashes that come from how the task places each colour, so that no image is
-    made here; a false match has odds of about 2**-60.
+    Images are equal if they have the same pairs in any order. They are compared by
+    64-bit hashes of the positions of each color, so that no image is made here; a false
+    match has a probability of about 2**-60.
     """
     rng = np.random.default_rng(0)
     place = rng.integers(2**64, size=(2, SIDE, SIDE), dtype=np.uint64)
@@ -80,7 +78,7 @@ def distinct(pairs: Sequence[Pair], images: Images, most: int) -> Images:
 
 
 def _turned(pairs: Sequence[Pair]) -> np.ndarray:
-    """Every pair under every symmetry, as objects: [symmetries, pairs]."""
+    """Return every pair under every symmetry, as objects: [symmetries, pairs]."""
     turned = np.empty((SYMMETRIES, len(pairs)), object)
     for at in np.ndindex(turned.shape):
         turned[at] = Pair(*(turn(grid, at[0]) for grid in pairs[at[1]]))
@@ -88,7 +86,7 @@ def _turned(pairs: Sequence[Pair]) -> np.ndarray:
 
 
 def _mix(hashes: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
-    """Hashes whose sums tell sets apart (the finalizer of splitmix64)."""
+    """Mix hashes so that sums of them identify sets (the finalizer of splitmix64)."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))
@@ -97,13 +95,13 @@ def _mix(hashes: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
 def image_tokens(
     pairs: Sequence[Pair], images: Images, rng: np.random.Generator | None
 ) -> UInt8[np.ndarray, "2 images pairs 900"]:
-    """Tokens of inputs, and of outputs, of some pairs of every image.
+    """Return the tokens of the inputs and of the outputs of `pairs` in every image.
 
     Args:
-        pairs: of the task.
-        images: of the task.
-        rng: what pairs are moved with: input and output of all pairs of an image but
-            one, at random, move together, to anywhere on the canvas. None moves none.
+        pairs: pairs of the task.
+        images: images of the task.
+        rng: random numbers for moving pairs to anywhere on the canvas, input and output
+            together. One random pair of each image is not moved. None: no pair is.
     """
     canvases = np.zeros((2, SYMMETRIES, len(pairs), 2 * SIDE + 1, 2 * SIDE + 1), "u1")
     room = np.empty((SYMMETRIES, len(pairs), 2), int)
@@ -116,7 +114,7 @@ def image_tokens(
         shift = rng.integers(room[images.symmetries] + 1)
         unmoved = rng.integers(len(pairs), size=images.size)
         shift[np.arange(images.size), unmoved] = 0
-    # A grid lies at (30, 30) of its canvas: what is seen of it says where it goes.
+    # A grid is at (30, 30) of its canvas: the window chosen moves it.
     windows = np.lib.stride_tricks.sliding_window_view(
         canvases, (SIDE, SIDE), axis=(-2, -1)
     )

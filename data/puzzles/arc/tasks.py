@@ -1,7 +1,6 @@
-"""Reading ARC tasks: combined JSON of challenges and solutions, or a file a task.
+"""Read ARC tasks: JSON files of challenges and of solutions, or one file for each task.
 
-A task shows what to do in some pairs of grids, input and output, and asks for the
-output of one or more test inputs.
+A task has training pairs of grids, input and output, and one or more test inputs.
 """
 
 import gzip
@@ -19,10 +18,10 @@ from configs import ARC, UserError, require
 from data.puzzles.arc.grid import COLORS, SIDE
 
 UNKNOWN = [[0]]
-"""What stands for a solution that is kept secret. Source: the official builder."""
+"""Placeholder of a secret solution. Source: the official builder."""
 
 WHERE = (
-    "The repository SamsungSAILMontreal/TinyRecursiveModels holds all of them in "
+    "The repository SamsungSAILMontreal/TinyRecursiveModels has all of them in "
     "`kaggle/combined`"
 )
 
@@ -42,7 +41,7 @@ class Task(NamedTuple):
     test: Sequence[Pair]
 
     def to_json(self) -> dict[str, list[dict[str, list[list[int]]]]]:
-        """The task as the files have it, with solutions."""
+        """Return the task in the form of the files, with solutions."""
         return {
             part: [{"input": a.tolist(), "output": b.tolist()} for a, b in pairs]
             for part, pairs in (("train", self.train), ("test", self.test))
@@ -50,19 +49,18 @@ class Task(NamedTuple):
 
 
 def read_subsets(config: ARC) -> dict[str, list[Task]]:
-    """The tasks of each subset; one that stands in two is kept once.
+    """Return the tasks of each subset; a task in several subsets is kept once.
 
-    It stays in the test set if it is in one, else where it comes first, and a warning
-    says how many there were: ARC-AGI-2 took over tasks of ARC-AGI-1.
+    It is kept in the test set if it is there, else in its first subset, with a warning:
+    ARC-AGI-2 contains tasks of ARC-AGI-1.
 
     Raises:
-        UserError: if a file is missing, or is not as ARC's are.
+        UserError: if a file is missing or has another form.
     """
     source = Path(config.source)
     require(
         source.is_dir(),
-        f"`--source` must be the folder of the ARC files: there is no {source}. "
-        f"{WHERE}.",
+        f"Folder of ARC files not found: {source}. {WHERE}.",
     )
     subsets = {
         name: read_subset(source, name, secret=name in config.test)
@@ -73,8 +71,8 @@ def read_subsets(config: ARC) -> dict[str, list[Task]]:
         kept = [task for task in subsets[name] if task.name not in known]
         if repeated := len(subsets[name]) - len(kept):
             warnings.warn(
-                f"{repeated} tasks of {name} stand in another subset as well and are "
-                "left out of this one.",
+                f"{repeated} tasks of {name} are also in another subset, and removed "
+                "from this one.",
                 stacklevel=4,
             )
         known |= {task.name for task in kept}
@@ -83,16 +81,16 @@ def read_subsets(config: ARC) -> dict[str, list[Task]]:
 
 
 def read_subset(source: Path, subset: str, *, secret: bool = False) -> list[Task]:
-    """The tasks of a subset: of two combined files, or of a folder of files.
+    """Return the tasks of a subset.
 
     Args:
         source: folder with `*_SUBSET_challenges.json` and `*_SUBSET_solutions.json`,
-            also gzipped, or with a folder `SUBSET` of one JSON file a task.
-        subset: its name.
-        secret: whether solutions may be missing altogether.
+            also gzipped, or with a folder `SUBSET` of one JSON file for each task.
+        subset: name of the subset.
+        secret: allow a subset without solutions.
 
     Raises:
-        UserError: if a file is missing, or is not as ARC's are.
+        UserError: if a file is missing or has another form.
     """
     challenges = _find(source, subset, "challenges")
     if challenges is None:
@@ -104,8 +102,8 @@ def read_subset(source: Path, subset: str, *, secret: bool = False) -> list[Task
         answers = _expect(read_json(solutions), dict, solutions, "")
     elif not secret:
         raise UserError(
-            f"Tasks to train on must have solutions: there is no *_{subset}_solutions."
-            f"json beside {challenges}. {WHERE}."
+            f"Tasks to train on must have solutions: *_{subset}_solutions.json not "
+            f"found beside {challenges}. {WHERE}."
         )
     tasks = []
     for name, task in content.items():
@@ -118,47 +116,46 @@ def read_subset(source: Path, subset: str, *, secret: bool = False) -> list[Task
 
 
 def read_task(path: Path, *, secret: bool = False) -> Task:
-    """The task of a JSON file of its own, named as the file is.
+    """Read the task of a JSON file; the file's name is the task's name.
 
     Args:
         path: the file.
-        secret: whether the test outputs may be missing.
+        secret: allow missing test outputs.
 
     Raises:
-        UserError: if the file is not as ARC's are.
+        UserError: if the file has another form.
     """
     return _parse_task(_task_name(path), read_json(path), path, secret)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file, plain or gzipped, holds.
+    """Return the content of a JSON file, plain or gzipped.
 
     Raises:
-        UserError: if it holds no JSON.
+        UserError: if the file is not readable JSON.
     """
     try:
         data = path.read_bytes()
         return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (ValueError, RecursionError, EOFError, zlib.error, OSError) as error:
         raise UserError(
-            f"An ARC file must be readable JSON: {path} is not ({error}). Download it "
-            "again."
+            f"Could not read the JSON file {path} ({error}). Download it again."
         ) from None
 
 
 def as_grid(grid: Any, where: str = "A grid") -> UInt8[np.ndarray, "rows columns"]:
-    """A grid of JSON as an array.
+    """Return a grid of JSON as an array.
 
     Args:
-        grid: a list of rows of colours.
-        where: what to call it in an error.
+        grid: a list of rows of colors.
+        where: name of the grid in an error message.
 
     Raises:
-        UserError: if it is no grid of 1 to 30 rows and columns of colours 0 to 9.
+        UserError: unless it has 1 to 30 rows and columns of colors 0 to 9.
     """
     wrong = ""
     if not isinstance(grid, list) or not all(isinstance(row, list) for row in grid):
-        wrong = f"{grid!r:.40}, which is no list of rows"
+        wrong = f"{grid!r:.40}, which is not a list of rows"
     elif not 1 <= len(grid) <= SIDE:
         wrong = f"{len(grid)} rows"
     elif len(widths := {len(row) for row in grid}) > 1:
@@ -168,17 +165,17 @@ def as_grid(grid: Any, where: str = "A grid") -> UInt8[np.ndarray, "rows columns
     elif bad := [c for row in grid for c in row if type(c) is not int]:
         wrong = f"a cell {bad[0]!r:.40}"
     elif bad := [c for row in grid for c in row if not 0 <= c < COLORS]:
-        wrong = f"the colour {bad[0]}"
+        wrong = f"the color {bad[0]}"
     require(
         not wrong,
-        f"{where} must be 1 to {SIDE} rows of equally many, 1 to {SIDE}, colours 0 to "
-        f"{COLORS - 1}: got {wrong}. Correct the file or download it again.",
+        f"{where} must be 1 to {SIDE} rows, of the same length from 1 to {SIDE}, of "
+        f"colors 0 to {COLORS - 1}: got {wrong}. Correct or download the file again.",
     )
     return np.array(grid, np.uint8)
 
 
 def _find(source: Path, subset: str, what: str) -> Path | None:
-    """The combined file of a subset, if there is one."""
+    """Return the combined file of a subset, if there is one."""
     end = f"{subset}_{what}.json"
     found = sorted(
         path
@@ -187,36 +184,35 @@ def _find(source: Path, subset: str, what: str) -> Path | None:
     )
     require(
         len({path.name.removesuffix(".gz") for path in found}) <= 1,
-        f"A subset must be one file of {what}: {source} has "
-        f"{', '.join(path.name for path in found)}. Move all but one elsewhere.",
+        f"A subset must have one file of {what}: got "
+        f"{', '.join(path.name for path in found)} in {source}. Keep only one there.",
     )
     return found[0] if found else None
 
 
 def _read_folder(source: Path, subset: str, secret: bool) -> list[Task]:
-    """The tasks of a folder, and of those in it, of one JSON file each."""
+    """Return the tasks of a folder and its subfolders, with a JSON file for each."""
     folder = source / subset
     files = sorted(
         [*folder.rglob("*.json"), *folder.rglob("*.json.gz")], key=_task_name
     )
     require(
         bool(files),
-        f"A subset must be a file *_{subset}_challenges.json or a folder {subset} of "
-        f"one JSON file a task: {source} has neither. Check `--source` and "
-        f"`--subsets`; {WHERE[0].lower()}{WHERE[1:]}.",
+        f"Neither a file *_{subset}_challenges.json nor a folder {subset} of JSON "
+        f"files found in {source}. Check `--source` and `--subsets`. {WHERE}.",
     )
     names = [*map(_task_name, files)]
     repeated = [name for name in set(names) if names.count(name) > 1]
     require(
         not repeated,
-        f"Each task must have a file name of its own: {folder} has several "
-        f"{sorted(repeated)[:1]}. Rename them.",
+        f"Each task must have a different file name: got several "
+        f"{sorted(repeated)[:1]} in {folder}. Rename them.",
     )
     return [read_task(path, secret=secret) for path in files]
 
 
 def _task_name(path: Path) -> str:
-    """The name of the task in a file of its own."""
+    """Return the name of the task in a file."""
     return path.name.removesuffix(".gz").removesuffix(".json")
 
 
@@ -229,24 +225,26 @@ def _add_solutions(
 ) -> None:
     """Put the solutions of a task into its test pairs."""
     test = _expect(task.get("test", []), list, challenges, f", {name}, test,")
-    asked, own = len(test), answers.get(name, [])
+    outputs = answers.get(name, [])
     require(
-        isinstance(own, list) and len(own) == asked,
-        f"Each test input must have a solution: {name} has {asked} in {challenges} and "
-        f"{len(own) if isinstance(own, list) else 'no list'} in {solutions}. Take both "
-        "files from one release.",
+        isinstance(outputs, list) and len(outputs) == len(test),
+        f"Each test input must have a solution: {name} has {len(test)} in {challenges} "
+        f"and {len(outputs) if isinstance(outputs, list) else 'no list'} in "
+        f"{solutions}. Use both files of one release.",
     )
-    for pair, output in zip(test, own, strict=True):
+    for pair, output in zip(test, outputs, strict=True):
         _expect(pair, dict, challenges, f", {name}, test,")["output"] = output
 
 
 def _parse_task(name: str, task: Any, path: Path, secret: bool) -> Task:
-    """A task of JSON, checked."""
+    """Check and return a task of JSON."""
     _expect(task, dict, path, f", {name},")
     parts = {}
     for part in ("train", "test"):
         pairs = _expect(task.get(part), list, path, f", {name}, {part},")
-        require(bool(pairs), f"A task must have a {part} pair: {name} in {path} lacks.")
+        require(
+            bool(pairs), f"A task must have a {part} pair: {name} in {path} has none."
+        )
         hidden = secret and part == "test"
         parts[part] = [
             _parse_pair(pair, f"{path}, {name}, {part}[{i}]", hidden)
@@ -256,7 +254,7 @@ def _parse_task(name: str, task: Any, path: Path, secret: bool) -> Task:
 
 
 def _parse_pair(pair: Any, where: str, hidden: bool) -> Pair:
-    """A pair of JSON, checked; its output may be hidden."""
+    """Check and return a pair of JSON; `hidden`: its output may be missing."""
     keys = set(pair) if isinstance(pair, dict) else set()
     missing = {"input", "output"} - keys - ({"output"} if hidden else set())
     require(
@@ -269,11 +267,10 @@ def _parse_pair(pair: Any, where: str, hidden: bool) -> Pair:
 
 
 def _expect(value: Any, kind: type, path: Path, what: str) -> Any:
-    """A value of JSON, which must be a list or an object."""
+    """Check that a value of JSON is a list or an object, and return it."""
     require(
         isinstance(value, kind),
-        f"ARC files must be as the competition's: {path}{what} must be a "
-        f"{'list' if kind is list else 'JSON object'}, and is {value!r:.40}. "
-        "Download it again.",
+        f"{path}{what} must be a {'list' if kind is list else 'JSON object'}: got "
+        f"{value!r:.40}. Download it again.",
     )
     return value

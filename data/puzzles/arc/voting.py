@@ -1,19 +1,18 @@
-"""Voting: the answers of a model to all images of an ARC task make one answer.
+"""Voting: one answer from a model's answers to all augmentations of an ARC task.
 
-A model answers every augmented image of a test input. Each answer is a vote, once the
-augmentation is undone, for a grid. Of the grids with votes that with the most comes
-first, and of equally many that with the highest mean of sigmoid(q_halt).
+A model answers every augmentation (image) of a test input. With the augmentation
+undone, each answer is a vote for a grid. Grids are ranked by their votes, then by their
+mean of sigmoid(q_halt).
 
     votes = Votes.of_datasets(["datasets/arc1concept-aug-1000"])
     votes.add(identifiers, inputs, predictions, q_halt_logits)  # batch by batch
     votes.metrics()  # {"ARC/pass@1": 0.4, "ARC/pass@2": 0.45, ...}
     votes.submission()  # {"007bbfb7": [{"attempt_1": [[0, 7], [7, 7]], ...}]}
 
-Votes of several processes, or of several evaluations, are merged: `votes.merge` takes
-the `tallies` of others. Nothing depends on the order in which votes came: sums are
-exact, and grids of equal rank stand in the order of the images.
+`votes.merge` adds the `tallies` of other processes or evaluations. Results do not
+depend on the order of the votes: sums are exact, and ties are decided by the image.
 
-Source: official `evaluators/arc.py`, where equal ranks stand in the order of arrival.
+Source: official `evaluators/arc.py`, where ties are decided by the order of the votes.
 """
 
 import json
@@ -32,13 +31,13 @@ from data.puzzles.arc.tasks import as_grid, read_json
 from data.remote import local_dataset
 
 KS = (1, 2, 5, 10, 100, 1000)
-"""Numbers of answers among which the right one may be."""
+"""Numbers of first answers that may contain the right one."""
 
 ATTEMPTS = 2
 """Answers to a test input in a submission."""
 
 PLACEHOLDER = [[0, 0], [0, 0]]
-"""What stands in the competition's sample of a submission."""
+"""Answer in the competition's sample of a submission."""
 
 CHUNK = 4096
 """Answers whose grids are cropped at once."""
@@ -50,12 +49,12 @@ Grid = list[list[int]]
 
 
 def grid_key(grid: np.ndarray) -> bytes:
-    """A grid as bytes: its shape, then its colours."""
+    """Return a grid as bytes: its shape, then its colors."""
     return bytes(grid.shape) + grid.astype(np.uint8).tobytes()
 
 
 def grid_of(key: bytes) -> Grid:
-    """The grid of a key, as JSON has it."""
+    """Return the grid of a key, in the form of JSON."""
     rows, columns = key[:2]
     return np.frombuffer(key, np.uint8, offset=2).reshape(rows, columns).tolist()
 
@@ -65,14 +64,14 @@ class Tally:
     """The votes for a grid."""
 
     first: int
-    """Least identifier of the images that it was the answer to."""
+    """Least identifier of the images with this answer."""
 
     qs: list[float] = field(default_factory=list)
     """sigmoid(q_halt) of each vote."""
 
     @property
     def rank(self) -> tuple[int, float, int]:
-        """What grids are sorted by: the lowest comes first."""
+        """Sort key of grids: the lowest is the best."""
         return -len(self.qs), -math.fsum(self.qs) / len(self.qs), self.first
 
 
@@ -84,8 +83,8 @@ class Votes:
     """The answers to the test inputs of ARC tasks, counted.
 
     Attributes:
-        tasks: name -> the task with its solutions, as `test_puzzles.json` has it.
-        tallies: the votes so far, plain data that can be pickled.
+        tasks: name -> the task with its solutions, in the form of `test_puzzles.json`.
+        tallies: the votes so far; can be pickled.
     """
 
     def __init__(
@@ -95,12 +94,12 @@ class Votes:
         *,
         blank_identifier: int = 0,
     ):
-        """No votes yet.
+        """Start without votes.
 
         Args:
-            identifiers: the name of each puzzle, as `identifiers.json` has them.
-            tasks: what `test_puzzles.json` holds.
-            blank_identifier: identifier of rows that only fill a batch.
+            identifiers: names of the puzzles, from `identifiers.json`.
+            tasks: content of `test_puzzles.json`.
+            blank_identifier: identifier of padding rows.
         """
         self.tasks = tasks
         self.tallies: Tallies = {}
@@ -113,10 +112,9 @@ class Votes:
 
     @classmethod
     def of_datasets(cls, paths: Sequence[str | Path]) -> "Votes":
-        """No votes yet for the test tasks of a dataset, or of several merged.
+        """Start without votes for the test tasks of one or more datasets.
 
-        The identifiers are those of `PuzzleDataset`: each dataset's are moved up by the
-        number of those before it.
+        Identifiers are offset as in `PuzzleDataset`.
 
         Raises:
             UserError: if `identifiers.json` or `test_puzzles.json` is missing.
@@ -127,8 +125,8 @@ class Votes:
             for name in ("identifiers.json", "test_puzzles.json"):
                 require(
                     (path / name).is_file(),
-                    f"Voting needs `{name}`, which ARC datasets have: there is none in "
-                    f"{path}. Build the dataset with `python -m data.prepare arc`.",
+                    f"`{name}` of an ARC dataset not found in {path}. Build the "
+                    "dataset with `python -m data.prepare arc`.",
                 )
             identifiers += read_json(path / "identifiers.json")
             tasks |= read_json(path / "test_puzzles.json")
@@ -141,36 +139,36 @@ class Votes:
         predictions: Integer[np.ndarray, "rows 900"],
         q_halt_logits: Float[np.ndarray, " rows"],
     ) -> None:
-        """Count the answers to some examples; rows that only fill a batch do not count.
+        """Count answers; padding rows do not count.
 
         Args:
-            identifiers: of the puzzle of each row.
-            inputs: tokens of the test inputs, augmented.
+            identifiers: identifier of each row's puzzle.
+            inputs: tokens of the augmented test inputs.
             predictions: tokens of the answers.
-            q_halt_logits: the model's confidence in each.
+            q_halt_logits: the model's confidence in each answer.
 
         Raises:
-            UserError: if an identifier is none of the dataset.
+            UserError: if an identifier is out of range.
         """
         real = np.flatnonzero(identifiers != self._blank)
         ids, names = identifiers[real], len(self._identifiers)
         wrong = ids[(ids < 0) | (ids >= names)].tolist()
         require(
             not wrong,
-            f"Identifiers must lie in 0 .. {names - 1}: got {wrong[:1]}. Vote on the "
-            "dataset that was evaluated.",
+            f"Identifiers must be in 0 .. {names - 1}: got {wrong[:1]}. Use the "
+            "evaluated dataset.",
         )
         for start in range(0, len(real), CHUNK):
             rows = real[start : start + CHUNK]
             q = np.exp(-np.logaddexp(0, -q_halt_logits[rows].astype(np.float64)))
             grids = crop(inputs[rows]), crop(predictions[rows])
-            for own in zip(identifiers[rows].tolist(), *grids, q.tolist(), strict=True):
-                self._count(*own)
+            for row in zip(identifiers[rows].tolist(), *grids, q.tolist(), strict=True):
+                self._count(*row)
 
     def _count(
         self, identifier: int, question: np.ndarray, answer: np.ndarray, q: float
     ) -> None:
-        """Count one answer, both grids being images."""
+        """Count one answer; both grids are augmented."""
         name, symmetry, colors = parse_image(self._identifiers[identifier])
         where = name, grid_key(undo(question, symmetry, colors))
         tally = self._tally(where, grid_key(undo(answer, symmetry, colors)), identifier)
@@ -178,7 +176,7 @@ class Votes:
         tally.qs.append(q)
 
     def merge(self, tallies: Tallies) -> None:
-        """Count the `tallies` of other votes too: of another process or evaluation."""
+        """Add the `tallies` of another process or evaluation."""
         for where, answers in tallies.items():
             for key, theirs in answers.items():
                 ours = self._tally(where, key, theirs.first)
@@ -186,35 +184,34 @@ class Votes:
                 ours.qs += theirs.qs
 
     def metrics(self, ks: Sequence[int] = KS) -> dict[str, float]:
-        """`ARC/pass@K` for each K: the mean share of a task's test inputs solved.
+        """Return `ARC/pass@K` for each K: the mean share of solved inputs of a task.
 
-        A test input is solved if its solution is among the first K answers; without an
-        answer it is not.
+        A test input is solved if its solution is among the first K answers.
         """
         solved = dict.fromkeys(ks, 0.0)
         for name, questions in self._questions.items():
-            found = dict.fromkeys(ks, 0)
+            right = dict.fromkeys(ks, 0)
             for key, pair in questions:
-                right = grid_key(as_grid(pair["output"]))
+                solution = grid_key(as_grid(pair["output"]))
                 ranked = self._ranked(name, key)
                 for k in ks:
-                    found[k] += right in ranked[:k]
+                    right[k] += solution in ranked[:k]
             for k in ks:
-                solved[k] += found[k] / len(questions)
+                solved[k] += right[k] / len(questions)
         return {f"ARC/pass@{k}": solved[k] / len(self._questions) for k in ks}
 
     def submission(self, attempts: int = ATTEMPTS) -> dict[str, list[dict[str, Grid]]]:
-        """What the competition asks for: the first answers to each test input.
+        """Return the first answers to each test input, in the competition's form.
 
-        Where there are fewer, the first fills up. A test input without any answer gets
-        the competition's placeholder (officially it is left out, so that the answers
-        to the inputs after it move up).
+        The first answer is repeated if there are too few. A test input without an
+        answer gets the competition's placeholder (the official code omits it, which
+        shifts the answers to the inputs after it).
         """
         submission = {}
         for name, questions in self._questions.items():
             submission[name] = []
             for key, _ in questions:
-                grids = [grid_of(own) for own in self._ranked(name, key)[:attempts]]
+                grids = [grid_of(best) for best in self._ranked(name, key)[:attempts]]
                 grids += (grids[:1] or [PLACEHOLDER]) * (attempts - len(grids))
                 named = {f"attempt_{i}": grid for i, grid in enumerate(grids, 1)}
                 submission[name].append(named)
@@ -225,10 +222,10 @@ class Votes:
         path.write_text(json.dumps(self.submission(attempts)), encoding="utf-8")
 
     def _tally(self, where: Question, key: bytes, identifier: int) -> Tally:
-        """The votes for a grid, a new tally if there are none."""
+        """Return the votes for a grid; a new tally if there are none."""
         return self.tallies.setdefault(where, {}).setdefault(key, Tally(identifier))
 
     def _ranked(self, name: str, question: bytes) -> list[bytes]:
-        """The answers to a test input, the best first."""
+        """Return the answers to a test input, the best first."""
         answers = self.tallies.get((name, question), {})
         return sorted(answers, key=lambda key: answers[key].rank)

@@ -1,4 +1,4 @@
-"""Distances in mazes, many mazes at once: a row of cells is a machine word.
+"""Distances in many mazes at once: a row of cells is a machine word.
 
 Bit c of word (r, i) is cell (r, c) of maze i. Rows are the first axis, so that a step
 in any direction is one operation over all mazes.
@@ -12,23 +12,23 @@ from jaxtyping import Bool, Int, UInt
 LARGEST = 64
 """Most rows and columns of a maze: the bits of a word."""
 
-CHECK = 8  # steps between two looks for mazes whose flood has ended
+CHECK = 8  # steps between two checks for mazes whose flood has ended
 
 Words = UInt[np.ndarray, "rows mazes"]
 
 
 class Flood(NamedTuple):
-    """Some mazes under water: what is dry, and what is wet after so many steps."""
+    """The mazes that are still being flooded."""
 
     mazes: Int[np.ndarray, " mazes"]
-    """Which of the mazes asked for these are."""
+    """Their indices in the input."""
 
     free: Words
     wet: Words
 
 
 def to_words(cells: Bool[np.ndarray, "mazes rows columns"]) -> Words:
-    """Cells as bits, in words of 32 or 64 bits."""
+    """Return cells as bits, in words of 32 or 64 bits."""
     width = 4 if cells.shape[2] <= 32 else 8
     packed = np.packbits(cells, axis=2, bitorder="little")
     missing = width - packed.shape[2]
@@ -37,13 +37,13 @@ def to_words(cells: Bool[np.ndarray, "mazes rows columns"]) -> Words:
 
 
 def to_cells(words: Words, columns: int) -> Bool[np.ndarray, "mazes rows columns"]:
-    """What `to_words` was given."""
+    """Return the cells of words: the inverse of `to_words`."""
     packed = np.ascontiguousarray(words.T)[..., None].view(np.uint8)
     return np.unpackbits(packed, axis=2, bitorder="little")[..., :columns].astype(bool)
 
 
 def grow(wet: Words, free: Words) -> Words:
-    """The cells that water reaches by one more step."""
+    """Return the cells that are wet after one more step."""
     wider = wet | (wet << 1) | (wet >> 1)
     wider[1:] |= wet[:-1]
     wider[:-1] |= wet[1:]
@@ -51,12 +51,12 @@ def grow(wet: Words, free: Words) -> Words:
 
 
 def flood(start: Words, free: Words, steps: int | None = None) -> Flood:
-    """The mazes that still flood after `steps` steps, and their wet cells.
+    """Return the mazes that are still being flooded after `steps` steps.
 
     Args:
         start: the first wet cells.
-        free: cells that are no wall.
-        steps: to make; None: until nothing changes, which leaves all mazes.
+        free: cells without a wall.
+        steps: number of steps; None: until nothing changes, and return all mazes.
     """
     mazes, wet = np.arange(start.shape[1]), start
     if steps is None:
@@ -76,14 +76,14 @@ def distances(
     start: Bool[np.ndarray, "mazes rows columns"],
     free: Bool[np.ndarray, "mazes rows columns"],
 ) -> Int[np.ndarray, "mazes rows columns"]:
-    """Steps from the nearest start to every cell; -1 where no way leads."""
+    """Return the steps from the nearest start to each cell; -1 if there is no way."""
     words, wet = to_words(free), to_words(start & free)
-    found = np.where(start & free, 0, -1)
+    steps = np.where(start & free, 0, -1)
     step = 0
     while True:
         wider, step = grow(wet, words), step + 1
         fresh = wider & ~wet
         if not fresh.any():
-            return found
-        found[to_cells(fresh, free.shape[2])] = step
+            return steps
+        steps[to_cells(fresh, free.shape[2])] = step
         wet = wider

@@ -1,10 +1,10 @@
-"""Mazes made up from a seed: a dataset like Maze-Hard that needs no download.
+"""Build a dataset of generated mazes like Maze-Hard, without a download.
 
-Each cell is a wall with a probability that is drawn for each maze, start and goal lie
-anywhere, and the few mazes whose shortest path is long are kept. These have the walls
-and the lengths of Maze-Hard. So as not to draw fifty thousand mazes for each that is
-kept, the goal is drawn last, among the cells that are far from the start; that changes
-nothing, as long as the maze is kept with a chance in proportion to their number.
+Each cell is a wall with a probability drawn for each maze, start and goal are anywhere,
+and only the few mazes with a long shortest path are kept. These have the walls and the
+path lengths of Maze-Hard. To avoid drawing 50,000 mazes for each kept one, the goal is
+drawn last, from the cells far from the start. The distribution is the same if a maze is
+kept with a probability proportional to the number of far cells.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from data.puzzles.maze.kind import FREE, GOAL, PATH, START, WALL, Mazes
 from data.puzzles.writer import Examples
 
 BATCH = 2048  # mazes drawn at once: their bits then fit into a cache
-DENSITIES = (77, 129)  # of walls, of 256: 30 to 50 %
-SHARE = 16  # a maze is sure to be kept when one of so many cells is far enough
-PATIENCE = 2000  # batches that may find nothing
+DENSITIES = (77, 129)  # share of walls in 256ths: 30 to 50 %
+SHARE = 16  # a maze is always kept if one in `SHARE` cells is far enough
+PATIENCE = 2000  # batches without a new maze before giving up
 
 
 def build(config: GeneratedMaze, out: Path) -> None:
-    """Build the dataset in `out`; only training mazes get images.
+    """Build the dataset in `out`; only training mazes are augmented.
 
     Raises:
         UserError: if `out` is not vacant, or there are too few such mazes.
@@ -47,12 +47,12 @@ def build(config: GeneratedMaze, out: Path) -> None:
 
 
 def generate(config: GeneratedMaze, count: int) -> tuple[Mazes, Mazes]:
-    """So many mazes, none an image of another, and their answers.
+    """Return `count` mazes and their answers; no maze is an image of another.
 
     Raises:
-        UserError: if there seem to be too few.
+        UserError: if no new maze is found for a long time.
     """
-    found: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    mazes: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     last = 0
     for number, (questions, answers) in enumerate(_batches(config)):
         views = images(questions).reshape(-1, IMAGES, config.size**2)
@@ -60,30 +60,30 @@ def generate(config: GeneratedMaze, count: int) -> tuple[Mazes, Mazes]:
             views, questions, answers, strict=True
         ):
             key = min(view.tobytes() for view in views_of_one)
-            if key not in found:
-                found[key] = (question, answer)
+            if key not in mazes:
+                mazes[key] = (question, answer)
                 last = number
-        if len(found) >= count:
+        if len(mazes) >= count:
             break
         if number - last > PATIENCE:
             raise UserError(
-                f"{count:,} different mazes of {config.size}x{config.size} with a "
-                f"shortest path of {config.least_path} cells or more must be found: "
-                f"got {len(found):,}, and none in the last {PATIENCE * BATCH:,} drawn. "
-                "Use a smaller `--least-path`, `--train` or `--test`."
+                f"Only {len(mazes):,} of {count:,} different mazes found, none of them "
+                f"in the last {PATIENCE * BATCH:,} drawn ({config.size}x{config.size}, "
+                f"shortest path of {config.least_path} cells or more). Use a smaller "
+                "`--least-path`, `--train` or `--test`."
             )
-    all_questions, all_answers = zip(*found.values(), strict=True)
+    all_questions, all_answers = zip(*mazes.values(), strict=True)
     return np.stack(all_questions[:count]), np.stack(all_answers[:count])
 
 
 def _batches(config: GeneratedMaze) -> Iterator[tuple[Mazes, Mazes]]:
-    """The mazes kept of each batch drawn, without end."""
+    """Yield the kept mazes of batches without end."""
     numbers = iter(range(2**31))
     yield from parallel_map(partial(draw, config), numbers, config.processes)
 
 
 def draw(config: GeneratedMaze, number: int) -> tuple[Mazes, Mazes]:
-    """The mazes kept of batch `number`, a function of it and of the seed."""
+    """Return the kept mazes of batch `number`: a function of it and the seed."""
     rng = np.random.default_rng((config.seed, number))
     size, each = config.size, np.arange(BATCH)
     walls = rng.integers(*DENSITIES, size=(BATCH, 1, 1), dtype=np.uint8)
@@ -93,7 +93,7 @@ def draw(config: GeneratedMaze, number: int) -> tuple[Mazes, Mazes]:
     at_start = np.zeros((BATCH, size**2), bool)
     at_start[each, starts] = True
 
-    # A path of n cells is n - 1 steps: far are those that n - 2 do not reach.
+    # A path of n cells is n - 1 steps: cells are far if n - 2 steps do not reach them.
     words = to_words(at_start.reshape(free.shape))
     near = flood(words, to_words(free), config.least_path - 2)
     far = flood(near.wet, near.free).wet & ~near.wet
@@ -109,7 +109,7 @@ def draw(config: GeneratedMaze, number: int) -> tuple[Mazes, Mazes]:
 def _pick(
     cells: Bool[np.ndarray, "mazes seq"], rng: np.random.Generator
 ) -> Int[np.ndarray, " mazes"]:
-    """The number of one of the cells of each maze, all equally likely."""
+    """Draw one of the cells of each maze, all equally likely."""
     return np.where(cells, rng.random(cells.shape), -1.0).argmax(axis=1)
 
 
@@ -118,7 +118,7 @@ def _pose(
     starts: Int[np.ndarray, " mazes"],
     goals: Int[np.ndarray, " mazes"],
 ) -> tuple[Mazes, Mazes, Bool[np.ndarray, " mazes"]]:
-    """Questions, answers, and whether there is but one shortest path."""
+    """Return questions, answers, and if there is only one shortest path."""
     mazes, side, _ = free.shape
     each = np.arange(mazes)
     questions = np.where(free, FREE, WALL).astype(np.uint8).reshape(mazes, side**2)
@@ -132,14 +132,14 @@ def _pose(
 def trace(
     from_goal: Int[np.ndarray, "mazes rows columns"], starts: Int[np.ndarray, " mazes"]
 ) -> tuple[Bool[np.ndarray, "mazes seq"], Bool[np.ndarray, " mazes"]]:
-    """A shortest path of each maze, both ends included, and whether it has just one.
+    """Return a shortest path of each maze, and if it is the only one.
 
-    From the start a path goes down wherever that leads nearer to the goal, else right,
-    else left, else up. All answers of Maze-Hard that we have (8 of 2,000) are these.
+    From the start, a path goes down if that is nearer to the goal, else right, else
+    left, else up, as in all known answers of Maze-Hard (8 of 2,000).
 
     Args:
-        from_goal: steps from every cell to the goal; -1 where there is no way.
-        starts: the number of a cell of each maze, from which there is a way.
+        from_goal: steps from every cell to the goal; -1 if there is no way.
+        starts: a cell of each maze that has a way to the goal.
     """
     mazes, side, _ = from_goal.shape
     wide = np.pad(from_goal, ((0, 0), (1, 1), (1, 1)), constant_values=-1)

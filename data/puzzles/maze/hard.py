@@ -26,7 +26,7 @@ IMAGES = 8
 
 
 def build(config: MazeHard, out: Path) -> None:
-    """Build the dataset in `out`; only training mazes get images.
+    """Build the dataset in `out`; only training mazes are augmented.
 
     Raises:
         UserError: if `out` is not vacant, or the CSV files are bad or unavailable.
@@ -39,7 +39,7 @@ def build(config: MazeHard, out: Path) -> None:
     sizes = {questions.shape[1] for part in lists.values() for questions, _ in part}
     require(
         len(sizes) == 1,
-        "Mazes of a dataset must be of one size: got files with mazes of "
+        "Mazes of a dataset must have the same size: got "
         f"{', '.join(map(str, sorted(sizes)))} cells. Build a dataset for each size.",
     )
     train, test = (
@@ -64,7 +64,7 @@ def write_mazes(
     dihedral: bool,
     extra: dict[str, object],
 ) -> None:
-    """Write mazes and answers as a dataset, the training ones with their images."""
+    """Write mazes as a dataset; `dihedral`: augment training mazes."""
     if dihedral:
         train = Examples(images(train.inputs), images(train.labels), IMAGES)
     splits = {"train": train, "test": test}
@@ -72,7 +72,7 @@ def write_mazes(
 
 
 def images(mazes: Mazes) -> UInt8[np.ndarray, "mazes*8 seq"]:
-    """The 8 turned and mirrored images of each maze, itself the first, in a row.
+    """Return each maze followed by its 7 other rotations and reflections.
 
     Source: official `dataset/common.py`, `dihedral_transform`, in its order.
     """
@@ -85,10 +85,10 @@ def images(mazes: Mazes) -> UInt8[np.ndarray, "mazes*8 seq"]:
 
 
 def read_csv(path: str | Path) -> tuple[Mazes, Mazes]:
-    """Questions and answers of a `.csv` or `.csv.gz` file, checked by the rules.
+    """Read questions and answers of a `.csv` or `.csv.gz` file.
 
     Raises:
-        UserError: if the file is missing or a row is wrong.
+        UserError: if the file is missing or a row breaks the rules.
     """
     path, rows = Path(path), read_rows(path)
     if not rows.questions:

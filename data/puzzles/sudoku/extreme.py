@@ -1,7 +1,7 @@
 """Build a dataset from lists of Sudoku in CSV form.
 
 Source: official `dataset/build_sudoku_dataset.py`. Unlike there, the subsample and the
-images come from a seed, and rows are checked.
+augmentations come from a seed, and rows are checked.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ CELLS = BOX.size**2
 
 
 def build(config: SudokuExtreme, out: Path) -> None:
-    """Build the dataset in `out`; only training puzzles get images.
+    """Build the dataset in `out`; only training puzzles are augmented.
 
     Raises:
         UserError: if `out` is not vacant, the CSV files are bad or unavailable, or the
-            images do not fit into memory.
+            augmentations do not fit into memory.
     """
     check_vacant(out)
     train = _read_split(config, "train", out)
@@ -55,15 +55,15 @@ def to_tokens(
     answers: UInt8[np.ndarray, "boards seq"],
     images: int = 1,
 ) -> Examples:
-    """Boards of digits, 0 for an empty cell, as a dataset holds them."""
+    """Return boards of digits, 0 for an empty cell, as the tokens of a dataset."""
     return Examples(questions + np.uint8(1), answers + np.uint8(1), images)
 
 
 def check_memory(puzzles: int, augmentations: int, box: Box) -> None:
-    """Raise `UserError` unless the images of so many puzzles fit into memory."""
+    """Raise `UserError` unless the augmented puzzles fit into memory."""
     require_memory(
         puzzles * (1 + augmentations) * box.size**2 * 8,  # measured: 7.4 bytes a cell
-        f"{puzzles:,} puzzles with {augmentations:,} images each",
+        f"{puzzles:,} puzzles with {augmentations:,} augmentations each",
         "Use fewer `--augmentations` or puzzles.",
     )
 
@@ -71,7 +71,7 @@ def check_memory(puzzles: int, augmentations: int, box: Box) -> None:
 def _read_split(
     config: SudokuExtreme, split: str, out: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Questions and answers of all files of a split, in order."""
+    """Read questions and answers of all files of a split, in order."""
     paths = find_lists(config, split, "sudoku", out)
     tables = [read_csv(path, config.min_difficulty) for path in paths]
     questions, answers = (
@@ -88,7 +88,7 @@ def _read_split(
 def read_csv(
     path: str | Path, min_difficulty: int | None = None
 ) -> tuple[UInt8[np.ndarray, "puzzles 81"], UInt8[np.ndarray, "puzzles 81"]]:
-    """Questions and answers of the rows rated `min_difficulty` or more.
+    """Read questions and answers as digits.
 
     Args:
         path: a `.csv` or `.csv.gz` file with the columns `source,question,answer,
@@ -96,7 +96,7 @@ def read_csv(
         min_difficulty: least rating to keep; None keeps all.
 
     Raises:
-        UserError: if the file is missing or a row, even one not kept, is wrong.
+        UserError: if the file is missing or any row is wrong.
     """
     rows = read_rows(path, CELLS)
     boards = _digits(rows.questions), _digits(rows.answers)
@@ -106,7 +106,7 @@ def read_csv(
 
 
 def _digits(boards: Sequence[str]) -> UInt8[np.ndarray, "puzzles 81"]:
-    """Boards as digits, 0 for `.`, and above 9 for what is neither."""
+    """Return boards as digits: 0 for `.`, more than 9 for other characters."""
     text = "".join(boards).replace(".", "0").encode("ascii", errors="replace")
     return np.frombuffer(text, np.uint8).reshape(-1, CELLS) - np.uint8(ord("0"))
 

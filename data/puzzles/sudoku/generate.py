@@ -1,7 +1,6 @@
-"""Small Sudoku made up from a seed: a dataset that needs no download.
+"""Build a dataset of generated Sudoku, without a download.
 
-Test grids are kept out of training altogether: no training puzzle, nor any image of
-one, has a solution that a test puzzle has.
+No training puzzle or augmentation has the solution of a test puzzle.
 """
 
 import random
@@ -20,7 +19,7 @@ from data.puzzles.writer import write_puzzles
 
 
 def build(config: GeneratedSudoku, out: Path) -> None:
-    """Build the dataset in `out`; only training puzzles get images.
+    """Build the dataset in `out`; only training puzzles are augmented.
 
     Raises:
         UserError: if `out` is not vacant, or the puzzles do not fit into memory.
@@ -29,7 +28,7 @@ def build(config: GeneratedSudoku, out: Path) -> None:
     box = BOXES[config.size]
     require_memory(
         (config.train + config.test) * config.size**2 * 32,  # measured: 26 a cell
-        f"{config.train:,} and {config.test:,} puzzles to make",
+        f"{config.train:,} and {config.test:,} puzzles",
         "Use a smaller `--train` and `--test`.",
     )
     check_memory(config.train, config.augmentations, box)
@@ -51,10 +50,10 @@ def build(config: GeneratedSudoku, out: Path) -> None:
 def _draw_grids(
     config: GeneratedSudoku, box: Box, rng: random.Random
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Different solved grids for training and for testing.
+    """Draw different solved grids for training and for testing.
 
-    One for each puzzle; but of size 4 there are 288 in all, which are shared out in
-    proportion if more puzzles than that are wanted.
+    There is one grid for each puzzle. Of size 4 there are only 288, which are divided
+    in proportion for more puzzles.
     """
     empty = [0] * box.size**2
     total = config.train + config.test
@@ -63,11 +62,11 @@ def _draw_grids(
         rng.shuffle(grids)
         grids = grids[:total]
     else:
-        found: dict[bytes, list[int]] = {}
-        while len(found) < total:
+        different: dict[bytes, list[int]] = {}
+        while len(different) < total:
             grid = next(Search(empty, box).solutions(rng))
-            found[bytes(grid)] = grid
-        grids = list(found.values())
+            different[bytes(grid)] = grid
+        grids = list(different.values())
     share = round(len(grids) * config.train / total)
     share = min(max(share, 1), len(grids) - 1)
     return grids[:share], grids[share:]
@@ -76,7 +75,7 @@ def _draw_grids(
 def _carve_all(
     grids: list[list[int]], count: int, config: GeneratedSudoku, rng: random.Random
 ) -> tuple[UInt8[np.ndarray, "puzzles seq"], UInt8[np.ndarray, "puzzles seq"]]:
-    """`count` puzzles and their solutions, taking the grids in turn."""
+    """Return `count` puzzles and their solutions, using the grids in turn."""
     answers = [grids[i % len(grids)] for i in range(count)]
     blanks = round(config.blanks * config.size**2)
     box = BOXES[config.size]
@@ -90,7 +89,7 @@ def _undo_leaks(
     test_answers: UInt8[np.ndarray, "tests seq"],
     per_group: int,
 ) -> None:
-    """Put the puzzle itself in place of images whose solution is a test grid."""
+    """Replace augmentations whose solution is a test grid by the puzzle itself."""
     leaks = np.flatnonzero(np.isin(_as_keys(answers), _as_keys(test_answers)))
     originals = leaks // per_group * per_group
     questions[leaks] = questions[originals]
@@ -98,5 +97,5 @@ def _undo_leaks(
 
 
 def _as_keys(boards: UInt8[np.ndarray, "boards seq"]) -> np.ndarray:
-    """Each full board as one string of bytes, which NumPy can compare."""
+    """Return each full board as one string of bytes, which NumPy can compare."""
     return np.ascontiguousarray(boards).view(f"S{boards.shape[1]}").reshape(-1)

@@ -6,12 +6,13 @@ bit masks, bit d for digit d.
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 
 from data.puzzles.sudoku.board import Box
 
 
 class Search:
-    """The state of a search: a board and the digits used in each row, column, box."""
+    """The state of a search: a board and the used digits of each row, column, box."""
 
     def __init__(self, cells: list[int], box: Box):
         """Start from the given digits, which must not contradict each other."""
@@ -28,19 +29,19 @@ class Search:
                 self.toggle(cell, digit)
 
     def toggle(self, cell: int, digit: int) -> None:
-        """Put `digit` into an empty `cell`, or take it out again."""
+        """Put `digit` into an empty `cell`, or remove it again."""
         self.cells[cell] ^= digit
         for unit in self._units[cell]:
             self._used[unit] ^= 1 << digit
 
     def candidates(self, cell: int) -> int:
-        """The digits that no row, column or box of `cell` has, as a mask."""
+        """Return a mask of the digits missing in the row, column and box of `cell`."""
         row, column, box = self._units[cell]
         used = self._used
         return self._all & ~(used[row] | used[column] | used[box])
 
     def solutions(self, rng: random.Random | None = None) -> Iterator[list[int]]:
-        """Every solution, one by one, trying digits in the order of `rng` or rising."""
+        """Yield every solution, trying digits in random or (None) rising order."""
         choices = self._choices()
         if choices is None:
             yield list(self.cells)
@@ -53,10 +54,11 @@ class Search:
             self.toggle(cell, digit)
 
     def _choices(self) -> list[tuple[int, int]] | None:
-        """Placements, one of which each solution has; None on a full board.
+        """Return placements (cell, digit) that every solution has one of.
 
-        All are of one cell, the one with fewest candidates, unless a digit has but one
-        place left in some row, column or box. The list is empty in a contradiction.
+        None: the board is full. Empty: the board contradicts itself. All placements are
+        of the cell with fewest candidates, unless a digit has only one cell left in a
+        row, column or box.
         """
         fewest, best, choice = 99, -1, 0
         once, twice = list(self._used), list(self._used)
@@ -81,7 +83,7 @@ class Search:
         return [(best, digit) for digit in digits_of(choice)] if masks else None
 
     def is_forced(self, cell: int, digit: int) -> bool:
-        """Whether every solution has `digit` in the empty `cell`."""
+        """Check that every solution has `digit` in the empty `cell`."""
         for other in digits_of(self.candidates(cell) & ~(1 << digit)):
             trial = self.copy()
             trial.toggle(cell, other)
@@ -90,7 +92,7 @@ class Search:
         return True
 
     def copy(self) -> "Search":
-        """An independent search in the same state."""
+        """Return an independent search in the same state."""
         other = Search.__new__(Search)
         other.cells, other._used = list(self.cells), list(self._used)
         other._all, other._units = self._all, self._units
@@ -98,22 +100,21 @@ class Search:
 
 
 def digits_of(mask: int) -> list[int]:
-    """The digits of a mask, rising."""
+    """Return the digits of a mask in rising order."""
     return [digit for digit in range(1, mask.bit_length()) if mask >> digit & 1]
 
 
 def count_solutions(cells: list[int], box: Box, limit: int = 2) -> int:
-    """The number of solutions of a board, counted up to `limit`."""
-    found = Search(cells, box).solutions()
-    return sum(1 for _ in zip(range(limit), found, strict=False))
+    """Return the number of solutions of a board, counted up to `limit`."""
+    return len(list(islice(Search(cells, box).solutions(), limit)))
 
 
 class OutOfPatienceError(Exception):
-    """A search has tried as much as it may."""
+    """A search has reached its limit of steps."""
 
 
 class BoundedSearch(Search):
-    """A search that gives up, with `OutOfPatienceError`, after so many steps."""
+    """A search that raises `OutOfPatienceError` after `patience` steps."""
 
     patience = 5_000
 
@@ -125,24 +126,21 @@ class BoundedSearch(Search):
 
 
 def solutions_known(cells: list[int], box: Box) -> int | None:
-    """0 or 1 solutions, or 2 for more; None if a short search cannot tell.
+    """Return 0 or 1 solutions, or 2 for more; None if a short search is not enough.
 
-    Args:
-        cells: digits, which must not contradict each other.
-        box: of the board.
+    The digits of `cells` must not contradict each other.
     """
-    found = BoundedSearch(cells, box).solutions()
     try:
-        return sum(1 for _ in zip(range(2), found, strict=False))
+        return len(list(islice(BoundedSearch(cells, box).solutions(), 2)))
     except OutOfPatienceError:
         return None
 
 
 def carve(answer: list[int], box: Box, blanks: int, rng: random.Random) -> list[int]:
-    """A puzzle with `answer` as its only solution.
+    """Return a puzzle with `answer` as its only solution.
 
-    Cells are emptied in random order, except where that would allow a second solution,
-    until `blanks` are empty or all have been tried.
+    Cells are emptied in random order, except where that allows a second solution, until
+    `blanks` are empty or all have been tried.
     """
     search = Search(answer, box)
     left = blanks

@@ -158,9 +158,9 @@ def test_a_limit_pads_what_lies_beyond(write_dataset):
     dataset = load(write_dataset(FLAT), batch_size=8)
     assert [dataset.num_test_batches(n) for n in (1, 8, 9, 40, 99)] == [1, 1, 2, 5, 5]
     assert (dataset.test_batch(1, limit=9).labels[:, 0] == [9] + [IGNORE] * 7).all()
-    with pytest.raises(UserError, match=r"`index` must lie in 0 \.\. 1: got 2"):
+    with pytest.raises(UserError, match=r"`index` .* 0 \.\. 1: got 2"):
         dataset.test_batch(2, limit=9)
-    with pytest.raises(UserError, match="`limit` must be at least 1"):
+    with pytest.raises(UserError, match=r"`limit`.* got 0"):
         dataset.num_test_batches(0)
 
 
@@ -203,16 +203,16 @@ def test_several_sets_are_read(write_dataset):
 
 
 def test_missing_places_are_named(write_dataset, tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         load(tmp_path / "nowhere")
     path = write_dataset(FLAT)
-    with pytest.raises(UserError, match=r"split 'valid': .* has train\."):
+    with pytest.raises(UserError, match=r"'valid'.* train"):
         PuzzleDataset([path], "valid", batch_size=1)
     (path / "train" / "all__labels.npy").unlink()
-    with pytest.raises(UserError, match=r"all__labels\.npy is missing"):
+    with pytest.raises(UserError, match=r"all__labels\.npy"):
         load(path)
     (path / "train" / "dataset.json").unlink()
-    with pytest.raises(UserError, match=r"must hold `dataset\.json`"):
+    with pytest.raises(UserError, match=r"dataset\.json"):
         load(path)
 
 
@@ -222,22 +222,22 @@ def test_missing_places_are_named(write_dataset, tmp_path):
 )
 def test_merged_datasets_must_agree(write_dataset, key, value):
     one, two = write_dataset(FLAT), write_dataset(FLAT, name="b", **{key: value})
-    with pytest.raises(UserError, match=f"agree on `{key}`"):
+    with pytest.raises(UserError, match=f"`{key}`"):
         load([one, two])
 
 
 def test_wrong_arguments_are_refused(write_dataset):
     path = write_dataset(FLAT)
     for name in ("batch_size", "epochs_per_block"):
-        with pytest.raises(UserError, match=f"`{name}` must be at least 1"):
+        with pytest.raises(UserError, match=f"`{name}`.* got 0"):
             load(path, **{name: 0})
-    with pytest.raises(UserError, match="`seed` must be at least 0"):
+    with pytest.raises(UserError, match=r"`seed`.* got -1"):
         load(path, seed=-1)
-    with pytest.raises(UserError, match="`step` must be at least 0"):
+    with pytest.raises(UserError, match=r"`step`.* got -1"):
         load(path).batch(-1)
-    with pytest.raises(UserError, match="`rows` must lie in"):
+    with pytest.raises(UserError, match="`rows`"):
         load(path, rows=np.array([0, 4]))
-    with pytest.raises(UserError, match="list of dataset directories"):
+    with pytest.raises(UserError, match="`paths`"):
         PuzzleDataset([], "train", batch_size=1)
 
 
@@ -248,17 +248,17 @@ def test_a_dataset_given_twice_is_refused(write_dataset, tmp_path):
     path = write_dataset(FLAT)
     (tmp_path / "link").symlink_to(path)
     for again in (path, str(path) + "/", path / "train" / "..", tmp_path / "link"):
-        with pytest.raises(UserError, match=r"different ones: got .* twice"):
+        with pytest.raises(UserError, match="dataset twice"):
             load([path, again])
 
 
 def test_equal_content_is_said(write_dataset):
     one = write_dataset(FLAT, name="one", content_hash="abc")
     two = write_dataset(FLAT, name="two", content_hash="abc")
-    with pytest.warns(UserWarning, match=r"one/train and .*two/train hold the same"):
+    with pytest.warns(UserWarning, match=r"one/train .*two/train .*abc"):
         load([one, two])
     write_dataset(FLAT, name="one", split="test", content_hash="abc")
-    with pytest.warns(UserWarning, match=r"one/train and .*one/test hold the same"):
+    with pytest.warns(UserWarning, match=r"one/train .*one/test .*abc"):
         load(one)
     PuzzleDataset([one], "test", batch_size=1)
 

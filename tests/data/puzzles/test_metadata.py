@@ -36,9 +36,9 @@ def test_metadata_keeps_other_keys_apart(write_dataset):
         ({"mean_puzzle_examples": 0}, "`mean_puzzle_examples` is 0"),
         ({"mean_puzzle_examples": 10**400}, "`mean_puzzle_examples` is 1000"),
         ({"mean_puzzle_examples": float("inf")}, "`mean_puzzle_examples` is inf"),
-        ({"mean_puzzle_examples": 1.5}, r"`mean_puzzle_examples` is 1\.5, and .* 1\."),
-        ({"total_groups": 7}, "`total_groups` is 7, and there are 10"),
-        ({"total_groups": 10**9}, "`total_groups` is 1000000000, and there are 10"),
+        ({"mean_puzzle_examples": 1.5}, "`mean_puzzle_examples` .*got 1.5 .*have 1"),
+        ({"total_groups": 7}, "`total_groups` .*got 7 .*have 10"),
+        ({"total_groups": 10**9}, "`total_groups` .*got 1000000000 .*have 10"),
         ({"total_groups": 10**10}, "`total_groups` is 10000000000"),
         ({"pad_id": 10_000}, "`pad_id` is 10000, with `vocab_size` 10000"),
         ({"blank_identifier_id": 100}, "`blank_identifier_id` is 100, with"),
@@ -75,7 +75,7 @@ def test_a_missing_key_is_named(write_dataset):
     values = json.loads(file.read_text())
     del values["seq_len"]
     file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match="it lacks seq_len"):
+    with pytest.raises(UserError, match="seq_len"):
         Metadata.read(file.parent)
 
 

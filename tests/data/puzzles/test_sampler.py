@@ -90,7 +90,7 @@ def test_a_block_without_a_full_batch_is_refused(write_dataset):
         dataset = load(write_dataset(groups, name=name), batch_size=64)
         with pytest.raises(
             UserError,
-            match="must not be larger than the data of a block: got batch_size=64",
+            match="got batch_size=64",
         ):
             dataset.batch(0)
 

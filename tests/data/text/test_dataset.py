@@ -148,14 +148,14 @@ def test_nanogpts_byte_pairs_load(folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": "test"}, "one of train, val: got 'test'"),
-        ({"block_size": 0}, "`block_size` must be at least 1"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"split": "test"}, "train, val: got 'test'"),
+        ({"block_size": 0}, "`block_size`.* got 0"),
+        ({"batch_size": 0}, "`batch_size`.* got 0"),
         ({"seed": -1}, "`seed`"),
         ({"seed": 2**64}, "`seed`"),
         ({"rows": np.array([6])}, "`rows`"),
         ({"rows": np.array([-1])}, "`rows`"),
-        ({"block_size": 1000}, "has 1,000, and block_size is 1,000"),
+        ({"block_size": 1000}, "got 1,000"),
     ],
 )
 def test_arguments_out_of_range_are_refused(folder, settings, message):
@@ -169,23 +169,23 @@ def test_a_negative_step_is_refused(folder):
 
 
 def test_missing_files_are_refused(folder):
-    with pytest.raises(UserError, match="existing folder"):
+    with pytest.raises(UserError, match="none"):
         load(folder / "none")
     (folder / "val.bin").unlink()
-    with pytest.raises(UserError, match=r"there is no .*val\.bin"):
+    with pytest.raises(UserError, match=r"val\.bin"):
         load(folder, "val")
 
 
 def test_half_a_token_is_refused(folder):
     with (folder / "train.bin").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(UserError, match=r"2,001, an odd"):
+    with pytest.raises(UserError, match="got 2,001"):
         load(folder)
 
 
 def test_an_empty_file_is_refused(folder):
     (folder / "train.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="more tokens"):
+    with pytest.raises(UserError, match="got 0"):
         load(folder)
 
 
@@ -193,7 +193,7 @@ def test_a_token_outside_the_vocabulary_is_named(folder):
     tokens = np.zeros(30)
     tokens[17] = 10
     write(folder, "train", tokens)
-    with pytest.raises(UserError, match=r"train\.bin has 10 at position 17"):
+    with pytest.raises(UserError, match=r"train\.bin .*10 at position 17"):
         load(folder, batch_size=64).batch(0)
 
 

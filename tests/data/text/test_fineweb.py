@@ -55,7 +55,7 @@ def test_shards_become_a_dataset(
 
 
 def test_more_shards_than_there_are(folder: Path, tmp_path: Path, bpe_dir: str) -> None:
-    with pytest.warns(match="Of 3 shards only 2 are in"):
+    with pytest.warns(match="2 of 3"):
         build(folder, tmp_path / "out", bpe_dir, shards=3)
 
 
@@ -67,23 +67,23 @@ def test_fewer_shards(folder: Path, tmp_path: Path, bpe_dir: str) -> None:
 @pytest.mark.parametrize(
     ("header", "said"),
     [
-        ({"magic": 20240521}, "the first 20240520 and 1"),
-        ({"version": 2}, "the first 20240520 and 1"),
-        ({"count": 4}, "the 4 tokens that it says"),
+        ({"magic": 20240521}, "got .20240521, 1"),
+        ({"version": 2}, "got .20240520, 2"),
+        ({"count": 4}, "4 tokens.* got 1,030"),
     ],
 )
 def test_damaged_shards(header: dict[str, int], said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         read_shard(write_shard(tmp_path / "shard.bin", [1, 2, 3], **header))
     (tmp_path / "short.bin").write_bytes(b"12345678")
-    with pytest.raises(UserError, match="the first 20240520"):
+    with pytest.raises(UserError, match="short"):
         read_shard(tmp_path / "short.bin")
 
 
 def test_tokens_that_are_not_gpt2s(folder: Path, tmp_path: Path, bpe_dir: str) -> None:
     write_shard(folder / "fineweb_train_000002.bin", [60000])
     source = FineWeb(source=str(folder), bpe_dir=bpe_dir, shards=2)
-    with pytest.raises(UserError, match=r"_000002.bin has 60000"):
+    with pytest.raises(UserError, match=r"60000 in .*_000002\.bin"):
         fineweb.build(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

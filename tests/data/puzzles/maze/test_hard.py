@@ -77,7 +77,7 @@ def test_without_images_and_with_a_subsample(tmp_path):
         with gzip.open(tmp_path / f"{split}.csv.gz", "wt") as file:
             file.write("\n".join([HEADER, *rows]))
     config = MazeHard(source=str(tmp_path), subsample=2, dihedral=False)
-    with pytest.warns(UserWarning, match="are test puzzles as well"):
+    with pytest.warns(UserWarning, match="of 2 training"):
         build(config, tmp_path / "out")
     assert np.load(tmp_path / "out" / "train" / "all__inputs.npy").shape == (2, 16)
     assert np.load(tmp_path / "out" / "test" / "all__inputs.npy").shape == (3, 16)
@@ -99,21 +99,21 @@ def test_without_images_and_with_a_subsample(tmp_path):
 )
 def test_a_bad_row_is_named(tmp_path, line, message):
     path = write(tmp_path / "mazes.csv", row(), line)
-    with pytest.raises(UserError, match=r"line 3: a row must have .*" + message):
+    with pytest.raises(UserError, match=r"line 3: .*" + message):
         read_csv(path)
 
 
 def test_mazes_must_be_squares_of_one_size(tmp_path):
     path = write(tmp_path / "long.csv", row(["SG "], ["SG "]))
-    with pytest.raises(UserError, match="a square of 2 to 64 rows: got 3 cells"):
+    with pytest.raises(UserError, match="got 3 cells"):
         read_csv(path)
-    with pytest.raises(UserError, match="must have a maze"):
+    with pytest.raises(UserError, match=r"empty\.csv"):
         read_csv(write(tmp_path / "empty.csv"))
     small = write(tmp_path / "small.csv", row(["SG", "  "], ["SG", "  "]))
     config = MazeHard(
         train_csv=(str(small),), test_csv=(str(write(tmp_path / "big.csv", row())),)
     )
-    with pytest.raises(UserError, match="must be of one size"):
+    with pytest.raises(UserError, match="got 4, 16 cells"):
         build(config, tmp_path / "out")
 
 
