@@ -33,7 +33,6 @@ from train.models import build_model
 from train.state import TrainState, init_state
 from train.step import make_train_step
 from train.trm import TRMExperiment
-from trm.flops import step_flops
 from trm.official.names import load_official, to_official
 
 Weights = Mapping[str, np.ndarray]
@@ -191,10 +190,9 @@ def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
 
 
 def trm_flops(config: TrainTRM) -> int:
-    """Floating-point operations of one step, as MFU counts them."""
-    each = step_flops(config.model, config.act, vocab=VOCAB, seq=SEQ)
-    assert each is not None
-    return config.batch_size * each
+    """Return the operations of one step, in the count of MFU."""
+    sizes = {"vocab": VOCAB, "seq": SEQ, "puzzles": 1}
+    return config.batch_size * TRMExperiment(config, sizes=sizes).flops
 
 
 def gpt_flops(config: TrainGPT, tokens: int) -> int:

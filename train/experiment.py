@@ -324,7 +324,8 @@ class AbstractExperiment(abc.ABC):
         for (first, config, values), end in zip(parts, ends, strict=True):
             experiment = copy(before)
             experiment.config, experiment.total = config, self.total
-            vars(experiment).pop("optimizer", None)
+            for name in ("optimizer", "flops"):  # cached for another configuration
+                vars(experiment).pop(name, None)
             experiment.resize_data(first)
             phases.append(Phase(first, end, experiment, values))
             before = experiment

@@ -33,11 +33,11 @@ from train.mesh import first_rows, process_rows
 from train.models import Sizes, build_model
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
 from train.presets import TRM_PRESETS
+from train.roofline.cost import loss_flops
 from train.runs.integrity import kinds
 from train.runs.loading import LoadedRun, load_run, resumed_config
-from train.watch.speed import Values, throughput
+from train.watch.speed import Values, peak_flops, throughput
 from trm.act import Carry, Halting, halting_of, init_carry, refill
-from trm.flops import step_flops
 from trm.loss import Parts, puzzle_loss
 from trm.model import TRM, Prediction, cast
 from trm.objective import evaluate, row_ids, supervision_loss
@@ -206,13 +206,16 @@ class TRMExperiment(AbstractExperiment):
         """Positions of a puzzle, the prefix included."""
         return self.config.model.prefix + self.sizes["seq"]
 
+    @cached_property
+    def flops(self) -> int:
+        """Operations of a supervision step of one puzzle, forward and backward."""
+        return loss_flops(self)
+
     def rates(self, examples: float) -> Values:
-        """Return the MFU, where a step's work and the devices' peak are known."""
-        depth = self.config.depths(1).at(0)
-        vocab, seq = self.sizes["vocab"], self.sizes["seq"]
-        model, act = self.config.model_at(depth), self.config.act
-        flops = None if self.episode else step_flops(model, act, vocab=vocab, seq=seq)
-        return throughput(self.mesh, examples, flops=flops)
+        """Return the MFU where the devices' peak is known; {} in an episode."""
+        if self.episode or peak_flops(self.mesh.devices.flat[0].device_kind) is None:
+            return {}
+        return throughput(self.mesh, examples, flops=self.flops)
 
     def batch_like(self, size: int) -> Puzzle:
         """Return the shapes of a batch of `size` puzzles."""

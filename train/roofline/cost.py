@@ -1,21 +1,52 @@
-"""What a step costs at the least: operations, read off the program before compiling.
+"""Count the operations of a program before it is compiled.
 
-Those of matrix products, as in MFU, but what is computed again to save memory counts
-too: a chip does it. A loop's body counts as often as it runs.
+Only matrix products count; a multiplication and its addition are two operations.
+
+A run's MFU and the bound of `train.compile` are counts of different programs. MFU
+counts `loss_flops`: the loss and its gradient, without work repeated to save memory
+(Chowdhery et al. 2022, arXiv 2204.02311, appendix B). The bound counts all that a chip
+does in a step. GPT's MFU is nanoGPT's formula (`gpt/size.py`), to be comparable.
 """
 
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
 from math import prod
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jax.extend import core
+from jaxtyping import Array, PyTree
+
+from train.experiment import AbstractExperiment
+
+
+def loss_flops(experiment: AbstractExperiment) -> int:
+    """Return the operations of the loss of one row and of its gradient."""
+    experiment, config = copy(experiment), experiment.config
+    # XLA's attention, because inside of other kernels products cannot be counted.
+    experiment.config = replace(config, model=replace(config.model, attention="xla"))
+
+    def loss(parts: tuple[Any, PyTree], batch: PyTree) -> Array:
+        model, table = parts
+        carry = experiment.refill(model, experiment.init_carry(model, 1), batch)
+        keys = experiment.step_config.keys(jnp.array(0), jnp.arange(1))
+        rows = jax.tree.map(lambda rows: rows[:1], table)
+        return experiment.loss(model, rows, carry, keys)[0]
+
+    gradient = eqx.filter_make_jaxpr(eqx.filter_grad(loss))
+    parts, batch = jax.eval_shape(experiment.build), experiment.batch_like(1)
+    return flops(gradient(parts, batch)[0].jaxpr)
 
 
 def flops(jaxpr: core.Jaxpr) -> int:
-    """Operations of all matrix products; two for a multiplication and its addition.
+    """Return the operations of all matrix products.
 
-    Of a loop whose length the data decide, one round. Of a kernel, all blocks, skipped
-    ones too. Inside of `shard_map` shapes, and so counts, are those of one device.
+    A loop counts once per round, or once if its length depends on the data. A kernel
+    counts all blocks, skipped ones too. Inside of `shard_map` shapes, and so counts,
+    are those of one device.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -40,7 +71,7 @@ def flops(jaxpr: core.Jaxpr) -> int:
 
 
 def _inside(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
-    """The programs among an equation's parameters."""
+    """Yield the programs among an equation's parameters."""
     for value in params.values():
         for part in value if isinstance(value, tuple | list) else (value,):
             jaxpr = getattr(part, "jaxpr", part)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from math import gcd
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -93,8 +92,9 @@ def sizes_of(config: Config) -> Sizes:
 def _arc_puzzles(build: ARC) -> int | None:
     """Return the identifiers of ARC data; None unless a preset has the same data."""
     for preset, puzzles in ARC_PUZZLES.items():
-        same: Any = TRM_PRESETS[preset][1].data.build
-        if replace(same, source=build.source, processes=build.processes) == build:
+        other = TRM_PRESETS[preset][1].data.build
+        assert isinstance(other, ARC)
+        if replace(build, source=other.source, processes=other.processes) == other:
             return puzzles
     return None
 
