@@ -166,9 +166,9 @@ def _check(
         wrong &= rows != ignored
     if wrong.any():
         row, *rest = (int(i) for i in np.argwhere(wrong)[0])
-        place = (int(numbers[row]), *rest)
+        at = (int(numbers[row]), *rest)
         wanted = f"values from 0 to {size - 1}"
-        raise _broken(where, wanted, f"{rows[(row, *rest)]} at {place}")
+        raise _broken(where, wanted, f"{rows[(row, *rest)]} at {at}")
 
 
 def _broken(where: str, wanted: str, got: str) -> UserError:

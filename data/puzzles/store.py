@@ -43,18 +43,18 @@ class PuzzleStore:
         self._offsets: list[int] = []
         offset = 0
         for folder, part in zip(self.folders, parts, strict=True):
-            own = [PuzzleSet(folder, name, part) for name in part.sets]
-            _check_counts(folder, part, own)
-            self._sets += own
-            self._offsets += [offset] * len(own)
+            opened = [PuzzleSet(folder, name, part) for name in part.sets]
+            _check_counts(folder, part, opened)
+            self._sets += opened
+            self._offsets += [offset] * len(opened)
             offset += part.num_puzzle_identifiers
         sets = self._sets
         self._first_examples = np.cumsum([0, *map(len, sets)])
-        self._first_puzzles = np.cumsum([0, *(own.num_puzzles for own in sets)])
-        flat = all(own.puzzles is None for own in sets)
-        puzzles = [_ends(own) for own in sets] if not flat else []
+        self._first_puzzles = np.cumsum([0, *(part.num_puzzles for part in sets)])
+        flat = all(part.puzzles is None for part in sets)
+        puzzles = [_ends(part) for part in sets] if not flat else []
         self.index = Index(
-            groups=_chain([own.groups for own in sets]),
+            groups=_chain([part.groups for part in sets]),
             puzzles=None if flat else _chain(puzzles),
         )
 
@@ -86,10 +86,10 @@ class PuzzleStore:
         identifiers = np.empty(len(examples), np.int32)
         blank = self.metadata.blank_identifier_id
         owners = self._first_examples.searchsorted(examples, side="right") - 1
-        for i, own in enumerate(self._sets):
+        for i, part in enumerate(self._sets):
             at = np.flatnonzero(owners == i)
-            inputs[at], labels[at] = own.take(examples[at] - self._first_examples[i])
-            ids = own.identifiers(puzzles[at] - self._first_puzzles[i])
+            inputs[at], labels[at] = part.take(examples[at] - self._first_examples[i])
+            ids = part.identifiers(puzzles[at] - self._first_puzzles[i])
             identifiers[at] = np.where(ids == blank, ids, ids + self._offsets[i])
         return inputs, labels, identifiers
 
@@ -134,8 +134,8 @@ def _check_repeats(folders: Sequence[Path]) -> None:
 
 def _check_counts(folder: Path, metadata: Metadata, sets: Sequence[PuzzleSet]) -> None:
     """Raise `UserError` unless the metadata has the counts of the arrays."""
-    groups = sum(len(own.groups) - 1 for own in sets)
-    mean = sum(map(len, sets)) / sum(own.num_puzzles for own in sets)
+    groups = sum(len(part.groups) - 1 for part in sets)
+    mean = sum(map(len, sets)) / sum(part.num_puzzles for part in sets)
     for name, value, tolerance in (
         ("total_groups", groups, 0.0),
         ("mean_puzzle_examples", mean, 1e-3),
@@ -149,13 +149,13 @@ def _check_counts(folder: Path, metadata: Metadata, sets: Sequence[PuzzleSet]) -
         )
 
 
-def _ends(own: PuzzleSet) -> Int64[np.ndarray, " puzzle_ends"]:
+def _ends(part: PuzzleSet) -> Int64[np.ndarray, " puzzle_ends"]:
     """Return the first example of each puzzle of a set, and their number."""
-    return np.arange(len(own) + 1) if own.puzzles is None else own.puzzles
+    return np.arange(len(part) + 1) if part.puzzles is None else part.puzzles
 
 
 def _chain(indices: Sequence[Int64[np.ndarray, " _"]]) -> Int64[np.ndarray, " ends"]:
     """Return the range ends of several sets in running numbers."""
-    totals = np.cumsum([0, *(own[-1] for own in indices)])
-    moved = [own[1:] + total for own, total in zip(indices, totals, strict=False)]
+    totals = np.cumsum([0, *(index[-1] for index in indices)])
+    moved = [index[1:] + total for index, total in zip(indices, totals, strict=False)]
     return np.concatenate([np.zeros(1, np.int64), *moved])

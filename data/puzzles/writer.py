@@ -20,7 +20,7 @@ class Examples(NamedTuple):
 
     inputs: UInt8[np.ndarray, "examples seq"]
     labels: UInt8[np.ndarray, "examples seq"]
-    images: int = 1
+    per_group: int = 1
     """Puzzles of a group: each puzzle is followed by its augmentations."""
 
 
@@ -79,11 +79,11 @@ def _write_split(
         "labels": examples.labels,
         "puzzle_identifiers": np.zeros(count, np.int32),
         "puzzle_indices": np.arange(count + 1, dtype=index),
-        "group_indices": np.arange(0, count + 1, examples.images, dtype=index),
+        "group_indices": np.arange(0, count + 1, examples.per_group, dtype=index),
     }
     for name, array in arrays.items():
         np.save(folder / f"all__{name}.npy", array)
-    groups = count // examples.images
+    groups = count // examples.per_group
     Metadata(
         pad_id=0,
         ignore_label_id=0,

@@ -1,12 +1,12 @@
 """Build a dataset from ARC tasks.
 
-A group is a task, a puzzle an augmentation (image) of it, and an example a pair of
-grids. Every image has its own identifier, shared by its training and test examples: the
-model identifies the task of a test input by it alone. The test split has the test pairs
-of the test tasks, the training split all other pairs.
+A group is a task, a puzzle an augmentation of it, and an example a pair of grids. Every
+augmentation has its own identifier, shared by its training and test examples: the model
+identifies the task of a test input by it alone. The test split has the test pairs of
+the test tasks, the training split all other pairs.
 
-The full ARC-AGI-1 set has 4.0 million examples, 7 GB. The images are drawn first; then
-processes write their tokens, each at its offset in the files.
+The full ARC-AGI-1 set has 4.0 million examples, 7 GB. The augmentations are drawn
+first; then processes write their tokens, each at its offset in the files.
 
 Source: official `dataset/build_arc_dataset.py`. Unlike there, a training subset without
 solutions is an error, and no task of the test set is trained on with its solutions,
@@ -26,8 +26,8 @@ from jaxtyping import Int
 
 from configs import ARC, LARGEST, require
 from data.folder import check_vacant, new_folder, parallel_map
-from data.puzzles.arc.grid import SIDE, VOCAB, name_image
-from data.puzzles.arc.images import Images, draw_images, image_tokens
+from data.puzzles.arc.augment import Augmentations, augmented_tokens, draw_augmentations
+from data.puzzles.arc.grid import SIDE, VOCAB, augmented_name
 from data.puzzles.arc.tasks import Pair, Task, read_subsets
 from data.puzzles.metadata import Metadata
 
@@ -38,7 +38,7 @@ Item = TypeVar("Item")
 
 
 class Group(NamedTuple):
-    """A task and its images."""
+    """A task and its augmentations."""
 
     number: int
     """Number of the task, for its random numbers."""
@@ -47,9 +47,9 @@ class Group(NamedTuple):
     tested: bool
     """True if the test pairs are test examples; else they are trained on."""
 
-    images: Images
+    augmentations: Augmentations
     first_id: int
-    """Identifier of the first image; the identifiers of the others follow."""
+    """Identifier of the first augmentation; the identifiers of the others follow."""
 
     def pairs(self, split: str) -> Sequence[Pair]:
         """Return the pairs of a split."""
@@ -59,10 +59,10 @@ class Group(NamedTuple):
 
     def examples(self, split: str) -> int:
         """Return the number of examples of a split."""
-        return self.images.size * len(self.pairs(split))
+        return self.augmentations.size * len(self.pairs(split))
 
 
-class Place(NamedTuple):
+class Part(NamedTuple):
     """The rows of a group in the files of a split."""
 
     split: str
@@ -83,35 +83,35 @@ def build(config: ARC, out: Path) -> None:
     tested = [group for group in groups if group.tested]
     splits = {"train": groups, "test": tested}
     _check_space(splits, out)
-    names = ["<blank>", *image_names(groups)]
+    names = ["<blank>", *puzzle_names(groups)]
     with new_folder(out) as folder:
-        places = [
-            place
-            for split, own in splits.items()
-            for place in _make_files(split, own, folder / split)
+        parts = [
+            part
+            for split, members in splits.items()
+            for part in _make_files(split, members, folder / split)
         ]
         write = partial(_write_tokens, config.seed, folder)
         written = _bar(
-            parallel_map(write, places, config.processes), "tokens", len(places)
+            parallel_map(write, parts, config.processes), "tokens", len(parts)
         )
         digests = {split: hashlib.sha256() for split in splits}
-        for place, digest in zip(places, written, strict=True):
-            digests[place.split].update(digest)
-        for split, own in splits.items():
+        for part, digest in zip(parts, written, strict=True):
+            digests[part.split].update(digest)
+        for split, members in splits.items():
             extra = {
                 "kind": "arc",
                 "seed": config.seed,
                 "source": ", ".join(config.subsets),
                 "content_hash": digests[split].hexdigest(),
             }
-            _metadata(split, own, len(names), extra).write(folder / split)
+            _metadata(split, members, len(names), extra).write(folder / split)
         _write_json(names, folder / "identifiers.json")
         tasks = {group.task.name: group.task.to_json() for group in tested}
         _write_json(tasks, folder / "test_puzzles.json")
 
 
 def draw_groups(config: ARC) -> list[Group]:
-    """Draw the order of the tasks in each subset, and their images."""
+    """Draw the order of the tasks in each subset, and their augmentations."""
     order = np.random.default_rng((config.seed, 0))
     tasks = [
         (subset, tasks[i])
@@ -120,38 +120,42 @@ def draw_groups(config: ARC) -> list[Group]:
     ]
     groups: list[Group] = []
     first_id = 1
-    for number, (subset, task) in enumerate(_bar(tasks, "images", len(tasks))):
+    for number, (subset, task) in enumerate(_bar(tasks, "augmentations", len(tasks))):
         rng = np.random.default_rng((config.seed, 1, number))
-        images = draw_images([*task.train, *task.test], config.augmentations, rng)
-        groups.append(Group(number, task, subset in config.test, images, first_id))
-        first_id += images.size
+        augmentations = draw_augmentations(
+            [*task.train, *task.test], config.augmentations, rng
+        )
+        groups.append(
+            Group(number, task, subset in config.test, augmentations, first_id)
+        )
+        first_id += augmentations.size
     return groups
 
 
-def image_names(groups: Iterable[Group]) -> Iterable[str]:
-    """Yield the names of all images in the order of their identifiers, from 1."""
+def puzzle_names(groups: Iterable[Group]) -> Iterable[str]:
+    """Yield the names of all augmentations in the order of their identifiers."""
     for group in groups:
-        name, (symmetries, colors) = group.task.name, group.images
+        name, (symmetries, colors) = group.task.name, group.augmentations
         yield name
-        for symmetry, own in zip(symmetries[1:].tolist(), colors[1:], strict=True):
-            yield name_image(name, symmetry, own)
+        for symmetry, new in zip(symmetries[1:].tolist(), colors[1:], strict=True):
+            yield augmented_name(name, symmetry, new)
 
 
-def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Place]:
-    """Make the five files of a split, and return the place of each group.
+def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Part]:
+    """Make the five files of a split, and return the rows of each group.
 
     The files of tokens have their length, but no content yet.
     """
     folder.mkdir()
-    images = np.array([group.images.size for group in groups])
+    augmentations = np.array([group.augmentations.size for group in groups])
     pairs = np.array([len(group.pairs(split)) for group in groups])
-    ends = _ends(images * pairs)
+    ends = _ends(augmentations * pairs)
     index = np.int32 if ends[-1] < LARGEST else np.int64
-    ids = [np.arange(group.images.size) + group.first_id for group in groups]
+    ids = [np.arange(group.augmentations.size) + group.first_id for group in groups]
     arrays = {
         "puzzle_identifiers": np.concatenate(ids).astype(np.int32),
-        "puzzle_indices": _ends(np.repeat(pairs, images)).astype(index),
-        "group_indices": _ends(images).astype(index),
+        "puzzle_indices": _ends(np.repeat(pairs, augmentations)).astype(index),
+        "group_indices": _ends(augmentations).astype(index),
     }
     for name, array in arrays.items():
         np.save(folder / f"all__{name}.npy", array)
@@ -160,26 +164,26 @@ def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Place
         path = folder / f"all__{field}.npy"
         np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(total, CELLS))
     return [
-        Place(split, group, (start, total))
+        Part(split, group, (start, total))
         for group, start in zip(groups, starts, strict=True)
     ]
 
 
-def _write_tokens(seed: int, folder: Path, place: Place) -> bytes:
+def _write_tokens(seed: int, folder: Path, part: Part) -> bytes:
     """Write the tokens of a group, and return their SHA-256.
 
     Without a mapped file: its written pages count as memory of the process.
     """
-    split, group, (first, total) = place
+    split, group, (first, total) = part
     move = np.random.default_rng((seed, 2, group.number)) if split == "train" else None
-    tokens = image_tokens(group.pairs(split), group.images, move)
+    tokens = augmented_tokens(group.pairs(split), group.augmentations, move)
     digest = hashlib.sha256(f"{group.first_id} {tokens.shape}".encode())
-    for field, own in zip(FIELDS, tokens, strict=True):
+    for field, values in zip(FIELDS, tokens, strict=True):
         path = folder / split / f"all__{field}.npy"
         with path.open("r+b") as file:
             file.seek(path.stat().st_size - (total - first) * CELLS)
-            file.write(own.data)
-        digest.update(own.data)
+            file.write(values.data)
+        digest.update(values.data)
     return digest.digest()
 
 
@@ -187,7 +191,7 @@ def _metadata(
     split: str, groups: Sequence[Group], names: int, extra: Mapping[str, object]
 ) -> Metadata:
     """Return the metadata of a split of a dataset with `names` identifiers."""
-    puzzles = sum(group.images.size for group in groups)
+    puzzles = sum(group.augmentations.size for group in groups)
     return Metadata(
         pad_id=0,
         ignore_label_id=0,

@@ -54,13 +54,13 @@ def turn(
             raise ValueError(f"A symmetry must be 0 to 7: got {symmetry}.")
 
 
-def name_image(name: str, symmetry: int, colors: UInt8[np.ndarray, "10"]) -> str:
-    """Return the name of an image; `colors[c]` is the image's color for color c."""
+def augmented_name(name: str, symmetry: int, colors: UInt8[np.ndarray, "10"]) -> str:
+    """Return the name of an augmentation in which color c becomes `colors[c]`."""
     digits = "".join(map(str, colors.tolist()))
     return f"{name}{SEPARATOR}t{symmetry}{SEPARATOR}{digits}"
 
 
-def parse_image(name: str) -> tuple[str, int, UInt8[np.ndarray, "10"]]:
+def parse_name(name: str) -> tuple[str, int, UInt8[np.ndarray, "10"]]:
     """Return the task, the symmetry and the colors in a puzzle's name."""
     if SEPARATOR not in name:
         return name, 0, np.arange(COLORS, dtype=np.uint8)
@@ -116,7 +116,7 @@ def crop(tokens: Integer[np.ndarray, "examples 900"]) -> list[np.ndarray]:
     """Return the grid of each example: the largest rectangle of colors."""
     canvas = (tokens.reshape(-1, SIDE, SIDE) - FIRST).astype(np.uint8)
     sizes = crop_sizes(tokens).tolist()
-    return [own[:r, :c] for own, (r, c) in zip(canvas, sizes, strict=True)]
+    return [grid[:r, :c] for grid, (r, c) in zip(canvas, sizes, strict=True)]
 
 
 def to_grid(tokens: Integer[np.ndarray, "900"]) -> UInt8[np.ndarray, "rows columns"]:

@@ -68,15 +68,15 @@ def read_subsets(config: ARC) -> dict[str, list[Task]]:
     }
     known: set[str] = set()
     for name in sorted(subsets, key=lambda name: name not in config.test):
-        kept = [task for task in subsets[name] if task.name not in known]
-        if repeated := len(subsets[name]) - len(kept):
+        new = [task for task in subsets[name] if task.name not in known]
+        if repeated := len(subsets[name]) - len(new):
             warnings.warn(
                 f"{repeated} tasks of {name} are also in another subset, and removed "
                 "from this one.",
                 stacklevel=4,
             )
-        known |= {task.name for task in kept}
-        subsets[name] = kept
+        known |= {task.name for task in new}
+        subsets[name] = new
     return subsets
 
 
@@ -177,17 +177,17 @@ def as_grid(grid: Any, where: str = "A grid") -> UInt8[np.ndarray, "rows columns
 def _find(source: Path, subset: str, what: str) -> Path | None:
     """Return the combined file of a subset, if there is one."""
     end = f"{subset}_{what}.json"
-    found = sorted(
+    files = sorted(
         path
         for path in source.iterdir()
         if f"_{path.name.removesuffix('.gz')}".endswith(f"_{end}") and path.is_file()
     )
     require(
-        len({path.name.removesuffix(".gz") for path in found}) <= 1,
+        len({path.name.removesuffix(".gz") for path in files}) <= 1,
         f"A subset must have one file of {what}: got "
-        f"{', '.join(path.name for path in found)} in {source}. Keep only one there.",
+        f"{', '.join(path.name for path in files)} in {source}. Keep only one there.",
     )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def _read_folder(source: Path, subset: str, secret: bool) -> list[Task]:

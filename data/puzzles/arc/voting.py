@@ -1,6 +1,6 @@
 """Voting: one answer from a model's answers to all augmentations of an ARC task.
 
-A model answers every augmentation (image) of a test input. With the augmentation
+A model answers every augmentation of a test input. With the augmentation
 undone, each answer is a vote for a grid. Grids are ranked by their votes, then by their
 mean of sigmoid(q_halt).
 
@@ -10,7 +10,8 @@ mean of sigmoid(q_halt).
     votes.submission()  # {"007bbfb7": [{"attempt_1": [[0, 7], [7, 7]], ...}]}
 
 `votes.merge` adds the `tallies` of other processes or evaluations. Results do not
-depend on the order of the votes: sums are exact, and ties are decided by the image.
+depend on the order of the votes: sums are exact, and ties are decided by the
+augmentation.
 
 Source: official `evaluators/arc.py`, where ties are decided by the order of the votes.
 """
@@ -26,7 +27,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from configs import require
-from data.puzzles.arc.grid import crop, parse_image, undo
+from data.puzzles.arc.grid import crop, parse_name, undo
 from data.puzzles.arc.tasks import as_grid, read_json
 from data.remote import local_dataset
 
@@ -64,7 +65,7 @@ class Tally:
     """The votes for a grid."""
 
     first: int
-    """Least identifier of the images with this answer."""
+    """Least identifier of the augmentations with this answer."""
 
     qs: list[float] = field(default_factory=list)
     """sigmoid(q_halt) of each vote."""
@@ -169,7 +170,7 @@ class Votes:
         self, identifier: int, question: np.ndarray, answer: np.ndarray, q: float
     ) -> None:
         """Count one answer; both grids are augmented."""
-        name, symmetry, colors = parse_image(self._identifiers[identifier])
+        name, symmetry, colors = parse_name(self._identifiers[identifier])
         where = name, grid_key(undo(question, symmetry, colors))
         tally = self._tally(where, grid_key(undo(answer, symmetry, colors)), identifier)
         tally.first = min(tally.first, identifier)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 from configs import GeneratedMaze, UserError
 from data.folder import check_vacant, parallel_map
 from data.puzzles.maze.flood import distances, flood, to_cells, to_words
-from data.puzzles.maze.hard import IMAGES, images, write_mazes
+from data.puzzles.maze.hard import SYMMETRIES, dihedral_views, write_mazes
 from data.puzzles.maze.kind import FREE, GOAL, PATH, START, WALL, Mazes
 from data.puzzles.writer import Examples
 
@@ -47,7 +47,7 @@ def build(config: GeneratedMaze, out: Path) -> None:
 
 
 def generate(config: GeneratedMaze, count: int) -> tuple[Mazes, Mazes]:
-    """Return `count` mazes and their answers; no maze is an image of another.
+    """Return `count` mazes, different also when turned or mirrored, and answers.
 
     Raises:
         UserError: if no new maze is found for a long time.
@@ -55,7 +55,7 @@ def generate(config: GeneratedMaze, count: int) -> tuple[Mazes, Mazes]:
     mazes: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
     last = 0
     for number, (questions, answers) in enumerate(_batches(config)):
-        views = images(questions).reshape(-1, IMAGES, config.size**2)
+        views = dihedral_views(questions).reshape(-1, SYMMETRIES, config.size**2)
         for views_of_one, question, answer in zip(
             views, questions, answers, strict=True
         ):

@@ -22,7 +22,7 @@ from data.puzzles.maze.flood import LARGEST
 from data.puzzles.maze.kind import GOAL, START, VOCAB, Mazes, is_solution, to_tokens
 from data.puzzles.writer import Examples, write_puzzles
 
-IMAGES = 8
+SYMMETRIES = 8
 
 
 def build(config: MazeHard, out: Path) -> None:
@@ -66,12 +66,14 @@ def write_mazes(
 ) -> None:
     """Write mazes as a dataset; `dihedral`: augment training mazes."""
     if dihedral:
-        train = Examples(images(train.inputs), images(train.labels), IMAGES)
+        train = Examples(
+            dihedral_views(train.inputs), dihedral_views(train.labels), SYMMETRIES
+        )
     splits = {"train": train, "test": test}
     write_puzzles(splits, out, kind="maze", vocab_size=VOCAB, extra=extra)
 
 
-def images(mazes: Mazes) -> UInt8[np.ndarray, "mazes*8 seq"]:
+def dihedral_views(mazes: Mazes) -> UInt8[np.ndarray, "mazes*8 seq"]:
     """Return each maze followed by its 7 other rotations and reflections.
 
     Source: official `dataset/common.py`, `dihedral_transform`, in its order.

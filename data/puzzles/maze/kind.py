@@ -86,7 +86,7 @@ def is_solution(
         f"A maze must be a square: got {inputs.shape[1]} cells. Check the tokens.",
     )
     marked = answers == PATH
-    kept = np.where(marked, inputs == FREE, answers == inputs).all(axis=1)
+    unchanged = np.where(marked, inputs == FREE, answers == inputs).all(axis=1)
     one_start, one_goal = ((inputs == end).sum(axis=1) == 1 for end in (START, GOAL))
     ends = (inputs == START) | (inputs == GOAL)
     to_grid = lambda cells: cells.reshape(-1, side, side)
@@ -98,7 +98,7 @@ def is_solution(
 
     shortest, taken = length(inputs > WALL), length(marked | ends)
     right = (taken > 0) & (taken == shortest) & (marked.sum(axis=1) == shortest - 1)
-    return kept & one_start & one_goal & right
+    return unchanged & one_start & one_goal & right
 
 
 def render(

@@ -41,9 +41,9 @@ def build(config: SudokuExtreme, out: Path) -> None:
     train = (train[0][chosen], train[1][chosen])
     check_memory(len(train[0]), config.augmentations, BOX)
     rng = np.random.default_rng((config.seed, 1))
-    images = augment(*train, config.augmentations, BOX, rng)
+    augmented = augment(*train, config.augmentations, BOX, rng)
     splits = {
-        "train": to_tokens(*images, images=1 + config.augmentations),
+        "train": to_tokens(*augmented, per_group=1 + config.augmentations),
         "test": to_tokens(*test),
     }
     extra = {"seed": config.seed, "source": names_of(config)}
@@ -53,10 +53,10 @@ def build(config: SudokuExtreme, out: Path) -> None:
 def to_tokens(
     questions: UInt8[np.ndarray, "boards seq"],
     answers: UInt8[np.ndarray, "boards seq"],
-    images: int = 1,
+    per_group: int = 1,
 ) -> Examples:
     """Return boards of digits, 0 for an empty cell, as the tokens of a dataset."""
-    return Examples(questions + np.uint8(1), answers + np.uint8(1), images)
+    return Examples(questions + np.uint8(1), answers + np.uint8(1), per_group)
 
 
 def check_memory(puzzles: int, augmentations: int, box: Box) -> None:

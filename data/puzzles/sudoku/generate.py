@@ -36,12 +36,15 @@ def build(config: GeneratedSudoku, out: Path) -> None:
     train_grids, test_grids = _draw_grids(config, box, rng)
     train = _carve_all(train_grids, config.train, config, rng)
     test = _carve_all(test_grids, config.test, config, rng)
-    images = augment(
+    augmented = augment(
         *train, config.augmentations, box, np.random.default_rng(config.seed)
     )
     per_group = 1 + config.augmentations
-    _undo_leaks(*images, test[1], per_group)
-    splits = {"train": to_tokens(*images, images=per_group), "test": to_tokens(*test)}
+    _undo_leaks(*augmented, test[1], per_group)
+    splits = {
+        "train": to_tokens(*augmented, per_group=per_group),
+        "test": to_tokens(*test),
+    }
     source = f"generated {config.size}x{config.size}"
     extra = {"seed": config.seed, "source": source}
     write_puzzles(splits, out, kind="sudoku", vocab_size=box.size + 2, extra=extra)
@@ -84,8 +87,8 @@ def _carve_all(
 
 
 def _undo_leaks(
-    questions: UInt8[np.ndarray, "images seq"],
-    answers: UInt8[np.ndarray, "images seq"],
+    questions: UInt8[np.ndarray, "boards seq"],
+    answers: UInt8[np.ndarray, "boards seq"],
     test_answers: UInt8[np.ndarray, "tests seq"],
     per_group: int,
 ) -> None:

@@ -20,12 +20,12 @@ class Symmetries(NamedTuple):
     (or of its transpose), and digit d becomes digits[d].
     """
 
-    digits: UInt8[np.ndarray, "images size+1"]
-    lines: tuple[Int[np.ndarray, "images size"], Int[np.ndarray, "images size"]]
-    transposed: Bool[np.ndarray, " images"]
+    digits: UInt8[np.ndarray, "boards size+1"]
+    lines: tuple[Int[np.ndarray, "boards size"], Int[np.ndarray, "boards size"]]
+    transposed: Bool[np.ndarray, " boards"]
 
 
-def draw_symmetries(rng: np.random.Generator, images: int, box: Box) -> Symmetries:
+def draw_symmetries(rng: np.random.Generator, count: int, box: Box) -> Symmetries:
     """Draw symmetries uniformly from the group.
 
     Bands and the rows of a band are permuted; likewise columns. Half of the boards are
@@ -33,22 +33,22 @@ def draw_symmetries(rng: np.random.Generator, images: int, box: Box) -> Symmetri
 
     Source: official `dataset/build_sudoku_dataset.py`, `shuffle_sudoku`.
     """
-    names = np.tile(np.arange(1, box.size + 1, dtype=np.uint8), (images, 1))
+    names = np.tile(np.arange(1, box.size + 1, dtype=np.uint8), (count, 1))
     names = rng.permuted(names, axis=1)
-    digits = np.concatenate([np.zeros((images, 1), np.uint8), names], axis=1)
-    rows = _draw_lines(rng, images, bands=box.columns, width=box.rows)
-    columns = _draw_lines(rng, images, bands=box.rows, width=box.columns)
-    transposed = rng.random(images) < 0.5
+    digits = np.concatenate([np.zeros((count, 1), np.uint8), names], axis=1)
+    rows = _draw_lines(rng, count, bands=box.columns, width=box.rows)
+    columns = _draw_lines(rng, count, bands=box.rows, width=box.columns)
+    transposed = rng.random(count) < 0.5
     if box.rows != box.columns:
         transposed[:] = False
     return Symmetries(digits, (rows, columns), transposed)
 
 
 def apply(
-    symmetries: Symmetries, boards: UInt8[np.ndarray, "images seq"]
-) -> UInt8[np.ndarray, "images seq"]:
+    symmetries: Symmetries, boards: UInt8[np.ndarray, "boards seq"]
+) -> UInt8[np.ndarray, "boards seq"]:
     """Apply a symmetry to each board."""
-    images = np.empty_like(boards)
+    moved = np.empty_like(boards)
     rows, columns = symmetries.lines
     size = rows.shape[1]
     for start in range(0, len(boards), CHUNK):
@@ -56,24 +56,24 @@ def apply(
         row, column = rows[at, :, None], columns[at, None, :]
         flip = symmetries.transposed[at, None, None]
         cells = np.where(flip, column * size + row, row * size + column)
-        moved = np.take_along_axis(boards[at], cells.reshape(len(cells), -1), axis=1)
-        images[at] = np.take_along_axis(symmetries.digits[at], moved, axis=1)
-    return images
+        old = np.take_along_axis(boards[at], cells.reshape(len(cells), -1), axis=1)
+        moved[at] = np.take_along_axis(symmetries.digits[at], old, axis=1)
+    return moved
 
 
 def augment(
     questions: UInt8[np.ndarray, "puzzles seq"],
     answers: UInt8[np.ndarray, "puzzles seq"],
-    images: int,
+    count: int,
     box: Box,
     rng: np.random.Generator,
 ) -> tuple[UInt8[np.ndarray, "all seq"], UInt8[np.ndarray, "all seq"]]:
-    """Return every puzzle, followed by `images` random augmentations of it."""
-    symmetries = draw_symmetries(rng, len(questions) * images, box)
+    """Return every puzzle, followed by `count` random augmentations of it."""
+    symmetries = draw_symmetries(rng, len(questions) * count, box)
 
     def extend(boards: UInt8[np.ndarray, "puzzles seq"]) -> np.ndarray:
-        turned = apply(symmetries, np.repeat(boards, images, axis=0))
-        turned = turned.reshape(len(boards), images, box.size**2)
+        turned = apply(symmetries, np.repeat(boards, count, axis=0))
+        turned = turned.reshape(len(boards), count, box.size**2)
         joined = np.concatenate([boards[:, None], turned], axis=1)
         return joined.reshape(-1, box.size**2)
 
@@ -81,10 +81,10 @@ def augment(
 
 
 def _draw_lines(
-    rng: np.random.Generator, images: int, *, bands: int, width: int
-) -> Int[np.ndarray, "images size"]:
+    rng: np.random.Generator, count: int, *, bands: int, width: int
+) -> Int[np.ndarray, "boards size"]:
     """Draw orders of lines in which every band stays together."""
-    band = rng.permuted(np.tile(np.arange(bands), (images, 1)), axis=1)
-    inner = rng.permuted(np.tile(np.arange(width), (images * bands, 1)), axis=1)
-    inner = inner.reshape(images, bands, width)
-    return (band[:, :, None] * width + inner).reshape(images, bands * width)
+    band = rng.permuted(np.tile(np.arange(bands), (count, 1)), axis=1)
+    inner = rng.permuted(np.tile(np.arange(width), (count * bands, 1)), axis=1)
+    inner = inner.reshape(count, bands, width)
+    return (band[:, :, None] * width + inner).reshape(count, bands * width)

@@ -21,7 +21,7 @@ from configs import (
 )
 from data.prepare import main as prepare_main
 from data.puzzles.arc.build import build
-from data.puzzles.arc.grid import crop, parse_image, undo
+from data.puzzles.arc.grid import crop, parse_name, undo
 from data.puzzles.arc.tasks import read_json
 from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import Metadata, PuzzleDataset
@@ -77,7 +77,7 @@ def groups(folder: Path, split: str) -> dict[str, list[list[str]]]:
         tasks = set()
         puzzles = []
         for i in range(first, last):
-            name, *image = parse_image(names[arrays["puzzle_identifiers"][i]])
+            name, *image = parse_name(names[arrays["puzzle_identifiers"][i]])
             tasks.add(name)
             examples = range(*arrays["puzzle_indices"][i : i + 2])
             pairs = [
@@ -123,7 +123,7 @@ def test_identifiers_and_test_puzzles_are_as_the_official_ones(
 def test_tokens_are_the_official_ones_where_nothing_is_random(
     official: Path, ours: Path
 ):
-    """The test pairs of the tasks themselves: padding, border and colours."""
+    """The test pairs of the tasks themselves: padding, border and colors."""
 
     def originals(folder: Path):
         arrays, names = load(folder, "test"), read_json(folder / "identifiers.json")

@@ -6,9 +6,9 @@ import pytest
 from data.puzzles.arc.grid import (
     INVERSE,
     SIDE,
+    augmented_name,
     crop,
-    name_image,
-    parse_image,
+    parse_name,
     to_grid,
     to_tokens,
     turn,
@@ -46,13 +46,13 @@ def test_there_are_eight_symmetries():
 
 def test_a_name_says_how_to_undo_an_image():
     colors = np.array([0, 3, 1, 2, 9, 8, 7, 6, 5, 4], np.uint8)
-    name = name_image("007bbfb7", 3, colors)
+    name = augmented_name("007bbfb7", 3, colors)
     assert name == "007bbfb7|||t3|||0312987654"
-    task, symmetry, found = parse_image(name)
+    task, symmetry, found = parse_name(name)
     assert (task, symmetry, found.tolist()) == ("007bbfb7", 3, colors.tolist())
     image = colors[turn(GRID, 3)]
     assert (undo(image, symmetry, found) == GRID).all()
-    task, symmetry, found = parse_image("007bbfb7")
+    task, symmetry, found = parse_name("007bbfb7")
     assert (undo(GRID, symmetry, found) == GRID).all()
 
 
@@ -82,7 +82,7 @@ def largest(canvas):
     return canvas[: size[0], : size[1]] - 2
 
 
-def test_the_crop_is_the_largest_rectangle_of_colours():
+def test_the_crop_is_the_largest_rectangle_of_colors():
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, 12, size=(12, 900))
     for i, odd in enumerate(tokens):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from data.puzzles.arc.grid import name_image, to_tokens, turn
+from data.puzzles.arc.grid import augmented_name, to_tokens, turn
 from data.puzzles.arc.voting import PLACEHOLDER, Votes, grid_key, grid_of
 from tests.arc_golden import expected, predictions, write_official
 
@@ -40,10 +40,10 @@ def test_neither_order_nor_split_of_the_rows_matters(official: Path):
 
 
 def make(inputs=1) -> Votes:
-    """Votes on one task: the answer to an input of colour 1 (2, ...) is colour 5."""
+    """Votes on one task: the answer to an input of color 1 (2, ...) is color 5."""
     test = [{"input": [[i + 1, 0]], "output": [[5, i]]} for i in range(inputs)]
     identity = np.arange(10, dtype=np.uint8)
-    names = ["<blank>", "a", *(name_image("a", t, identity) for t in range(8))]
+    names = ["<blank>", "a", *(augmented_name("a", t, identity) for t in range(8))]
     return Votes(names, {"a": {"train": [], "test": test}})
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from configs import MazeHard, UserError
 from data.puzzles.dataset import Metadata, PuzzleDataset
-from data.puzzles.maze.hard import build, images, read_csv
+from data.puzzles.maze.hard import build, dihedral_views, read_csv
 from data.puzzles.maze.kind import is_solution, to_tokens
 
 HEADER = "source,question,answer,rating"
@@ -37,7 +37,7 @@ def test_images_are_the_eight_in_the_official_order():
         grid.T,
         np.fliplr(np.rot90(grid)),
     ]
-    both = images(np.concatenate([first, first + 9]))
+    both = dihedral_views(np.concatenate([first, first + 9]))
     np.testing.assert_array_equal(both[:8].reshape(8, 3, 3), expected)
     np.testing.assert_array_equal(both[8:], both[:8] + 9)
     assert len(np.unique(both[:8], axis=0)) == 8

@@ -3,8 +3,13 @@ import math
 import numpy as np
 import pytest
 
+from data.puzzles.arc.augment import (
+    Augmentations,
+    augmented_tokens,
+    distinct,
+    draw_augmentations,
+)
 from data.puzzles.arc.grid import crop, turn
-from data.puzzles.arc.images import Images, distinct, draw_images, image_tokens
 from data.puzzles.arc.tasks import Pair
 
 RNG = np.random.default_rng(0)
@@ -18,8 +23,8 @@ def grid(*rows: list[int]) -> np.ndarray:
     return np.array(rows, np.uint8)
 
 
-def each(images: Images):
-    """Symmetry and colours of each image."""
+def each(images: Augmentations):
+    """Symmetry and colors of each image."""
     return zip(images.symmetries.tolist(), images.colors, strict=True)
 
 
@@ -30,7 +35,7 @@ def image(pairs, symmetry, colors):
 
 
 def test_the_task_is_its_first_image():
-    images = draw_images(PAIRS, 20, RNG)
+    images = draw_augmentations(PAIRS, 20, RNG)
     assert images.size == 21
     assert images.symmetries[0] == 0
     assert images.colors[0].tolist() == list(range(10))
@@ -41,11 +46,11 @@ def test_the_task_is_its_first_image():
 @pytest.mark.parametrize(
     ("pairs", "different"),
     [
-        # One colour, all symmetric: 9 names. Two: 9 * 8, and a turn changes nothing.
+        # One color, all symmetric: 9 names. Two: 9 * 8, and a turn changes nothing.
         ([Pair(grid([1, 1], [1, 1]), grid([1]))], 9),
         ([Pair(grid([1, 1], [1, 1]), grid([2]))], 72),
         ([Pair(grid([0]), grid([0]))], 1),
-        # Swapping the colours swaps the pairs, which changes nothing: 9 * 8 / 2.
+        # Swapping the colors swaps the pairs, which changes nothing: 9 * 8 / 2.
         ([Pair(grid([1]), grid([1])), Pair(grid([2]), grid([2]))], 36),
         # Input and output may not change places: 9 * 8.
         ([Pair(grid([1]), grid([2])), Pair(grid([1]), grid([2]))], 72),
@@ -54,7 +59,7 @@ def test_the_task_is_its_first_image():
     ],
 )
 def test_equal_images_are_dropped(pairs, different):
-    images = draw_images(pairs, 1000, np.random.default_rng(1))
+    images = draw_augmentations(pairs, 1000, np.random.default_rng(1))
     found = {image(pairs, symmetry, colors) for symmetry, colors in each(images)}
     assert images.size == len(found) == different
 
@@ -65,7 +70,7 @@ def test_images_are_kept_in_order_and_up_to_the_number_wanted():
     count = 400
     colors = np.tile(np.arange(10, dtype=np.uint8), (count, 1))
     rng.permuted(colors[:, 1:], axis=1, out=colors[:, 1:])
-    drawn = Images(rng.integers(8, size=count), colors)
+    drawn = Augmentations(rng.integers(8, size=count), colors)
     seen: dict[tuple[str, ...], int] = {}
     for i, (symmetry, own) in enumerate(each(drawn)):
         seen.setdefault(image(pairs, symmetry, own), i)
@@ -77,7 +82,7 @@ def test_images_are_kept_in_order_and_up_to_the_number_wanted():
 
 
 def test_every_symmetry_and_naming_is_equally_likely():
-    images = draw_images(PAIRS, 8000, np.random.default_rng(3))
+    images = draw_augmentations(PAIRS, 8000, np.random.default_rng(3))
     counts = np.bincount(images.symmetries[1:], minlength=8)
     assert np.abs(counts - 1000).max() < 150  # five standard deviations
     for color in range(1, 10):
@@ -94,8 +99,8 @@ def located(tokens):
 
 
 def test_tokens_are_moved_images_of_the_pairs():
-    images = draw_images(PAIRS, 200, RNG)
-    tokens = image_tokens(PAIRS, images, RNG)
+    images = draw_augmentations(PAIRS, 200, RNG)
+    tokens = augmented_tokens(PAIRS, images, RNG)
     assert tokens.shape == (2, 201, 3, 900)
     for i, (symmetry, colors) in enumerate(each(images)):
         moved = 0
@@ -117,8 +122,8 @@ def test_tokens_are_moved_images_of_the_pairs():
 def test_a_pair_moves_to_every_place_it_has_equally_often():
     pairs = [Pair(grid([1] * 28), grid([2])), Pair(grid([1]), grid([2] * 29))]
     colors = np.tile(np.arange(10, dtype=np.uint8), (4000, 1))
-    images = Images(np.zeros(4000, int), colors)
-    tokens = image_tokens(pairs, images, np.random.default_rng(4))
+    images = Augmentations(np.zeros(4000, int), colors)
+    tokens = augmented_tokens(pairs, images, np.random.default_rng(4))
     places = np.array([located(own)[0] for own in tokens[0, :, 0]])
     fixed = (places == 0).all(axis=1).sum()
     # Half of the time this one of two pairs stays; else it has 30 * 3 places.
@@ -129,8 +134,8 @@ def test_a_pair_moves_to_every_place_it_has_equally_often():
 
 
 def test_test_pairs_stay():
-    images = draw_images(PAIRS, 5, RNG)
-    tokens = image_tokens(PAIRS, images, None)
+    images = draw_augmentations(PAIRS, 5, RNG)
+    tokens = augmented_tokens(PAIRS, images, None)
     for i, (symmetry, colors) in enumerate(each(images)):
         (found,) = crop(tokens[1, i, :1])
         assert (found == colors[turn(PAIRS[0].output, symmetry)]).all()

@@ -1,7 +1,7 @@
-"""Augmented ARC tasks (images): draw them, and make their tokens.
+"""Augmented ARC tasks: draw them, and make their tokens.
 
-An image applies one symmetry to all grids of a task, permutes the colors 1 to 9, and
-moves each pair of grids over the canvas. Repeated images are dropped.
+An augmentation applies one symmetry to all grids of a task, permutes the colors 1 to 9,
+and moves each pair of grids over the canvas. Repeated augmentations are dropped.
 
 Source: official `dataset/build_arc_dataset.py`; the distribution is the same, the
 random numbers are not.
@@ -17,36 +17,36 @@ from data.puzzles.arc.grid import COLORS, FIRST, SIDE, VOCAB, draw, turn
 from data.puzzles.arc.tasks import Pair
 
 TRIES = 5
-"""Images drawn for each one wanted, at most."""
+"""Augmentations drawn for each one wanted, at most."""
 
 SYMMETRIES = 8
 
 
-class Images(NamedTuple):
-    """The images of a task; the first is the task itself."""
+class Augmentations(NamedTuple):
+    """The augmentations of a task; the first is the task itself."""
 
-    symmetries: Int[np.ndarray, " images"]
-    colors: UInt8[np.ndarray, "images 10"]
+    symmetries: Int[np.ndarray, " augmentations"]
+    colors: UInt8[np.ndarray, "augmentations 10"]
     """New color of each color."""
 
     @property
     def size(self) -> int:
-        """Return the number of images."""
+        """Return the number of augmentations."""
         return len(self.symmetries)
 
-    def take(self, chosen: Int[np.ndarray, " chosen"]) -> "Images":
-        """Return the chosen images."""
-        return Images(self.symmetries[chosen], self.colors[chosen])
+    def take(self, chosen: Int[np.ndarray, " chosen"]) -> "Augmentations":
+        """Return the chosen augmentations."""
+        return Augmentations(self.symmetries[chosen], self.colors[chosen])
 
 
-def draw_images(
+def draw_augmentations(
     pairs: Sequence[Pair], augmentations: int, rng: np.random.Generator
-) -> Images:
-    """Return the task and at most `augmentations` different images of it.
+) -> Augmentations:
+    """Return the task and at most `augmentations` different augmentations of it.
 
     Args:
         pairs: all pairs of the task, including test pairs.
-        augmentations: number of images; fewer if `TRIES` draws for each are not enough.
+        augmentations: wanted number; fewer if `TRIES` draws for each are not enough.
         rng: random numbers.
     """
     count = 1 + TRIES * augmentations
@@ -54,27 +54,31 @@ def draw_images(
     symmetries[0] = 0
     colors = np.tile(np.arange(COLORS, dtype=np.uint8), (count, 1))
     rng.permuted(colors[1:, 1:], axis=1, out=colors[1:, 1:])
-    return distinct(pairs, Images(symmetries, colors), 1 + augmentations)
+    return distinct(pairs, Augmentations(symmetries, colors), 1 + augmentations)
 
 
-def distinct(pairs: Sequence[Pair], images: Images, most: int) -> Images:
-    """Return the first `most` different images.
+def distinct(
+    pairs: Sequence[Pair], augmentations: Augmentations, most: int
+) -> Augmentations:
+    """Return the first `most` different augmentations.
 
-    Images are equal if they have the same pairs in any order. They are compared by
-    64-bit hashes of the positions of each color, so that no image is made here; a false
-    match has a probability of about 2**-60.
+    Augmentations are equal if they have the same pairs in any order. They are compared
+    by 64-bit hashes of the positions of each color, so that no augmentation is made
+    here; a false match has a probability of about 2**-60.
     """
     rng = np.random.default_rng(0)
-    place = rng.integers(2**64, size=(2, SIDE, SIDE), dtype=np.uint64)
+    weights = rng.integers(2**64, size=(2, SIDE, SIDE), dtype=np.uint64)
     value = rng.integers(2**64, size=COLORS, dtype=np.uint64)
     sums = np.zeros((SYMMETRIES, len(pairs), COLORS), np.uint64)
     for at, pair in np.ndenumerate(_turned(pairs)):
-        for grid, weight in zip(pair, place, strict=True):
+        for grid, weight in zip(pair, weights, strict=True):
             weight = weight[: grid.shape[0], : grid.shape[1]]
             np.add.at(sums[at], grid, weight)
-    hashes = np.einsum("ic,ipc->ip", value[images.colors], sums[images.symmetries])
+    hashes = np.einsum(
+        "ic,ipc->ip", value[augmentations.colors], sums[augmentations.symmetries]
+    )
     _, first = np.unique(_mix(hashes).sum(axis=1), return_index=True)
-    return images.take(np.sort(first)[:most])
+    return augmentations.take(np.sort(first)[:most])
 
 
 def _turned(pairs: Sequence[Pair]) -> np.ndarray:
@@ -92,16 +96,16 @@ def _mix(hashes: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     return hashes ^ (hashes >> np.uint64(31))
 
 
-def image_tokens(
-    pairs: Sequence[Pair], images: Images, rng: np.random.Generator | None
-) -> UInt8[np.ndarray, "2 images pairs 900"]:
-    """Return the tokens of the inputs and of the outputs of `pairs` in every image.
+def augmented_tokens(
+    pairs: Sequence[Pair], augmentations: Augmentations, rng: np.random.Generator | None
+) -> UInt8[np.ndarray, "2 augmentations pairs 900"]:
+    """Return the tokens of inputs and outputs of `pairs` in every augmentation.
 
     Args:
         pairs: pairs of the task.
-        images: images of the task.
+        augmentations: augmentations of the task.
         rng: random numbers for moving pairs to anywhere on the canvas, input and output
-            together. One random pair of each image is not moved. None: no pair is.
+            together. One random pair of each augmentation stays. None: all pairs do.
     """
     canvases = np.zeros((2, SYMMETRIES, len(pairs), 2 * SIDE + 1, 2 * SIDE + 1), "u1")
     room = np.empty((SYMMETRIES, len(pairs), 2), int)
@@ -109,24 +113,24 @@ def image_tokens(
         for canvas, grid in zip(canvases[:, *at], pair, strict=True):
             draw(canvas[SIDE:, SIDE:], grid)
         room[at] = SIDE - np.max([grid.shape for grid in pair], axis=0)
-    shift = np.zeros((images.size, len(pairs), 2), int)
+    shift = np.zeros((augmentations.size, len(pairs), 2), int)
     if rng is not None:
-        shift = rng.integers(room[images.symmetries] + 1)
-        unmoved = rng.integers(len(pairs), size=images.size)
-        shift[np.arange(images.size), unmoved] = 0
+        shift = rng.integers(room[augmentations.symmetries] + 1)
+        unmoved = rng.integers(len(pairs), size=augmentations.size)
+        shift[np.arange(augmentations.size), unmoved] = 0
     # A grid is at (30, 30) of its canvas: the window chosen moves it.
     windows = np.lib.stride_tricks.sliding_window_view(
         canvases, (SIDE, SIDE), axis=(-2, -1)
     )
     tokens = windows[
         np.arange(2)[:, None, None],
-        images.symmetries[:, None],
+        augmentations.symmetries[:, None],
         np.arange(len(pairs)),
         SIDE - shift[..., 0],
         SIDE - shift[..., 1],
-    ].reshape(2, images.size, len(pairs), SIDE * SIDE)
-    tables = np.tile(np.arange(VOCAB, dtype=np.uint8), (images.size, 1))
-    tables[:, FIRST:] = images.colors + FIRST
+    ].reshape(2, augmentations.size, len(pairs), SIDE * SIDE)
+    tables = np.tile(np.arange(VOCAB, dtype=np.uint8), (augmentations.size, 1))
+    tables[:, FIRST:] = augmentations.colors + FIRST
     for i, table in enumerate(tables):
         tokens[:, i] = table.take(tokens[:, i], mode="clip")
     return tokens
