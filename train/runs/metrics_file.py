@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,14 @@ def scores(folder: AnyPath) -> dict[int, float]:
     return {row["step"]: row["score"] for row in evaluated}
 
 
+def without_split(
+    numbers: Mapping[str, float | None],
+) -> tuple[str, dict[str, float | None]]:
+    """Return the split that all names begin with, `SPLIT/name`, and the rest."""
+    values = {name.partition("/")[2]: value for name, value in numbers.items()}
+    return next(iter(numbers)).partition("/")[0], values
+
+
 class MetricsFile:
     """Metrics of a run, to append rows to.
 
@@ -70,6 +78,11 @@ class MetricsFile:
             )
         self._lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
         write_whole(path, "".join(self._lines))
+
+    def log(self, numbers: Mapping[str, float | None], step: int) -> None:
+        """Add the numbers of a step (a `Tracker`)."""
+        split, values = without_split(numbers)
+        self.append({"step": step, "split": split, **values})
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row; write all rows again if the file was removed.
