@@ -15,8 +15,8 @@ from train.programs import compiled_evaluation, first_state
 from train.runs.checkpoint import Checkpoints
 from train.runs.run_dir import make_folder, require_same_model
 from train.state import abstract_state
-from train.watch.report import arranged
-from train.watch.screen import Screen
+from train.watch.metrics import arranged
+from train.watch.terminal import Terminal
 
 
 def evaluate_only(experiment: AbstractExperiment) -> int:
@@ -43,8 +43,8 @@ def evaluate_only(experiment: AbstractExperiment) -> int:
     model, table, step = weights
     if folder is not None:
         make_folder(folder)
-    with closing(Screen()) as screen:
-        evaluate = compiled_evaluation(experiment, model, table, screen)
+    with closing(Terminal()) as terminal:
+        evaluate = compiled_evaluation(experiment, model, table, terminal)
         evaluation = evaluate(model, table, experiment.eval_splits("only"))
     assert evaluation is not None
     if jax.process_index() != 0:

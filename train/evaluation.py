@@ -11,9 +11,9 @@ from jaxtyping import PyTree
 
 from gpt.metrics import Metrics
 from train.feed import Prefetch
-from train.watch.report import averages
-from train.watch.screen import Screen
+from train.watch.metrics import averages
 from train.watch.speed import Values
+from train.watch.terminal import Terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def evaluate(
     *,
     place: Callable[[PyTree], PyTree],
     prefetch: int,
-    screen: Screen,
+    terminal: Terminal,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Return averages over each split; None if `stop` returned true.
@@ -66,13 +66,13 @@ def evaluate(
         splits: to evaluate.
         place: from this process's rows to a global batch.
         prefetch: batches prepared ahead.
-        screen: shows the progress.
+        terminal: shows the progress.
         stop: called before each batch.
     """
     values: Values = {}
     first: tuple[PyTree, PyTree] = ((), ())
     rows, start, number = 0, time.perf_counter(), 0
-    tick = screen.task("evaluating", sum(s.batches for s in splits), "batches")
+    tick = terminal.task("evaluating", sum(s.batches for s in splits), "batches")
     for split in splits:
         totals: dict[str, np.ndarray] = {}
         pending: Metrics = {}

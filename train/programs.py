@@ -20,7 +20,7 @@ from train.mesh import BATCH, global_batch
 from train.state import TrainState, abstract_state, init_state
 from train.step import make_eval_step, make_train_step
 from train.table import make_table
-from train.watch.screen import Screen
+from train.watch.terminal import Terminal
 
 
 def first_state(experiment: AbstractExperiment) -> TrainState:
@@ -87,7 +87,7 @@ def dispatch(experiment: AbstractExperiment, first: int) -> PyTree:
     return global_batch(experiment.mesh, size, 2)(jax.tree.map(stack, *parts))
 
 
-def compiled_step(phase: Phase, state: TrainState, screen: Screen) -> Any:
+def compiled_step(phase: Phase, state: TrainState, terminal: Terminal) -> Any:
     """Compile the train step of a phase: `state, input -> state, metrics`."""
     experiment, first = phase.experiment, max(phase.first, int(state.step))
     state = enter(experiment, state)
@@ -99,11 +99,13 @@ def compiled_step(phase: Phase, state: TrainState, screen: Screen) -> Any:
         state,
         episode=experiment.episode,
     )
-    return compiled(step, "the train step", screen, state, dispatch(experiment, first))
+    return compiled(
+        step, "the train step", terminal, state, dispatch(experiment, first)
+    )
 
 
 def compiled_evaluation(
-    experiment: AbstractExperiment, model: Any, table: PyTree, screen: Screen
+    experiment: AbstractExperiment, model: Any, table: PyTree, terminal: Terminal
 ) -> Callable[..., Evaluation | None]:
     """Compile the evaluation: `model, table, splits, stop=... -> evaluation`."""
     size = experiment.eval_batch_size
@@ -115,21 +117,21 @@ def compiled_evaluation(
     batch = place(experiment.eval_splits("between")[0].batch(0))
     return partial(
         evaluate,
-        compiled(step, "the evaluation", screen, model, table, batch),
+        compiled(step, "the evaluation", terminal, model, table, batch),
         place=place,
         prefetch=experiment.config.data.prefetch,
-        screen=screen,
+        terminal=terminal,
     )
 
 
-def compiled(step: Any, name: str, screen: Screen, *inputs: Any) -> Any:
+def compiled(step: Any, name: str, terminal: Terminal, *inputs: Any) -> Any:
     """Compile a step for inputs like these, which are not used up.
 
     A call of the step itself would wait for what it computes.
     """
     begin = time.perf_counter()
-    screen.task(f"compiling {name}")
+    terminal.task(f"compiling {name}")
     with warnings.catch_warnings(action="ignore"):
         program = step.lower(*inputs).compile()
-    screen.say(f"compiled {name} in {time.perf_counter() - begin:.1f} s")
+    terminal.say(f"compiled {name} in {time.perf_counter() - begin:.1f} s")
     return program

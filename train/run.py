@@ -35,22 +35,28 @@ from train.runs.metrics_file import scores
 from train.runs.provenance import code
 from train.runs.run_dir import RunDir
 from train.state import TrainState, abstract_state
-from train.watch.interval import Interval, require_finite
-from train.watch.report import Report, require_packages
+from train.watch.log import Log
 from train.watch.speed import Values
+from train.watch.terminal import Terminal
 from train.watch.tracing import Tracing
+from train.watch.trackers import Tracker, open_trackers, require_packages
 
 Hook = tuple[int, Callable[[int, TrainState], object]]
 """`every, function(step, state)`: called after the first step at or past each multiple
 of `every`. The next step deletes the state's arrays: copy what is kept."""
 
 
-def train(experiment: AbstractExperiment, hooks: Sequence[Hook] = ()) -> int:
+def train(
+    experiment: AbstractExperiment,
+    hooks: Sequence[Hook] = (),
+    trackers: Sequence[Tracker] = (),
+) -> int:
     """Train in the run's directory, from its newest checkpoint if there is one.
 
     Args:
         experiment: to train.
         hooks: called between steps.
+        trackers: log the run's numbers, besides the configured ones; closed at the end.
 
     Returns:
         The exit status: 0 if the run is complete, else that of a signal.
@@ -65,7 +71,7 @@ def train(experiment: AbstractExperiment, hooks: Sequence[Hook] = ()) -> int:
     phases, call = experiment.phases(), config.steps_per_call
     with open_run(experiment) as run:
         state = run.restore(phases) or first_state(experiment)
-        done = run.begin(state)
+        done = run.begin(state, trackers)
         programs = run.compile(phases, state)
         evaluation = run.missed_evaluation(state)
         for phase, after in zip(phases, [*phases[1:], None], strict=True):
@@ -152,8 +158,8 @@ class Run:
 
         return self._checkpoints.restore(abstract)
 
-    def begin(self, state: TrainState) -> int:
-        """Write `config.json`, open the reports, and return the steps made so far."""
+    def begin(self, state: TrainState, trackers: Sequence[Tracker]) -> int:
+        """Write `config.json`, open the log, and return the steps made so far."""
         done, total, folder = int(state.step), self._total, self._directory.folder
         require(
             done <= total,
@@ -161,23 +167,22 @@ class Run:
             f"and {total} are configured. Use more `epochs` or `max_iters`.",
         )
         self._directory.write_config()
-        report = Report(
+        configured = open_trackers(
             folder,
             self._config.run,
             self._directory.settings,
             name=self._directory.recorded["id"],
-            total=total,
             done=done,
         )
-        self._report = self._stack.enter_context(closing(report))
-        self._interval = Interval(report, self._checkpoints, done)
-        self._stack.enter_context(closing(self._interval))
+        newest = lambda: self._checkpoints.newest
+        log = Log([*configured, *trackers], Terminal(total), newest, done)
+        self._log = self._stack.enter_context(closing(log))
         self._interrupt = self._stack.enter_context(closing(Interrupt()))
         steps, made = self._config.run.profiled, range(done + 1, total + 1)
         self._tracing = Tracing(steps, folder / "profile", made)
         self._stack.callback(self._tracing.stop)
         for line in self._opening(state):
-            report.say(line)
+            log.say(line)
         return done
 
     def _opening(self, state: TrainState) -> Iterator[str]:
@@ -203,11 +208,11 @@ class Run:
 
     def compile(self, phases: Sequence[Phase], state: TrainState) -> dict[Phase, Any]:
         """Compile the evaluation, and the steps of the phases that are left."""
-        screen, weights = self._report.screen, (state.evaluated, state.table)
-        with self._interval.pause("compile"):
-            self._evaluate = compiled_evaluation(self._experiment, *weights, screen)
+        terminal, weights = self._log.terminal, (state.evaluated, state.table)
+        with self._log.pause("compile"):
+            self._evaluate = compiled_evaluation(self._experiment, *weights, terminal)
             return {
-                phase: compiled_step(phase, state, screen)
+                phase: compiled_step(phase, state, terminal)
                 for phase in phases
                 if phase.end > int(state.step)
             }
@@ -218,7 +223,7 @@ class Run:
     def traced(self, first: int, last: int) -> Iterator[None]:
         """Start the profiler where it is due, and give the dispatch its number."""
         if self._tracing.starts(first, last):
-            with self._interval.pause("profile"):
+            with self._log.pause("profile"):
                 self._tracing.start()
         with self._tracing.step(last):
             yield
@@ -231,17 +236,18 @@ class Run:
             SaveError: if the save under way has failed.
         """
         self._interrupt.listen()
-        interval, step = self._interval, phase.experiment.step_config
-        call = self._config.steps_per_call
-        interval.flush()
-        examples = call * step.batch_size * step.supervision_steps
-        interval.add(done, metrics, examples, waited)
-        if done == phase.end or crossed(self._config.run.log_every, done - call, done):
-            rates = phase.experiment.rates
-            interval.end_line(lambda rate: rates(rate) | phase.values)
-        self._report.progress(done)
+        step, call = phase.experiment.step_config, self._config.steps_per_call
+        ends = crossed(self._config.run.log_every, done - call, done)
+        rates = lambda rate: phase.experiment.rates(rate) | phase.values
+        self._log.note(
+            done,
+            metrics,
+            examples=call * step.batch_size * step.supervision_steps,
+            waited=waited,
+            rates=rates if ends or done == phase.end else None,
+        )
         if self._tracing.stops(done):
-            with interval.pause("profile"):
+            with self._log.pause("profile"):
                 self._tracing.stop()
         self._checkpoints.check()
 
@@ -262,8 +268,7 @@ class Run:
     def save(self, state: TrainState) -> None:
         """Start saving a state, unless it is saved already."""
         if int(state.step) != self._checkpoints.newest:
-            with self._interval.pause("save"):
-                self._report.flush()
+            with self._log.pause("save"):
                 self._checkpoints.save(state)
 
     def save_and_evaluate(self, state: TrainState) -> Evaluation | None:
@@ -284,7 +289,7 @@ class Run:
     def missed_evaluation(self, state: TrainState) -> Evaluation | None:
         """Return the evaluation that is due if a run was killed just before it."""
         done = int(state.step)
-        if done == 0 or not self.evaluation_due(done) or self._report.knows(done):
+        if done == 0 or not self.evaluation_due(done) or self._checkpoints.scored(done):
             return None
         return self._recorded(state, lambda: False)
 
@@ -301,14 +306,13 @@ class Run:
     ) -> Evaluation | None:
         """Return the evaluation, recorded; None if it was interrupted."""
         done = int(state.step)
-        with self._interval.pause("evaluate"):
+        with self._log.pause("evaluate"):
             evaluation = self.evaluate(state, stop)
         if evaluation is None:
             return None
-        require_finite(evaluation.values, done, self._checkpoints.newest)
         score = self._experiment.score(evaluation.values)
         speed: Values = {"examples_per_second": evaluation.rate}
-        self._report.record(done, "eval", evaluation.values | {"score": score}, speed)
+        self._log.record(done, "eval", evaluation.values | {"score": score}, speed)
         self._checkpoints.score(done, score)
         return evaluation
 
@@ -319,8 +323,8 @@ class Run:
         self.save(state)
         self._checkpoints.wait()
         where = shlex.quote(str(self._directory.folder))
-        self._report.say(f"Stopped at step {int(state.step)}, which is saved.")
-        self._report.say(
+        self._log.say(f"Stopped at step {int(state.step)}, which is saved.")
+        self._log.say(
             f"Resume with: python -m train.{self._experiment.kind} "
             f"--config.run-dir {where}"
         )
@@ -329,7 +333,7 @@ class Run:
     def finished(self, state: TrainState, evaluation: Evaluation | None) -> int:
         """Print the last evaluation, made now if there is none; return 0."""
         self._checkpoints.wait()
-        folder, say = self._directory.folder, self._report.say
+        folder, say = self._directory.folder, self._log.say
         if evaluation is None:
             say("The run is complete: it is evaluated again.")
             evaluation = self.evaluate(state)

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 
-from data.storage import AnyPath, exists, open_path, read_text
+from data.storage import AnyPath, open_path
 from train.eval_only import evaluate_only
 from train.experiment import AbstractExperiment
 from train.run import train
-from train.runs.metrics_file import parse_lines
+from train.runs.metrics_file import read_rows
 
 Make = Callable[[Any, str], AbstractExperiment]
 """From a configuration and a title to an experiment."""
@@ -45,11 +45,7 @@ def run(make: Make, title: str, config: Any) -> int:
 
 def last_scores(folder: AnyPath, step: int) -> dict[str, float] | None:
     """Return the evaluation that a run recorded at a step; None if there is none."""
-    path = folder / "metrics.jsonl"
-    if not exists(path):
-        return None
-    rows, _ = parse_lines(read_text(path).splitlines())
-    for row in reversed(rows):
+    for row in reversed(read_rows(folder)):
         if row.get("split") == "eval" and row["step"] == step:
             skipped = ("step", "split", "score", "examples_per_second")
             return {name: value for name, value in row.items() if name not in skipped}

@@ -26,8 +26,9 @@ from train.optim import Optimizer, make_tx, matrices, nanogpt_cosine
 from train.runs.checkpoint import Checkpoints, NonFiniteError
 from train.state import TrainState, abstract_state, init_state, new_state
 from train.step import make_train_step
-from train.watch.interval import Interval
-from train.watch.report import Report
+from train.watch.log import Log
+from train.watch.terminal import Terminal
+from train.watch.trackers import Tracker
 
 SLOW = pytest.mark.slow
 MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=SLOW)]
@@ -268,7 +269,7 @@ def overflowing(model: GPT, token: int) -> GPT:
 @pytest.mark.parametrize("ema", [False, True])
 @pytest.mark.slow
 def test_float16_survives_an_overflow_of_the_forward_pass(
-    one_device: Mesh, ema: bool
+    one_device: Mesh, ema: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The batch is skipped: nothing changes, its metrics are empty, others go on."""
     slow = optimizer(optax.sgd(1e-3))
@@ -280,9 +281,8 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
     step = make_train_step(
         make_objective(64), slow, one_device, replace(PLAN, precision="float16"), state
     )
-    report = create_autospec(Report, instance=True)
-    checkpoints = create_autospec(Checkpoints, instance=True, newest=None)
-    interval = Interval(report, checkpoints, 0)
+    tracker = create_autospec(Tracker, instance=True)
+    log = Log([tracker], Terminal(4), lambda: None, 0)
     for t in range(4):
         text = tokens(t)
         inputs = np.minimum(text.inputs, VOCAB - 2)
@@ -292,9 +292,7 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
         )
         before = jax.tree.map(np.array, state)  # a copy: the state is donated
         state, metrics = step(state, one)
-        interval.add(t, metrics, 1, 0.0)
-        interval.end_line(lambda rate: {})
-        interval.flush()
+        log.note(t, metrics, examples=1, waited=0.0, rates=lambda rate: {})
         same = jax.tree.map(np.array_equal, state.model, before.model)
         assert all(jax.tree.leaves(same)) == (t == 2)
         assert float(metrics["skipped"][0]) == (t == 2)
@@ -302,22 +300,24 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
     assert (int(state.step), int(state.updates)) == (4, 3)
     assert state.scale is not None
     assert float(state.scale.factor) == 2.0
-    (said,) = report.say.call_args.args
-    assert "step 2: 1 update was skipped, as a float16 number overflowed" in said
-    interval.close()
-    losses = [call.args[2]["loss"] for call in report.record.call_args_list]
+    with log.pause("save"):
+        pass
+    log.close()
+    rows = [call.args[0] for call in tracker.log.call_args_list]
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert "step 2: updates skipped" in capsys.readouterr().out
     assert [loss is None for loss in losses] == [False, False, True, False]
 
 
 def test_float16_that_always_overflows_ends_the_run() -> None:
     """Once no scale could help."""
-    checkpoints = create_autospec(Checkpoints, instance=True, newest=None)
-    interval = Interval(create_autospec(Report, instance=True), checkpoints, 6)
+    log = Log([], Terminal(), lambda: None, 6)
     pair = lambda value: (jnp.float32(value), jnp.ones(()))
-    interval.add(7, {"loss_scale": pair(0.5), "skipped": pair(1.0)}, 1, 0.0)
-    with pytest.raises(NonFiniteError, match="overflow in float16"):
-        interval.settle()
-    interval.close()
+    metrics = {"loss_scale": pair(0.5), "skipped": pair(1.0)}
+    log.note(7, metrics, examples=1, waited=0.0)
+    with pytest.raises(NonFiniteError, match="overflow"), log.pause("save"):
+        pytest.fail("saved")
+    log.close()
 
 
 def test_the_scale_grows_after_many_good_updates() -> None:

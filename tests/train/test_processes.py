@@ -73,8 +73,8 @@ cli.run(lambda: {model}.main(*cli.parse({presets}, "")))
 """
 RECORD = """
 import numpy as np
-from train.watch.report import Report
-make, progress = {model}.train_input, Report.progress
+from train.watch.terminal import Terminal
+make, progress = {model}.train_input, Terminal.progress
 def input_that_is_recorded(batch, *others):
     def recorded(step):
         found = batch(step)
@@ -85,19 +85,19 @@ def progress_that_is_recorded(self, done):
     progress(self, done)
     open("{name}", "w").write(str(done))
 {model}.train_input = input_that_is_recorded
-Report.progress = progress_that_is_recorded
+Terminal.progress = progress_that_is_recorded
 """
 """Keeps the inputs that a process reads, and its last step, in files of its number."""
 
 SIGNAL = """
 import os, signal
-from train.watch.report import Report
-before = Report.progress
+from train.watch.terminal import Terminal
+before = Terminal.progress
 def progress_and_signal(self, done):
     before(self, done)
     if done == {step}:
         os.kill(os.getpid(), signal.SIGTERM)
-Report.progress = progress_and_signal
+Terminal.progress = progress_and_signal
 """
 
 

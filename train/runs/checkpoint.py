@@ -226,6 +226,10 @@ class Checkpoints:
         scores = [self._scores.get(step, -math.inf) for step in self.steps]
         return max(scores, default=-math.inf)
 
+    def scored(self, step: int) -> bool:
+        """Return True if the score of a step is known."""
+        return step in self._scores
+
     def score(self, step: int, score: float) -> None:
         """Note the score of a step; higher is better."""
         self._scores[step] = score

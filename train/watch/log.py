@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from train.objective import Metrics
+from gpt.metrics import Metrics
 from train.runs.checkpoint import NonFiniteError
 from train.runs.metrics_file import MetricsFile
 from train.watch.metrics import arranged, averages, joined
@@ -31,7 +31,7 @@ def done_at(tree: Any) -> float:
 
 
 class Log:
-    """The numbers of a run.
+    """The numbers of a run. Only the first process writes them.
 
     Metrics of steps are added up on the devices until their line ends. A line is read
     while the next dispatch runs, so that the devices never wait.
@@ -51,7 +51,8 @@ class Log:
         done: int,
     ):
         self.terminal = terminal
-        self._trackers: list[Tracker] = [*trackers, terminal]
+        first = jax.process_index() == 0
+        self._trackers: list[Tracker] = [*trackers, terminal] if first else []
         self._newest = newest
         self._step, self._examples, self._waited = done, 0, 0.0
         self._sums: Metrics | None = None

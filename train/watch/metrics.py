@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.objective import Metrics
+from gpt.metrics import Metrics
 from train.watch.speed import Values
 
 LATEST = ("lr", "loss_scale")

@@ -84,12 +84,12 @@ class Terminal:
         parts = [f"{step:,}/{self._total:,}", *([left] if left else []), *self._latest]
         self._draw(parts, step, self._total)
 
-    def task(self, what: str, total: int, unit: str) -> Callable[[int], None]:
-        """Return a function to call with the progress of a long task.
+    def task(self, what: str, total: int = 0, unit: str = "") -> Callable[[int], None]:
+        """Show a long task, and return a function to call with its progress.
 
         Args:
             what: name of the task.
-            total: its length, in units.
+            total: its length, in units; 0 if unknown.
             unit: name of the units.
         """
         begin = printed = time.monotonic()
@@ -98,7 +98,7 @@ class Terminal:
         def tick(done: int = 0) -> None:
             nonlocal printed
             now = time.monotonic()
-            parts = [f"{what} {done:,}/{total:,} {unit}"]
+            parts = [f"{what} {done:,}/{total:,} {unit}" if total else what]
             if done:
                 parts.append(f"{clock((now - begin) / done * (total - done))} left")
             self._draw(parts, done, total)
@@ -138,11 +138,9 @@ class Terminal:
         self._drawn = now
         if self._bar is None:
             self._bar = tqdm(
-                file=sys.stdout,
-                dynamic_ncols=True,
-                leave=False,
-                bar_format="{desc}  {bar}",
+                file=sys.stdout, dynamic_ncols=True, leave=False, bar_format="{desc}"
             )
+        self._bar.bar_format = "{desc}  {bar}" if total else "{desc}"
         self._bar.n, self._bar.total = done, total
         self._bar.set_description_str(fitting(parts, self._width - BAR))
 

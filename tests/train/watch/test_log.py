@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
-from train.objective import Metrics
+from gpt.metrics import Metrics
 from train.runs.checkpoint import NonFiniteError
 from train.watch import log as module
 from train.watch.log import AHEAD, Log
