@@ -1,13 +1,13 @@
-"""Official checkpoints into run directories and back: `python -m trm.convert`.
+"""Import official checkpoints as runs, and export runs: `python -m trm.convert`.
 
     python -m trm.convert checkpoints/step_32550 --out runs/imported
     python -m trm.convert alphaXiv/trm-model-maze --out runs/maze
     python -m trm.convert --to-official runs/mine --out mine.pt
 
-A file of PyTorch (`step_N`, `.pt`, `.pth`) or safetensors, a folder with one, or a
-model of the Hugging Face hub. What the run directory holds is evaluated, solved with
-and trained on like any other; to adapt it to other puzzles, use
-`python -m train.trm --config.init-from`. Exported again, it is the same bit for bit.
+A checkpoint is a file of PyTorch (`step_N`, `.pt`, `.pth`) or safetensors, a folder
+with one, or a model of the Hugging Face hub. An imported run is evaluated, asked and
+trained like any other, and exported it is the same bit for bit. To adapt a checkpoint
+to other puzzles, use `python -m train.trm --config.init-from`.
 """
 
 import dataclasses
@@ -65,25 +65,25 @@ def convert(
 
     Args:
         source: an official checkpoint: a file, a folder, or `owner/name[/path]`.
-        out: run directory to make; of an export, the file (`.safetensors`, else as
-            `torch.save` writes it).
+        out: run directory to make; for an export the file (`.safetensors`, else of
+            `torch.save`).
         run: the run to export, instead of a `source`.
-        checkpoint: the run's to export: `best`, `newest` or a step.
-        all_steps: import all steps of a folder as checkpoints of one run, not the last
-            alone.
+        checkpoint: checkpoint to export: `best`, `newest` or a step.
+        all_steps: import all steps of a folder as checkpoints of one run; else the
+            last.
         data: dataset to import for; a puzzle table of another size becomes its mean.
-        seq: cells of a puzzle, where neither weights nor `data` tell.
-        heads: attention heads, where `all_config.yaml` does not tell; so the next four.
+        seq: cells of a puzzle, if neither weights nor `data` determine them.
+        heads: attention heads, if there is no `all_config.yaml`; so the next four.
         H_cycles: deep-recursion cycles.
         L_cycles: refinements in a cycle.
         prefix: positions in front of the puzzle.
-        positions: how attention tells positions apart.
+        positions: positional encoding of attention.
     """
     start(MeshConfig(), RunConfig())
     require(
         bool(source) != bool(run),
-        f"Either a checkpoint must be named, or a run with `--to-official`: got "
-        f"`{source}` and `{run}`. Give one of them.",
+        f"Give either a checkpoint, or a run with `--to-official`: got `{source}` and "
+        f"`{run}`.",
     )
     if run:
         return export(run, out, checkpoint)
@@ -105,8 +105,8 @@ def convert(
     if metadata is not None:
         require(
             metadata.vocab_size == official.vocab,
-            f"The checkpoint must be for puzzles of {metadata.vocab_size} tokens, as "
-            f"`{data}` has: it is for {official.vocab}. Name another `--data`.",
+            f"The checkpoint must be for {metadata.vocab_size} tokens, as in `{data}`: "
+            f"got {official.vocab}. Name another `--data`.",
         )
         paths = dataclasses.replace(config.data, paths=(str(data),))
         config = dataclasses.replace(config, data=paths)
@@ -128,14 +128,14 @@ def import_run(
     """Write a run directory with the weights of official checkpoints.
 
     Args:
-        steps: their steps and weights, ascending.
+        steps: steps and weights, ascending.
         config: of the run.
-        official: one of them.
-        puzzles: rows that the puzzle table is to have.
+        official: one of the checkpoints.
+        puzzles: rows of the puzzle table.
         out: the directory.
 
     Raises:
-        UserError: if they are not of one model.
+        UserError: if the checkpoints are not of one model.
     """
     sizes = official.sizes | {"puzzles": puzzles}
     experiment = TRMExperiment(config, sizes=sizes)
@@ -155,9 +155,9 @@ def import_run(
 
 
 def at_step(state: TrainState, step: int) -> TrainState:
-    """A fresh state as if so many steps had been made: the rates follow the schedule.
+    """Return a fresh state at `step`, so that learning rates follow the schedule.
 
-    The moments are fresh, and their correction begins anew.
+    Moments and their bias correction start fresh.
     """
     count = jnp.asarray(step, jnp.int32)
     scheduled = lambda node: isinstance(node, optax.ScaleByScheduleState)
@@ -171,7 +171,7 @@ def at_step(state: TrainState, step: int) -> TrainState:
 
 
 def describe(official: Official) -> list[str]:
-    """What was found, and what was not told."""
+    """Return lines on a model, and on settings that had to be guessed."""
     model = official.config
     layers = f"{model.layers} layers"
     if model.variant == "hrm":
@@ -184,17 +184,18 @@ def describe(official: Official) -> list[str]:
     ]
     if official.notes:
         lines.append(
-            f"Not told by the weights{'' if official.options else f', without {FILE}'}"
-            f", so taken: {', '.join(official.notes)}."
+            "Not given by the weights"
+            f"{'' if official.options else f', and there is no {FILE}'}, so assumed: "
+            f"{', '.join(official.notes)}."
         )
     return lines
 
 
 def export(run_dir: str, out: Path, checkpoint: CheckpointName) -> None:
-    """Write what a run has trained as an official checkpoint.
+    """Write a checkpoint of a run in the official format.
 
-    Arrays that were imported get the type they had; otherwise fresh latents get the
-    compute type, as officially, and all else is float32.
+    Imported arrays keep their types. Else fresh latents have the compute type
+    (official), and other arrays float32.
     """
     config, record = recorded_run(run_dir, TrainTRM)
     run = load_run(run_dir, checkpoint)
@@ -213,8 +214,8 @@ def export(run_dir: str, out: Path, checkpoint: CheckpointName) -> None:
         write_all_config(config, options)
     elif read_all_config(options) != all_config(config):
         warnings.warn(
-            f"`{options}` was there, is left as it is, and will be read along with "
-            f"`{out.name}`: if it is of another run, use another folder for `--out`.",
+            f"`{options}` exists and is not replaced, but is read with `{out.name}`. "
+            "If it belongs to another run, use another folder for `--out`.",
             stacklevel=2,
         )
     print(f"Wrote {out} (step {run.step}).")

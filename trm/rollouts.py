@@ -1,8 +1,8 @@
-"""Stochastic rollouts: several noisy attempts at a puzzle, of which one is chosen.
+"""Stochastic rollouts: several noisy attempts at a puzzle; one is chosen.
 
 Gaussian noise is added to the scratchpad z, not to the answer y, before each
-supervision step, so that attempts part and some leave a wrong answer that the model
-would stay in. Any trained model can do it.
+supervision step, so that attempts diverge and some leave a wrong answer. It needs no
+training.
 
 Source: arXiv 2605.19943 (PTRM), algorithm 1 and its published settings.
 """
@@ -20,15 +20,15 @@ from trm.noise import draw, fold
 from trm.recursion import AbstractRecursion, Latents
 
 Choice = Literal["best_q", "mode", "residual", "first"]
-"""Which rollout answers: of the highest q_halt; of the answer that most have given; of
-the least change in its last steps; that halted after the fewest steps."""
+"""The rollout to choose: the highest q_halt; the most frequent answer; the least change
+in the last steps; the fewest steps to halt."""
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Settings that the paper reports."""
+    """Settings of the paper."""
 
     sigma: float
     number: int
@@ -50,7 +50,7 @@ class Rollouts:
     """Noisy attempts at each puzzle (PTRM, arXiv 2605.19943)."""
 
     preset: Literal["none", "sudoku", "maze", "arc2"] = "none"
-    """Published settings for what is not given: sudoku: sigma 0.3, 100 rollouts, 64
+    """Published defaults of the other options: sudoku: sigma 0.3, 100 rollouts, 64
     steps, best_q; maze: 1.0, 100, 16, mode; arc2: 0.2, 25, 16, best_q."""
 
     number: int | None = None
@@ -61,15 +61,15 @@ class Rollouts:
     step; latents have a root mean square of 1. Without a preset 0."""
 
     select: Choice | None = None
-    """Which attempt answers: that of the highest q_halt; of the answer that most give;
-    of the least change in its last steps; that which halts first (not with `--mode
-    fixed`)."""
+    """The attempt to choose. `best_q`: the highest q_halt. `mode`: the most frequent
+    answer. `residual`: the least change in the last steps. `first`: the first to halt
+    (not with `--mode fixed`)."""
 
     seed: int = 0
-    """Seed of the noise, which is drawn for each puzzle, rollout and step."""
+    """Seed of the noise."""
 
     def resolved(self) -> Published:
-        """What is to be done.
+        """Return the settings with the preset's values where none is given.
 
         Raises:
             UserError: if a value is out of range.
@@ -83,7 +83,7 @@ class Rollouts:
         require_not_negative(self, "seed")
         require(
             0.0 <= settings.sigma < float("inf"),
-            f"`sigma` must be a number from 0 on: got {settings.sigma}. Use about 0.3.",
+            f"`sigma` must be finite and at least 0: got {settings.sigma}. Use 0.3.",
         )
         return settings
 
@@ -92,13 +92,13 @@ class Rollouts:
 
 
 def scratchpads(recursion: AbstractRecursion, latents: Latents) -> PyTree[bool]:
-    """Of each latent whether it is scratchpad: all but the answer are.
+    """Return True for each latent that is scratchpad: all but the answer.
 
-    A variant with a single latent thinks in what it answers with: that is one too.
+    A single latent is both scratchpad and answer.
     """
-    spoken = recursion.answer(latents)
+    answered = recursion.answer(latents)
     alone = len(jax.tree.leaves(latents)) == 1
-    return jax.tree.map(lambda leaf: alone or leaf is not spoken, latents)
+    return jax.tree.map(lambda leaf: alone or leaf is not answered, latents)
 
 
 def add_noise(
@@ -107,7 +107,7 @@ def add_noise(
     keys: Key[Array, " rows"],
     sigma: float,
 ) -> PyTree[Float[Array, "rows length dim"]]:
-    """The latents, with noise of deviation `sigma` on all entries of scratchpads."""
+    """Add noise of standard deviation `sigma` to the scratchpads."""
     leaves, structure = jax.tree.flatten(latents)
     noisy = []
     flags = jax.tree.leaves(scratchpads(recursion, latents))
@@ -131,15 +131,15 @@ def select(
     steps: Int[np.ndarray, "puzzles rollouts"],
     wanted: Bool[np.ndarray, "puzzles rollouts"],
 ) -> Int[np.ndarray, " puzzles"]:
-    """The rollout that answers for each puzzle; of equal ones that of the highest q.
+    """Choose a rollout for each puzzle; the highest q_halt breaks ties.
 
     Args:
         choice: the rule.
         tokens: answers.
-        q_halt: of the last step of each.
+        q_halt: after the last step.
         residual: change of the logits in the last steps.
-        steps: made by each.
-        wanted: whether a rollout halted because the rule said so.
+        steps: made by each rollout.
+        wanted: rollouts that the halting rule stopped.
     """
     match choice:
         case "best_q":
@@ -150,13 +150,14 @@ def select(
             score = -residual
         case "first":
             score = np.where(wanted, -steps, -np.inf)
-    return np.lexsort((-np.arange(q_halt.shape[1]) + 0 * q_halt, q_halt, score))[:, -1]
+    first = np.broadcast_to(-np.arange(q_halt.shape[1]), q_halt.shape)
+    return np.lexsort((first, q_halt, score))[:, -1]
 
 
 def votes(
     tokens: Int[np.ndarray, "puzzles rollouts seq"],
 ) -> Int[np.ndarray, "puzzles rollouts"]:
-    """For each rollout, how many of its puzzle give the same answer, itself too."""
+    """Count, for each rollout, the rollouts of its puzzle with the same answer."""
     puzzles, rollouts, seq = tokens.shape
     flat = np.ascontiguousarray(tokens).reshape(puzzles * rollouts, seq)
     lines = flat.view(np.dtype((np.void, flat.dtype.itemsize * seq)))[:, 0]

@@ -165,7 +165,7 @@ def test_bad_settings(words: list[str], said: str, run: Path, tmp_path: Path) ->
 
 def test_data_of_another_size(run: Path, tmp_path: Path) -> None:
     prepare(GeneratedSudoku(size=6, train=1, test=1), tmp_path / "data")
-    with pytest.raises(UserError, match="`seq_len`.*36.*16"):
+    with pytest.raises(UserError, match=r"`seq_len`.*36.*16"):
         evaluated(run, tmp_path, "--data", str(tmp_path / "data"))
 
 

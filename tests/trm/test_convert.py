@@ -274,7 +274,7 @@ def test_another_dataset_gets_the_mean_row(
     assert run.table.rows.shape == (1, 32)
     np.testing.assert_allclose(run.table.rows[0], table.mean(axis=0), rtol=1e-6)
     out = capsys.readouterr().out
-    assert "has 7 rows, and the data have 1 puzzles: each gets the mean" in out
+    assert "7 rows" in out
     assert run.config.data.paths == (str(tmp_path / "data"),)
 
 
@@ -289,7 +289,7 @@ def test_what_nobody_tells_is_said(
     run = import_(source, tmp_path / "run", "--seq", 16, "--heads", 4)
     out = capsys.readouterr().out
     assert "hrm, mixer=attention, positions=rope, 2 fast and 1 slow layers" in out
-    assert "without all_config.yaml, so taken: positions=rope, H_cycles=2" in out
+    assert "positions=rope, H_cycles=2" in out
     assert "heads" not in out
     assert run.config.act.halt == "compare"
     assert run.config.act.continue_loss
@@ -302,65 +302,52 @@ def test_a_checkpoint_of_another_shape(tmp_path: Path) -> None:
     weights["L_level.layers.1.mlp.down_proj.weight"] = np.zeros((32, 99), np.float32)
     path = tmp_path / "step_1.safetensors"
     write_state_dict(weights, path)
-    with pytest.raises(
-        UserError, match=r"down_proj\.weight` must have shape \(32, 256"
-    ):
+    with pytest.raises(UserError, match=r"down_proj\.weight.*\(32, 256"):
         import_(path, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "nothing is left of it"
     path.unlink()
     weights = weights_of(golden)
     del weights["L_level.layers.0.self_attn.qkv_proj.weight"]
     write_state_dict(weights | {"lora.weight": np.zeros(3, np.float32)}, path)
-    with pytest.raises(
-        UserError, match=r"missing `L_lev.*qkv.*too many `lora\.weight`"
-    ):
+    with pytest.raises(UserError, match=r"`L_lev.*qkv.*`lora\.weight`"):
         import_(path, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [(np.float32(np.nan), "finite numbers"), (np.int32(3), "floating-point numbers")],
-)
-def test_weights_that_are_no_numbers(
-    value: np.generic, message: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("value", [np.float32(np.nan), np.int32(3)])
+def test_weights_that_are_no_numbers(value: np.generic, tmp_path: Path) -> None:
     weights = weights_of(Golden("trm_mlp"))
     weights["q_head.bias"] = np.full(2, value)
     write_state_dict(weights, tmp_path / "step_1.safetensors")
-    with pytest.raises(UserError, match=f"{message}.*|`q_head.bias`"):
+    with pytest.raises(UserError, match=r"q_head\.bias"):
         import_(tmp_path / "step_1.safetensors", tmp_path / "run")
 
 
 def test_a_dataset_of_other_puzzles(tmp_path: Path) -> None:
     prepare(GeneratedSudoku(size=6, train=4, test=2), tmp_path / "six")
     path = write_official(tmp_path, Golden("trm_attention"))
-    with pytest.raises(UserError, match=r"puzzles of 8 tokens, .*: it is for 6"):
+    with pytest.raises(UserError, match=r"8 tokens.*6"):
         import_(path, tmp_path / "run", "--data", tmp_path / "six")
     path = write_official(tmp_path / "mlp", Golden("trm_mlp"))
-    with pytest.raises(UserError, match="must be for puzzles of 36 cells: it has 19"):
+    with pytest.raises(UserError, match=r"36 cells.*19"):
         import_(path, tmp_path / "run", "--data", tmp_path / "six")
 
 
 def test_options_that_do_not_go_together(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Give one of them"):
+    with pytest.raises(UserError, match="--to-official"):
         convert.main(["--out", str(tmp_path / "run")])
-    with pytest.raises(UserError, match="Give one of them"):
+    with pytest.raises(UserError, match="`a` and `b`"):
         convert.main(["a", "--to-official", "b", "--out", str(tmp_path / "run")])
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "file").touch()
-    with pytest.raises(UserError, match="must be a new or empty folder"):
+    with pytest.raises(UserError, match="run"):
         convert.main(["a", "--out", str(tmp_path / "run")])
 
 
 def test_a_damaged_all_config(tmp_path: Path) -> None:
     path = write_official(tmp_path, Golden("trm_mlp"))
-    for text, message in (
-        ("arch: [", "must be YAML: it is damaged"),
-        ("- 1", "`arch` among them"),
-        ("arch: !!python/object/apply:os.mkdir ['/x']", "must be YAML"),
-    ):
+    for text in ("arch: [", "- 1", "arch: !!python/object/apply:os.mkdir ['/x']"):
         (tmp_path / "all_config.yaml").write_text(text)
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=r"all_config\.yaml"):
             import_(path, tmp_path / "run")
 
 
@@ -385,17 +372,15 @@ def test_one_checkpoint_of_several() -> None:
     assert choose(["model.pt", "README.md"], "x") == ["model.pt"]
     two_runs = ["step_32550_sudoku_epoch50k", "step_39060_sudoku_epoch_60k"]
     for names in (["a/step_1", "b/step_2"], ["mlp.pt", "attention.pt"], two_runs):
-        with pytest.raises(UserError, match=f"Name one, as `x/{min(names)}`"):
+        with pytest.raises(UserError, match=f"`x/{min(names)}`"):
             choose(names, "x")
-    with pytest.raises(UserError, match="there is none in `x`"):
+    with pytest.raises(UserError, match="`x`"):
         choose(["README.md"], "x")
 
 
 @pytest.mark.parametrize("source", ["nowhere", "./no/file", "no/such/../file", "/a/b"])
 def test_no_such_source(source: str) -> None:
-    with pytest.raises(
-        UserError, match="must be a file, a folder with one, or a model"
-    ):
+    with pytest.raises(UserError, match=source):
         find(source)
 
 
@@ -424,7 +409,7 @@ def test_models_of_the_hub(
     assert sorted(asked) == sorted(files)
     assert path == Path("/cache/me/mine") / files[0]
     assert (config is None) == (len(files) == 1)
-    with pytest.raises(UserError, match="Name one, as `me/mine/v1/step_5`"):
+    with pytest.raises(UserError, match="`me/mine/v1/step_5`"):
         find("me/mine")
 
 
@@ -433,7 +418,7 @@ def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         raise errors.LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", fail)
-    with pytest.raises(UserError, match=r"no connection.*name the file"):
+    with pytest.raises(UserError, match=r"me/mine.*no connection"):
         find("me/mine")
 
 
@@ -442,5 +427,5 @@ def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
     words = [str(tmp_path / "step_1"), "--out", str(tmp_path / "out")]
     _, err = finish(start("trm.convert", words), 2)
     (line,) = err.splitlines()
-    assert line.startswith("error: A checkpoint must be a file that `torch.save`")
+    assert line.startswith("error:")
     assert not (tmp_path / "out").exists()

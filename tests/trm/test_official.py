@@ -151,9 +151,9 @@ def without(weights: dict[str, np.ndarray], *ends: str) -> dict[str, np.ndarray]
 @pytest.mark.parametrize(
     ("ends", "message"),
     [
-        (("embed_tokens.embedding_weight",), "must hold `embed_tokens"),
+        (("embed_tokens.embedding_weight",), "embed_tokens"),
         (("_init",), "a network without fixed first latents"),
-        (("proj.weight",), "it holds no network"),
+        (("proj.weight",), "no network"),
     ],
 )
 def test_names_of_no_trm(ends: tuple[str, ...], message: str) -> None:
@@ -163,35 +163,35 @@ def test_names_of_no_trm(ends: tuple[str, ...], message: str) -> None:
 
 def test_names_of_a_gpt() -> None:
     weights = {"transformer.wte.weight": np.zeros((3, 2), np.float32)}
-    with pytest.raises(UserError, match=r"of other names \(`transformer\.wte"):
+    with pytest.raises(UserError, match=r"`transformer\.wte"):
         infer(weights, {})
 
 
 def test_mixed_prefixes() -> None:
     weights = weights_of(Golden("trm_mlp"), "model.inner.")
     weights["q_head.bias"] = weights.pop("model.inner.q_head.bias")
-    with pytest.raises(UserError, match=r"begin with `model\.inner\.`.*`q_head\.bias`"):
+    with pytest.raises(UserError, match=r"`model\.inner\.`.*`q_head\.bias`"):
         infer(weights, {})
 
 
 def test_sizes_that_do_not_fit() -> None:
     weights = weights_of(Golden("trm_mlp"))
-    with pytest.raises(UserError, match="19 positions, and 20 of them are the prefix"):
+    with pytest.raises(UserError, match=r"19 positions.*20"):
         infer(weights, {}, Given(prefix=20))
-    with pytest.raises(UserError, match=r"puzzles of 16 cells.*and 4 of them"):
+    with pytest.raises(UserError, match=r"16 cells.*4"):
         infer(weights, {}, Given(prefix=4, seq=16))
     name = "L_level.layers.0.mlp.down_proj.weight"
-    with pytest.raises(UserError, match="that one expansion gives"):
+    with pytest.raises(UserError, match="257"):
         infer(weights | {name: np.zeros((32, 257), np.float32)}, {})
     name = "L_level.layers.1.self_attn.o_proj.weight"
-    with pytest.raises(UserError, match="number of heads that does not divide"):
+    with pytest.raises(UserError, match="30"):
         infer(
             weights_of(Golden("trm_attention"))
             | {name: np.zeros((32, 30), np.float32)},
             {},
         )
     name = "embed_tokens.embedding_weight"
-    with pytest.raises(UserError, match="must be a matrix"):
+    with pytest.raises(UserError, match="embedding_weight"):
         infer(weights | {name: np.zeros(6, np.float32)}, {})
 
 
@@ -210,7 +210,7 @@ def test_eqr_of_another_noise() -> None:
     found = infer(weights, {"arch": arch})
     assert (found.config, found.seq, found.notes) == (config, 81, ())
     assert found.puzzles == 1
-    with pytest.raises(UserError, match=r"`noise_scale` of EqR must be 0\.01"):
+    with pytest.raises(UserError, match=r"noise_scale.*0\.5"):
         infer(weights, {"arch": arch | {"noise_scale": 0.5}})
 
 
@@ -220,7 +220,7 @@ def test_cells_that_nobody_tells() -> None:
     assert found.seq == 900
     assert "seq=900" in found.notes
     other = {"embed_tokens.embedding_weight": np.zeros((7, 32), np.float32)}
-    with pytest.raises(UserError, match=r"cells of a puzzle must be told.*`--seq`"):
+    with pytest.raises(UserError, match="`--seq`"):
         infer(weights | other, {})
 
 
@@ -232,7 +232,7 @@ def test_options_that_cannot_be(name: str, value: object) -> None:
     golden = Golden("trm_attention")
     options = options_of(golden)
     options["arch"][name] = value
-    with pytest.raises(UserError, match=r"must be"):
+    with pytest.raises(UserError, match=str(value)):
         infer(weights_of(golden), options, Given(seq=16))
 
 
@@ -241,9 +241,9 @@ def test_options_that_cannot_be(name: str, value: object) -> None:
 )
 def test_training_options_that_cannot_be(name: str, value: object) -> None:
     golden = Golden("trm_attention")
-    with pytest.raises(UserError, match=r"must"):
+    with pytest.raises(UserError, match=name):
         train_config(golden.config, options_of(golden) | {name: value})
     options = options_of(golden)
     options["arch"]["loss"]["loss_type"] = "hinge"
-    with pytest.raises(UserError, match="`loss_type` must be one of"):
+    with pytest.raises(UserError, match="hinge"):
         train_config(golden.config, options)

@@ -177,7 +177,7 @@ def test_official_checkpoints_of_other_sizes_are_refused() -> None:
     model = tiny.model()
     weights = to_official(model, tiny.MODEL)
     missing = {k: v for k, v in weights.items() if k != "lm_head.weight"}
-    with pytest.raises(ValueError, match=r"missing `lm_head\.weight`; too many none"):
+    with pytest.raises(ValueError, match=r"missing `lm_head\.weight`"):
         load_official(missing, model, tiny.MODEL)
     wrong = {**weights, "lm_head.weight": np.zeros((3, 3))}
     with pytest.raises(ValueError, match="must have shape"):

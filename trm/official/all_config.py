@@ -1,4 +1,4 @@
-"""`all_config.yaml`, in which the official code says how it trained, from and to ours.
+"""Translate between `all_config.yaml` of the official code and our configuration.
 
 Source: `pretrain.py`, `PretrainConfig` and `save_code_and_config`.
 """
@@ -33,7 +33,7 @@ _ARCH = {
     "transformer": "recursive_reasoning.transformers_baseline@Model_ACTV2",
 }
 _LOSS = {"stablemax": "stablemax_cross_entropy", "softmax": "softmax_cross_entropy"}
-# Our field -> official option; those of a part of ours by its name.
+# Our field -> official option.
 _PLAIN = {"batch_size": "global_batch_size", "epochs": "epochs", "seed": "seed"}
 _OPTIM = {
     "lr": "lr",
@@ -61,43 +61,42 @@ _MODEL = {
 
 
 def read_all_config(path: Path) -> dict[str, Any]:
-    """The options of a file.
+    """Return the options of a file.
 
     Raises:
-        UserError: if it is not YAML of the official kind.
+        UserError: if it is not YAML of the official code.
     """
     try:
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
         raise UserError(
-            f"`{path}` must be YAML: it is damaged ({first}). Copy or download it "
-            "again, or remove it and give what it says as options."
+            f"`{path}` is not YAML ({first}). Copy or download it again, or remove it "
+            "and give its settings as options."
         ) from error
     require(
         isinstance(options, dict) and isinstance(options.get("arch"), dict),
-        f"`{path}` must hold the options of the official `pretrain.py`, `arch` among "
-        "them: it does not. Copy or download it again, or remove it and give what it "
-        "says as options.",
+        f"`{path}` must be options of the official `pretrain.py`, with `arch`. Copy or "
+        "download it again, or remove it and give its settings as options.",
     )
     return options
 
 
 def train_config(model: TRMConfig, options: Mapping[str, Any]) -> TrainTRM:
-    """The training run that official options describe; our defaults where they do not.
+    """Return the configuration of official options, with our defaults for the rest.
 
     Args:
         model: of the run.
-        options: official ones, or nothing.
+        options: official options, or nothing.
 
     Raises:
-        UserError: if one has a value that cannot be.
+        UserError: if a value is out of range.
     """
     arch = options.get("arch") or {}
     precision = arch.get("forward_dtype", "bfloat16")
     require(
         precision in ("bfloat16", "float32"),
-        f"`forward_dtype` must be bfloat16 or float32: got {precision}. Repair "
+        f"`forward_dtype` must be bfloat16 or float32: got {precision}. Correct "
         f"`{FILE}`.",
     )
     optim = OptimConfig(**_chosen(OptimConfig, _OPTIM, options))
@@ -116,7 +115,7 @@ def train_config(model: TRMConfig, options: Mapping[str, Any]) -> TrainTRM:
 
 
 def all_config(config: TrainTRM) -> dict[str, Any]:
-    """The official options of a run of ours, as far as the official code has them."""
+    """Return the official options of a configuration, as far as there are any."""
     model, act = config.model, config.act
     official = lambda table, ours: {
         name: getattr(ours, field) for field, name in table.items()
@@ -150,20 +149,20 @@ def all_config(config: TrainTRM) -> dict[str, Any]:
 
 
 def _whole(epochs: float) -> int | float:
-    """Epochs as the official code takes them, without a decimal point."""
+    """Return whole epochs without a decimal point, as the official code takes them."""
     return int(epochs) if epochs == int(epochs) else epochs
 
 
 def write_all_config(config: TrainTRM, path: Path) -> None:
-    """Write the official options of a run of ours."""
+    """Write the official options of a configuration."""
     path.write_text(yaml.safe_dump(all_config(config)), encoding="utf-8")
 
 
 def _act(variant: str, arch: Mapping[str, Any]) -> ACTConfig:
-    """Halting and losses.
+    """Return halting and losses.
 
     Source: `hrm.py` and `transformers_baseline.py` compare the two Q values whatever
-    the options say; the latter trains no continue loss.
+    the options are; the latter has no continue loss.
     """
     always = variant in ("hrm", "transformer")
     compares = always or not arch.get("no_ACT_continue", True)
@@ -172,7 +171,7 @@ def _act(variant: str, arch: Mapping[str, Any]) -> ACTConfig:
     loss = (arch.get("loss") or {}).get("loss_type", "stablemax_cross_entropy")
     require(
         loss in names,
-        f"`loss_type` must be one of {', '.join(names)}: got {loss}. Repair `{FILE}`.",
+        f"`loss_type` must be one of {', '.join(names)}: got {loss}. Correct `{FILE}`.",
     )
     return ACTConfig(
         **_chosen(ACTConfig, _ACT, arch),
@@ -187,7 +186,7 @@ def _ema(options: Mapping[str, Any]) -> float:
 
 
 def _paths(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the data lie; HRM's options say `data_path`."""
+    """Return the paths of the data; `data_path` in HRM's options."""
     paths = options.get("data_paths") or options.get("data_path")
     if isinstance(paths, str):
         paths = [paths]
@@ -197,7 +196,7 @@ def _paths(options: Mapping[str, Any]) -> dict[str, Any]:
 def _chosen(
     kind: type, table: Mapping[str, str], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Fields of one of our classes that the options tell."""
+    """Return the fields of one of our classes that the options set."""
     hints, chosen = get_type_hints(kind), {}
     for name, official in table.items():
         value = options.get(official)
@@ -206,8 +205,8 @@ def _chosen(
         number = isinstance(value, int | float) and not isinstance(value, bool)
         require(
             number and (hints[name] is float or value == int(value)),
-            f"`{official}` must be a number: got {value!r}. Repair `{FILE}`, or remove "
-            "it and give what it says as options.",
+            f"`{official}` must be a number: got {value!r}. Correct `{FILE}`, or "
+            "remove it and give its settings as options.",
         )
         chosen[name] = hints[name](value)
     return chosen

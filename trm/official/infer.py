@@ -1,8 +1,8 @@
-"""What model an official checkpoint holds, told by its names and shapes.
+"""Infer the model of an official checkpoint from the names and shapes of its arrays.
 
-Names of files lie, and many a checkpoint has no `all_config.yaml` beside it. What the
-arrays do not say comes from there, or from whoever asks, or else is the official
-default, of which `notes` speak.
+File names may be wrong, and many checkpoints have no `all_config.yaml`. Settings that
+the arrays do not determine come from the caller, from that file, or else from the
+official defaults; `notes` lists the defaults used.
 
 Source: `models/recursive_reasoning/*.py` and `config/arch/*.yaml`.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from configs import TRMConfig, require
+from configs import TRMConfig, ceil_div, require
 from trm.official.names import EMBEDDING, TABLE, split_prefix
 from trm.official.shapes import (
     LEARNED,
@@ -33,10 +33,10 @@ CELLS = {11: 81, 12: 900, 6: 900}
 
 @dataclass(frozen=True, kw_only=True)
 class Official:
-    """A model in its official form: weights by official names, and what they are."""
+    """A model in its official form: weights by official names, and its settings."""
 
     weights: Mapping[str, np.ndarray]
-    """Without prefix; the puzzle table among them, if there is one."""
+    """Without prefix; includes the puzzle table, if there is one."""
 
     config: TRMConfig
     vocab: int
@@ -45,13 +45,13 @@ class Official:
     """Cells of a puzzle."""
 
     prefix: str = ""
-    """What all names of the file begin with."""
+    """Prefix of all names in the file."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What `all_config.yaml` says; empty without one."""
+    """Contents of `all_config.yaml`; empty without one."""
 
     notes: tuple[str, ...] = ()
-    """Settings that nobody tells, and what they were taken for."""
+    """Settings that had to be guessed, as `name=value`."""
 
     @property
     def puzzles(self) -> int:
@@ -60,13 +60,13 @@ class Official:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Sizes that otherwise come from the data."""
+        """Sizes that usually come from the data."""
         return {"vocab": self.vocab, "seq": self.seq, "puzzles": self.puzzles}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """What is known of a model besides its weights; what is None is not."""
+    """Settings known besides the weights; None where unknown."""
 
     heads: int | None = None
     H_cycles: int | None = None
@@ -84,17 +84,17 @@ def infer(
     given: Given | None = None,
     default: TRMConfig | None = None,
 ) -> Official:
-    """The model that a state dict holds.
+    """Infer the model of a state dict.
 
     Args:
-        weights: names with any prefix to arrays.
-        options: those of `all_config.yaml`, or nothing.
-        given: goes before the options.
-        default: what a setting that nobody tells is taken for, if this is of the same
-            variant and mixer; else the official default.
+        weights: arrays by name, with any prefix.
+        options: contents of `all_config.yaml`, or nothing.
+        given: overrides the options.
+        default: defaults of unknown settings, if it has the same variant and mixer;
+            else the official defaults.
 
     Raises:
-        UserError: if it is no TRM, or a size must be told.
+        UserError: if it is not a TRM, or a size has to be given.
     """
     given = given or Given()
     name_prefix, weights = split_prefix(weights)
@@ -112,14 +112,14 @@ def infer(
     if variant == "eqr":
         _require_usual(arch)
 
-    def tell(name: str, official: str, usual: Any, used: bool = True) -> Any:
-        """A setting as given, or as the options say, or a default; a note if used."""
+    def setting(name: str, official: str, usual: Any, used: bool = True) -> Any:
+        """Return the given value, the option, or a default; note a used default."""
         for value in (getattr(given, name), arch.get(official)):
             if value is not None:
                 require(
                     type(value) is type(usual),
-                    f"`{official}` must be like {usual!r}: got {value!r}. Repair "
-                    "`all_config.yaml`, or say otherwise.",
+                    f"`{official}` must be like {usual!r}: got {value!r}. Correct "
+                    "`all_config.yaml`, or give an option.",
                 )
                 return value
         value = usual if default is None else getattr(default, name)
@@ -128,12 +128,12 @@ def infer(
         return value
 
     prefix = fixed_prefix(variant, puzzle_dim, dim)
-    least = -(-puzzle_dim // dim)
+    least = ceil_div(puzzle_dim, dim)
     if prefix is None and length is not None and given.seq is not None:
         left = given.prefix or length - given.seq
         prefix = left if left >= least else None
     if prefix is None:
-        prefix = tell("prefix", "puzzle_emb_len", usual_prefix(length, least))
+        prefix = setting("prefix", "puzzle_emb_len", usual_prefix(length, least))
         prefix = prefix or least
     seq = _cells(given.seq, length, prefix, vocab, notes)
 
@@ -141,12 +141,11 @@ def infer(
     if LEARNED in shapes:
         positions = "learned"
     elif mixer == "attention":
-        positions = tell("positions", "pos_encodings", "rope")
+        positions = setting("positions", "pos_encodings", "rope")
         require(
             positions in ("rope", "none"),
-            "Positions must be `rope`, `none`, or `learned` with weights of their own: "
-            f"got `{positions}`, and the checkpoint has no such weights. Use a "
-            "checkpoint of the official code.",
+            "Positions must be `rope`, `none`, or `learned` with weights: got "
+            f"`{positions}` without weights. Use a checkpoint of the official code.",
         )
     cycles = {"hrm": (2, 2), "transformer": (1, 1)}
     T, n = cycles.get(variant, (3, 4 if seq == 900 else 6))
@@ -156,14 +155,14 @@ def infer(
         mixer=mixer,
         positions=positions,
         dim=dim,
-        heads=tell("heads", "num_heads", 8, mixer == "attention"),
+        heads=setting("heads", "num_heads", 8, mixer == "attention"),
         expansion=which_expansion(
             shapes, level, dim, length, _number(arch, "expansion", 4.0)
         ),
         layers=count_layers(shapes, level),
         H_layers=count_layers(shapes, "H_level") if variant == "hrm" else None,
-        H_cycles=tell("H_cycles", "H_cycles", T, recursive),
-        L_cycles=tell("L_cycles", "L_cycles", n, recursive),
+        H_cycles=setting("H_cycles", "H_cycles", T, recursive),
+        L_cycles=setting("L_cycles", "L_cycles", n, recursive),
         prefix=prefix,
         puzzle_dim=puzzle_dim,
         rope_theta=_number(arch, "rope_theta", 10000.0),
@@ -181,7 +180,7 @@ def infer(
 
 
 def _require_usual(arch: Mapping[str, Any]) -> None:
-    """Raise `UserError` unless these are the step and the noise of `variants/eqr.py`.
+    """Raise `UserError` unless step and noise are the ones of `variants/eqr.py`.
 
     Source: locuslab/EqR, `models/eqr.py`.
     """
@@ -189,16 +188,16 @@ def _require_usual(arch: Mapping[str, Any]) -> None:
         require(
             arch.get(name, value) == value,
             f"`{name}` of EqR must be {value}, as in its paper: got {arch.get(name)}. "
-            "Use a checkpoint that was trained with that.",
+            "Use a checkpoint trained with that value.",
         )
 
 
 def _number(arch: Mapping[str, Any], name: str, usual: float) -> float:
-    """An option that is a number."""
+    """Return a number from the options."""
     value = arch.get(name, usual)
     require(
         isinstance(value, int | float),
-        f"`{name}` must be a number: got {value!r}. Repair `all_config.yaml`.",
+        f"`{name}` must be a number: got {value!r}. Correct `all_config.yaml`.",
     )
     return float(value)
 
@@ -206,23 +205,22 @@ def _number(arch: Mapping[str, Any], name: str, usual: float) -> float:
 def _cells(
     given: int | None, length: int | None, prefix: int, vocab: int, notes: list[str]
 ) -> int:
-    """Cells of a puzzle."""
+    """Return the cells of a puzzle."""
     if length is not None:
         cells = length - prefix
         require(
             cells > 0 and given in (None, cells),
             f"The checkpoint must be for puzzles of {given or 'some'} cells: it has "
-            f"{length} positions, and {prefix} of them are the prefix. Use puzzles of "
-            "the size that it was trained with, or say another `prefix`.",
+            f"{length} positions with a prefix of {prefix}. Use puzzles of its size, "
+            "or give another `prefix`.",
         )
         return cells
     if given is not None:
         return given
     require(
         vocab in CELLS,
-        f"The cells of a puzzle must be told: the weights fit any number, and {vocab} "
-        "tokens are those of no known puzzle. Name the dataset with `--data`, or say "
-        "`--seq`.",
+        "The number of cells must be given: the weights fit any number, and no known "
+        f"puzzle has {vocab} tokens. Name the dataset with `--data`, or give `--seq`.",
     )
     notes.append(f"seq={CELLS[vocab]}")
     return CELLS[vocab]

@@ -1,4 +1,4 @@
-"""Between the official PyTorch names and ours, for checkpoints and for parity tests.
+"""Translate between the official PyTorch names and ours.
 
 Source: `models/recursive_reasoning/*.py`; linear weights are `[out, in]` there.
 """
@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import TRMConfig, require
+from configs import TRMConfig, UserError, require
 from gpt.layers import truncated_normal
 from trm.model import TRM
 
 PREFIX = "_orig_mod.model.inner."
 EMBEDDING = "embed_tokens.embedding_weight"
 TABLE = "puzzle_emb.weights"
-# Rows of the last batch, which some codes save too.
+# Rows of the last batch, which some versions save too.
 _LOCAL = ("puzzle_emb.local_weights", "puzzle_emb.local_ids")
 
 # Buffers of each variant: official name -> field of the recursion.
@@ -42,7 +42,7 @@ _NETWORKS = {
 
 
 def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
-    """Official name -> (our array, how it is turned): `""`, `T`, `qkv` or `out`.
+    """Return our array and its layout (`""`, `T`, `qkv` or `out`) by official name.
 
     Raises:
         UserError: if the official code has no such model.
@@ -51,10 +51,10 @@ def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
         config.variant in _NETWORKS
         and config.mixer in ("attention", "mlp")
         and (config.gate, config.inner_multiple) == ("silu", 256),
-        "Official weights must be of a model that the official code has: got "
+        "The official code has no such model: "
         f"variant={config.variant}, mixer={config.mixer}, gate={config.gate}, "
-        f"inner_multiple={config.inner_multiple}. Keep it as a run of ours, or add its "
-        "names to `trm/official/names.py`.",
+        f"inner_multiple={config.inner_multiple}. Keep it as a run, or add its names "
+        "to `trm/official/names.py`.",
     )
     named: dict[str, tuple[Any, str]] = {
         EMBEDDING: (model.embedding.weight, ""),
@@ -104,35 +104,32 @@ def _to_official(value: np.ndarray, turn: str) -> np.ndarray:
 def load_official(
     weights: Mapping[str, np.ndarray], model: TRM, config: TRMConfig
 ) -> TRM:
-    """`model` with the weights of an official state dict.
+    """Return `model` with the weights of an official state dict.
 
     Args:
-        weights: official names, with or without a prefix, to arrays. A puzzle table
-            among them is left out.
+        weights: arrays by official names, with or without a prefix. A puzzle table
+            among them is ignored.
         model: a model of the same sizes; its own weights may be abstract.
-        config: the configuration that `model` was built from.
+        config: the configuration of `model`.
 
     Raises:
-        UserError: if a weight is missing, too many, of another shape, or not of finite
-            floating-point numbers.
+        UserError: if a weight is missing, unknown, of another shape, or not finite.
     """
     _, weights = split_prefix(weights)
     require_same(weights, official_shapes(model, config))
-    ours, replaced = [], []
-    for name, (leaf, turn) in _leaves(model, config).items():
-        value = np.asarray(weights[name])
-        ours.append(leaf)
-        replaced.append(jnp.asarray(_to_ours(value, leaf.shape, turn), leaf.dtype))
-    identities = {id(leaf): new for leaf, new in zip(ours, replaced, strict=True)}
-    leaves, structure = jax.tree.flatten(model)
-    leaves = [identities.get(id(leaf), leaf) for leaf in leaves]
-    return jax.tree.map(_drawn, jax.tree.unflatten(structure, leaves))
+    leaves = _leaves(model, config)
+    where = lambda model: [leaf for leaf, _ in _leaves(model, config).values()]
+    ours = [
+        jnp.asarray(_to_ours(np.asarray(weights[name]), leaf.shape, turn), leaf.dtype)
+        for name, (leaf, turn) in leaves.items()
+    ]
+    return jax.tree.map(_drawn, eqx.tree_at(where, model, ours))
 
 
 def _drawn(leaf: Any) -> jax.Array:
-    """A weight, or a fresh latent in place of an abstract one.
+    """Return a weight, or a random latent in place of an abstract one.
 
-    Only latents can be left: those that a variant has, and its checkpoints do not.
+    Only fresh latents can still be abstract: some variants' checkpoints have none.
     """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return truncated_normal(jax.random.key(0), leaf.shape, 1.0)
@@ -142,28 +139,27 @@ def _drawn(leaf: Any) -> jax.Array:
 def split_prefix(
     weights: Mapping[str, np.ndarray],
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """The prefix that all names share, and the weights without it.
+    """Return the prefix of all names, and the weights without it.
 
-    It is `_orig_mod.model.inner.` where the official `pretrain.py` has compiled the
-    model, `model.inner.` where it has not, and nothing for the network alone.
+    It is `_orig_mod.model.inner.` where the official `pretrain.py` compiled the model,
+    `model.inner.` where it did not, and empty for the network alone.
 
     Raises:
-        UserError: if these are the names of no TRM.
+        UserError: if these are not the names of a TRM.
     """
     first = next((name for name in weights if name.endswith(EMBEDDING)), None)
-    listed = ", ".join(f"`{name}`" for name in list(weights)[:3])
-    require(
-        first is not None,
-        f"A checkpoint of a TRM must hold `{EMBEDDING}`: got {len(weights)} arrays of "
-        f"other names ({listed}). Use what the official `pretrain.py` saves.",
-    )
-    assert first is not None
+    if first is None:
+        raise UserError(
+            f"A checkpoint of a TRM must contain `{EMBEDDING}`: got {len(weights)} "
+            f"arrays of other names ({_some(list(weights))}). Use a checkpoint of the "
+            "official `pretrain.py`."
+        )
     prefix = first.removesuffix(EMBEDDING)
     other = [name for name in weights if not name.startswith(prefix)]
     require(
         not other,
-        f"All names in a checkpoint must begin with `{prefix}`, as `{first}` does: "
-        f"`{other[0] if other else ''}` does not. Use what `pretrain.py` saves.",
+        f"All names in a checkpoint must begin with `{prefix}`, like `{first}`: got "
+        f"{_some(other)}. Use a checkpoint of the official `pretrain.py`.",
     )
     plain = {name.removeprefix(prefix): array for name, array in weights.items()}
     return prefix, {n: array for n, array in plain.items() if n not in _LOCAL}
@@ -172,37 +168,37 @@ def split_prefix(
 def require_same(
     weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise `UserError` unless these are finite weights of these names and shapes."""
+    """Raise `UserError` unless the weights are finite and have these shapes."""
     missing = sorted(shapes.keys() - weights.keys())
     extra = sorted(weights.keys() - shapes.keys() - {TABLE})
     require(
         not missing and not extra,
-        f"The checkpoint must hold the {len(shapes)} arrays of the configured model: "
-        f"missing {_some(missing)}; too many {_some(extra)}. Use the variant, mixer "
-        "and number of layers that it was trained with.",
+        f"The checkpoint must contain the {len(shapes)} arrays of the configured "
+        f"model: missing {_some(missing)}; unknown {_some(extra)}. Use the variant, "
+        "mixer and number of layers that it was trained with.",
     )
     for name, array in weights.items():
         expected = shapes.get(name, array.shape)
         require(
             array.shape == expected,
             f"`{name}` must have shape {expected}: got {array.shape}. Use the sizes "
-            "that the checkpoint was trained with.",
+            "of the checkpoint.",
         )
         floating = jnp.issubdtype(array.dtype, jnp.floating)
         require(
             bool(floating) and array.dtype.itemsize <= 4,
-            f"`{name}` must hold floating-point numbers of at most 32 bits: got "
+            f"`{name}` must be floating-point numbers of at most 32 bits: got "
             f"{array.dtype}. Use weights that are not quantized.",
         )
         require(
             bool(np.isfinite(array).all()),
-            f"Weights must be finite numbers: `{name}` holds some that are infinite or "
-            "undefined. Use weights from before the training diverged.",
+            f"`{name}` must be finite: got NaN or infinity. Use weights from before "
+            "the training diverged.",
         )
 
 
 def official_shapes(model: TRM, config: TRMConfig) -> dict[str, tuple[int, ...]]:
-    """The official names and shapes of a model's weights, which may be abstract."""
+    """Return the official shapes of a model's weights, which may be abstract."""
     empty = lambda shape: np.broadcast_to(np.float32(0.0), shape)
     return {
         name: _to_official(empty(leaf.shape), turn).shape
@@ -211,7 +207,7 @@ def official_shapes(model: TRM, config: TRMConfig) -> dict[str, tuple[int, ...]]
 
 
 def to_official(model: TRM, config: TRMConfig) -> dict[str, np.ndarray]:
-    """The weights under their official names (without prefix) and shapes."""
+    """Return the weights with their official names (without prefix) and shapes."""
     arrays = eqx.filter(model, eqx.is_array)
     return {
         name: _to_official(np.asarray(leaf), turn)
@@ -221,7 +217,7 @@ def to_official(model: TRM, config: TRMConfig) -> dict[str, np.ndarray]:
 
 
 def _some(names: list[str]) -> str:
-    """The first of these names, for a message."""
+    """Return the first names, for a message."""
     first = ", ".join(f"`{name}`" for name in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return first + more if names else "none"

@@ -1,4 +1,4 @@
-"""Official checkpoints, from a file, a folder, or the Hugging Face hub."""
+"""Find and read official checkpoints: files, folders, or the Hugging Face hub."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,23 +20,23 @@ from trm.official.state_dict import SUFFIXES, brief, read_state_dict
 
 _HUB = re.compile(r"(?P<model>[\w.-]+/[\w.-]+)(?:/(?P<path>[\w./-]+))?")
 _STEP = re.compile(r"step_(\d+)(?!\d)")
-# What lies beside checkpoints: predictions, results, and words.
+# Other files beside checkpoints: predictions, results, and text.
 _OTHER = re.compile(r"(\..*|LICENSE|README|.*_all_preds\.\d+)")
 
 
 def read_official(
     source: str, given: Given | None = None, default: TRMConfig | None = None
 ) -> tuple[Official, Path]:
-    """The model of an official checkpoint, and where its file lies.
+    """Read an official checkpoint; also return the path of its file.
 
     Args:
-        source: a file; a folder with one; or a model of the hub, `owner/name`, and a
-            file or folder of it after another `/`. Of several steps it is the last.
-        given: what is known of it besides.
-        default: what a setting that nobody tells is taken for.
+        source: a file; a folder with one; or a model of the hub, `owner/name`, with
+            `/path` for a file or folder in it. The last of several steps is read.
+        given: settings known besides.
+        default: defaults of unknown settings.
 
     Raises:
-        UserError: if nothing of the kind is there, it is damaged, or it is no TRM.
+        UserError: if there is no checkpoint, it is damaged, or not of a TRM.
     """
     ((path, beside),) = find(source)
     return read_file(path, beside, given, default), path
@@ -48,7 +48,7 @@ def read_file(
     given: Given | None = None,
     default: TRMConfig | None = None,
 ) -> Official:
-    """The model of a file of weights, with the `all_config.yaml` beside it."""
+    """Read a file of weights, with the `all_config.yaml` beside it."""
     weights, embedded = read_state_dict(path)
     options = read_all_config(beside) if beside else {}
     if not options and isinstance(embedded.get("arch"), dict):
@@ -59,15 +59,15 @@ def read_file(
 def build_official(
     official: Official, config: TrainTRM, puzzles: int | None = None
 ) -> tuple[TRM, np.ndarray]:
-    """The model of an official checkpoint, and the rows of its puzzle table.
+    """Return the model of an official checkpoint, and the rows of its puzzle table.
 
     Args:
-        official: as `read_official` gives it.
-        config: of `train_config`.
-        puzzles: rows that the table is to have. None: those that it has.
+        official: see `read_official`.
+        config: see `train_config`.
+        puzzles: rows of the table; None: as many as stored.
 
     Raises:
-        UserError: if the weights are not those of one model.
+        UserError: if the weights do not fit the configuration.
     """
     sizes = {"vocab": official.vocab, "seq": official.seq}
     build = partial(build_trm, config.model, key=jax.random.key(0), **sizes)
@@ -82,14 +82,14 @@ def first_table(
     shape: tuple[int, ...],
     how: Literal["keep", "mean", "zeros"] = "keep",
 ) -> np.ndarray:
-    """The rows of a puzzle table to begin with; says so if they are not those stored.
+    """Return the first rows of a puzzle table; prints a note if they are a mean.
 
     Source: `pretrain.py`, `load_checkpoint`.
 
     Args:
-        stored: the table that goes with the weights; None without one.
+        stored: the table of the weights; None without one.
         shape: puzzles and width.
-        how: as `TrainTRM.init_table` says.
+        how: see `TrainTRM.init_table`.
 
     Raises:
         UserError: if the rows have another width.
@@ -100,7 +100,7 @@ def first_table(
     require(
         table.ndim == 2 and table.shape[1] == shape[1],
         f"`{TABLE}` must have rows of width {shape[1]}: got shape {table.shape}. Use "
-        "the `puzzle_dim` that the weights were trained with.",
+        "the `puzzle_dim` of the weights.",
     )
     if how == "keep" and len(table) != shape[0] and jax.process_index() == 0:
         print(table_note(len(table), shape[0]))
@@ -111,22 +111,22 @@ def first_table(
 
 
 def table_note(stored: int, wanted: int) -> str:
-    """What becomes of a puzzle table that has another length than the data want."""
+    """Return a note on a puzzle table of another length than the data need."""
     return (
-        f"The puzzle table of the weights has {stored:,} rows, and the data have "
-        f"{wanted:,} puzzles: each gets the mean of those rows."
+        f"The puzzle table of the weights has {stored:,} rows, the data have "
+        f"{wanted:,} puzzles: each gets the mean row."
     )
 
 
 def find(source: str, *, every: bool = False) -> list[tuple[Path, Path | None]]:
-    """The file of weights, and the `all_config.yaml` beside it.
+    """Return the file of weights, and the `all_config.yaml` beside it, if any.
 
     Args:
-        source: as in `read_official`.
-        every: whether to give all steps of a run, ascending, not the last alone.
+        source: see `read_official`.
+        every: return all steps of a run, ascending, not only the last.
 
     Raises:
-        UserError: if there is none, or several that are no steps of one run.
+        UserError: if there is none, or several that are not steps of one run.
     """
     path = Path(source)
     if path.is_file():
@@ -137,41 +137,40 @@ def find(source: str, *, every: bool = False) -> list[tuple[Path, Path | None]]:
     parts = _HUB.fullmatch(source)
     require(
         parts is not None and not {".", ".."} & set(source.split("/")),
-        "An official checkpoint must be a file, a folder with one, or a model of the "
-        f"Hugging Face hub as `owner/name`: there is no `{source}`. Check the path or "
-        "name.",
+        f"Official checkpoint not found: `{source}`. Give a file, a folder with one, "
+        "or a model of the Hugging Face hub as `owner/name`.",
     )
     assert parts is not None
     return _download(parts["model"], (parts["path"] or "").strip("/"), every)
 
 
 def choose(names: Sequence[str], where: str) -> list[str]:
-    """The checkpoint among these files: the only one, or the steps of one run.
+    """Choose the only checkpoint among files, or the steps of one run.
 
     Raises:
-        UserError: if there is none, or several that are no steps of one run.
+        UserError: if there is none, or several that are not steps of one run.
     """
     found = sorted(name for name in names if is_checkpoint(name))
     require(
         bool(found),
-        f"A checkpoint must be a file such as `step_1000`, `.pt` or `.safetensors`: "
-        f"there is none in `{where}`. Check the path or name.",
+        f"No checkpoint in `{where}` (`step_1000`, `.pt` or `.safetensors`). Check the "
+        "path or name.",
     )
     if len(found) == 1:
         return found
     folders = {PurePosixPath(name).parent for name in found}
     steps = {step: name for name in found if (step := step_of(name)) is not None}
-    runs = {_STEP.sub("", name) for name in found}  # what names say beside the step
+    runs = {_STEP.sub("", name) for name in found}  # names without the step
     require(
         len(folders) == len(runs) == 1 and len(steps) == len(found),
-        f"One checkpoint must be chosen: `{where}` has {', '.join(found[:8])}. Name "
-        f"one, as `{where}/{found[0]}`.",
+        f"`{where}` has several checkpoints: {', '.join(found[:8])}. Name one, as "
+        f"`{where}/{found[0]}`.",
     )
     return [steps[step] for step in sorted(steps)]
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether this may be the name of a file of weights."""
+    """Return True for a name that a file of weights may have."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") for part in path.parts)
     if hidden or _OTHER.fullmatch(path.name):
@@ -180,7 +179,7 @@ def is_checkpoint(name: str) -> bool:
 
 
 def step_of(name: str) -> int | None:
-    """The step that a checkpoint is named after, such as `step_1000`; None if none."""
+    """Return the step in the name of a checkpoint (`step_1000`); None without one."""
     found = _STEP.search(PurePosixPath(name).name)
     return int(found[1]) if found else None
 
@@ -191,7 +190,7 @@ def _beside(path: Path) -> Path | None:
 
 
 def _download(model: str, path: str, every: bool) -> list[tuple[Path, Path | None]]:
-    """Checkpoints of the hub and their `all_config.yaml`, kept in the hub's cache."""
+    """Download checkpoints and their `all_config.yaml` to the hub's cache."""
     from huggingface_hub import HfApi, hf_hub_download
 
     def attempt(call: Callable[[], str | list[str]], what: str) -> str | list[str]:
@@ -199,12 +198,11 @@ def _download(model: str, path: str, every: bool) -> list[tuple[Path, Path | Non
             return call()
         except Exception as error:
             raise UserError(
-                f"{what} must come from the Hugging Face model `{model}`: it could not "
-                f"be downloaded ({brief(error)}). Check the name, or download it by "
-                "other means and name the file."
+                f"Could not download {what} of the Hugging Face model `{model}` "
+                f"({brief(error)}). Check the name, or download the file and name it."
             ) from error
 
-    files = attempt(lambda: HfApi().list_repo_files(model), "The list of files")
+    files = attempt(lambda: HfApi().list_repo_files(model), "the list of files")
     inside = [f for f in files if not path or f == path or f.startswith(f"{path}/")]
     where = f"{model}/{path}".strip("/")
     chosen = [path] if path in files else choose(inside, where)

@@ -1,4 +1,4 @@
-"""What the names and shapes of an official checkpoint say of its model.
+"""Read the settings of a model off the names and shapes of its arrays.
 
 Source: `models/recursive_reasoning/*.py`, `models/layers.py`; of EqR, `models/eqr.py`
 of locuslab/EqR.
@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from configs import UserError, require
+from configs import UserError, ceil_div, require
 from trm.layers import swiglu_width
 from trm.official.names import EMBEDDING, TABLE
 
@@ -22,10 +22,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def require_readable(shapes: Shapes) -> None:
-    """Raise `UserError` unless the sizes of a model that can be built stand in these.
+    """Raise `UserError` unless these are shapes of a model that can be built.
 
     Args:
-        shapes: those of `EMBEDDING` among them.
+        shapes: must have `EMBEDDING`.
     """
     for name in (EMBEDDING, TABLE, LEARNED):
         require(
@@ -37,14 +37,14 @@ def require_readable(shapes: Shapes) -> None:
     for name, shape in shapes.items():
         require(
             not name.endswith("self_attn.o_proj.weight") or shape[-1:] == (dim,),
-            f"Attention heads must make up the width of {dim}: got `{name}` of shape "
-            f"{shape}, as with a number of heads that does not divide the width (the "
-            "official baseline has 12 for 512). No such model can be built here.",
+            f"The number of attention heads must divide the width {dim}: got `{name}` "
+            f"of shape {shape} (the official baseline has 12 heads for width 512). Use "
+            "another checkpoint.",
         )
 
 
 def which_variant(names: Mapping[str, Any]) -> Any:
-    """The variant, by which networks and which fresh latents there are."""
+    """Return the variant, by its networks and fresh latents."""
     high, low = (
         any(name.startswith(level) for name in names)
         for level in ("H_level.layers.", "L_level.layers.")
@@ -65,38 +65,38 @@ def which_variant(names: Mapping[str, Any]) -> Any:
             return "eqr"
     found = "no network" if not low else "a network without fixed first latents"
     raise UserError(
-        "A checkpoint must be that of TRM, single-z, hier6, HRM, EqR or the baseline "
-        f"without recursion: it holds {found} (`L_level.layers.*`, `H_level.layers.*`, "
-        f"`*_init`). Use a checkpoint of the official code."
+        "A checkpoint must be of TRM, single-z, hier6, HRM, EqR or the baseline "
+        f"without recursion: got {found} (`L_level.layers.*`, `H_level.layers.*`, "
+        "`*_init`). Use a checkpoint of the official code."
     )
 
 
 def count_layers(names: Mapping[str, Any], level: str) -> int:
-    """Blocks of a network."""
+    """Return the number of blocks of a network."""
     start = f"{level}.layers."
     blocks = {n.removeprefix(start).split(".")[0] for n in names if n.startswith(start)}
     return len(blocks)
 
 
 def network_length(shapes: Shapes, level: str) -> int | None:
-    """Positions of the network, prefix included; None if any number will do."""
+    """Return the positions of the network, with prefix; None if it fits any number."""
     down = shapes.get(f"{level}.layers.0.mlp_t.down_proj.weight")
     learned = shapes.get(LEARNED)
     return (down or learned or (None,))[0]
 
 
 def fixed_prefix(variant: str, puzzle_dim: int, dim: int) -> int | None:
-    """The length of the prefix where the sizes of the table alone decide it.
+    """Return the length of the prefix if the size of the table determines it.
 
-    Source: `hrm.py` and `transformers_baseline.py` know no `puzzle_emb_len`.
+    Source: `hrm.py` and `transformers_baseline.py` have no `puzzle_emb_len`.
     """
     if puzzle_dim == 0:
         return 0
-    return -(-puzzle_dim // dim) if variant in ("hrm", "transformer") else None
+    return ceil_div(puzzle_dim, dim) if variant in ("hrm", "transformer") else None
 
 
 def usual_prefix(length: int | None, least: int) -> int:
-    """The official length of a prefix, or else one that leaves a square of cells."""
+    """Return the official length of a prefix, or one that leaves a square of cells."""
     if length is None:
         return PREFIX
     square = lambda cells: math.isqrt(cells) ** 2 == cells
@@ -110,12 +110,12 @@ def which_expansion(
     level: str,
     dim: int,
     length: int | None,
-    told: float,
+    default: float,
 ) -> float:
-    """An expansion that gives the feed-forward layers the widths they have.
+    """Return an expansion that gives the feed-forward layers their widths.
 
-    They are rounded up to multiples of 256, so that several do; the one told goes
-    first, then the smallest whole number, then the largest that fits.
+    Widths are rounded up to multiples of 256, so several expansions fit: `default` is
+    preferred, then the smallest whole number, then the largest number.
     """
     here = f"{level}.layers.0."
     widths = {}
@@ -125,13 +125,13 @@ def which_expansion(
             widths[width] = shape[1]
     least = max((1.5 * (w - 256) / width for width, w in widths.items()), default=0)
     most = min((1.5 * w / width for width, w in widths.items()), default=4.0)
-    for value in (told, float(math.floor(least) + 1), most):
+    for value in (default, float(math.floor(least) + 1), most):
         if value > 0 and all(
             swiglu_width(width, value) == inner for width, inner in widths.items()
         ):
             return value
     raise UserError(
-        "The feed-forward layers must have the widths that one expansion gives, "
-        f"multiples of 256: got {sorted(widths.values())} for {sorted(widths)}. Use a "
-        "checkpoint of the official code."
+        "The feed-forward layers must have widths of one expansion, multiples of 256: "
+        f"got {sorted(widths.values())} for {sorted(widths)}. Use a checkpoint of the "
+        "official code."
     )

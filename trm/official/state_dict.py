@@ -1,7 +1,7 @@
-"""Files of named arrays: what PyTorch saves, and safetensors.
+"""Read and write files of named arrays: PyTorch and safetensors.
 
-A file is told by its first bytes, since official checkpoints are called `step_N`.
-PyTorch's are read by its reader of plain data (`weights_only`), which runs no code.
+The first bytes determine the format, since official checkpoints are named `step_N`.
+PyTorch files are read with `weights_only`, which runs no code.
 """
 
 import os
@@ -23,21 +23,21 @@ StateDict = Mapping[str, np.ndarray]
 """Arrays by name."""
 
 SUFFIXES = ("", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-"""What the name of a checkpoint may end in."""
+"""Suffixes of checkpoints."""
 
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-# Where codes that save more than the weights keep these.
+# Names of the weights in files that hold more than weights.
 _INSIDE = ("model", "state_dict", "model_state_dict")
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays of a file, and the configuration that some codes save with them.
+    """Return the arrays of a file, and the configuration saved with them, if any.
 
-    Large arrays may be mapped from disk until they are used.
+    Large arrays may be memory-mapped.
 
     Raises:
-        UserError: if it is no such file, is damaged, holds something else, or if it is
+        UserError: if the file is of another format, damaged, has other contents, or is
             PyTorch's and PyTorch is not installed.
     """
     with path.open("rb") as file:
@@ -49,36 +49,34 @@ def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return _as_arrays(*_find_weights(stored, path), path)
     require(
         safe,
-        f"A checkpoint must be a file that `torch.save` or safetensors wrote: {path} "
-        "is neither. Copy or download it again.",
+        f"A checkpoint must be a file of `torch.save` or safetensors: {path} is "
+        "neither. Copy or download it again.",
     )
     try:
         return load_file(path), {}
     except (SafetensorError, KeyError) as error:
         raise UserError(
-            f"`{path}` must be a safetensors file: it is damaged ({brief(error)}). "
-            "Copy or download it again."
+            f"`{path}` is damaged ({brief(error)}). Copy or download it again."
         ) from error
 
 
 def write_state_dict(weights: StateDict, path: Path) -> None:
-    """Write arrays for `torch.load`, or as safetensors if the name says so.
+    """Write arrays as safetensors if the suffix is `.safetensors`, else for PyTorch.
 
     The file appears when it is complete.
 
     Raises:
-        UserError: if it exists already, is of another kind, cannot be written, or if
-            PyTorch is needed and is not installed.
+        UserError: if the file exists, has another suffix, cannot be written, or needs
+            PyTorch, which is not installed.
     """
     require(
         path.suffix in SUFFIXES,
-        "The name of a checkpoint must end in `.safetensors`, `.pt`, `.pth`, or in "
-        f"nothing as `step_1000`: got `{path}`. Choose another `--out`.",
+        "The suffix of a checkpoint must be `.safetensors`, `.pt`, `.pth`, or none "
+        f"(`step_1000`): got `{path}`. Choose another `--out`.",
     )
     require(
         not path.exists(),
-        f"An exported checkpoint must be a new file: {path} exists. Remove it or "
-        "choose another `--out`.",
+        f"{path} exists. Remove it or choose another `--out`.",
     )
     safe = path.suffix == ".safetensors"
     write = _save_safetensors if safe else _torch_saver(path)
@@ -93,9 +91,8 @@ def write_state_dict(weights: StateDict, path: Path) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:
         size = sum(array.nbytes for array in weights.values())
         raise UserError(
-            f"An exported checkpoint must have room and rights: {size:,} bytes could "
-            f"not be written to `{path}` ({brief(error)}). Make room, or choose "
-            "another `--out`."
+            f"Could not write {size:,} bytes to `{path}` ({brief(error)}). Make room, "
+            "or choose another `--out`."
         ) from error
     finally:
         with suppress(OSError):
@@ -103,12 +100,12 @@ def write_state_dict(weights: StateDict, path: Path) -> None:
 
 
 def brief(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error as one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _save_safetensors(weights: StateDict, path: Path) -> None:
-    # `save_file` writes the memory of an array as it lies.
+    # `save_file` ignores strides.
     plain = {name: np.array(array, order="C") for name, array in weights.items()}
     save_file(plain, path, metadata={"format": "pt"})
 
@@ -132,9 +129,8 @@ def _torch(path: Path) -> Any:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"A file of PyTorch must be read and written by it: {path} is one, and "
-            "`torch` is not installed. Install it with `pip install -e '.[torch]'`, or "
-            "use safetensors."
+            f"`torch` is not installed; {path} needs it. Install it with "
+            "`pip install -e '.[torch]'`, or use safetensors."
         ) from error
     return torch
 
@@ -142,30 +138,29 @@ def _torch(path: Path) -> Any:
 def _load_torch(path: Path, *, mmap: bool) -> Any:
     torch = _torch(path)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of what then fails
+        with warnings.catch_warnings(action="ignore"):  # before the errors below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError as error:
         raise UserError(
-            f"A checkpoint must hold tensors alone: {path} is damaged, or holds "
-            "objects whose reading would run code, which is never done. Copy or "
-            "download it again, or save its state dict alone."
+            f"{path} is damaged, or contains objects that would run code when read. "
+            "Copy or download it again, or save only its state dict."
         ) from error
     except Exception as error:
         raise UserError(
-            f"A checkpoint must be a file that `torch.save` wrote: {path} is damaged "
-            f"({brief(error).split('. ')[0]}). Copy or download it again."
+            f"{path} is damaged ({brief(error).split('. ')[0]}). Copy or download it "
+            "again."
         ) from error
 
 
 def _find_weights(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The named tensors in what a file holds, and the configuration beside them."""
+    """Find the named tensors in the contents of a file, and the configuration."""
     parts = stored if isinstance(stored, dict) else {}
     config, ema = parts.get("config"), parts.get("ema")
     found = (stored, *(parts.get(key) for key in _INSIDE))
     weights = next((part for part in found if _is_state_dict(part)), None)
     averaged = ema.get("shadow") if isinstance(ema, dict) else None
     if weights is not None and _is_state_dict(averaged):
-        # It holds what is trained: buffers are in the model alone.
+        # The average has trained weights only; buffers are in the model.
         plain = lambda named: {n.replace("_orig_mod.", ""): t for n, t in named.items()}
         weights = plain(weights) | plain(averaged)
     if weights is not None:
@@ -174,8 +169,8 @@ def _find_weights(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, An
     if isinstance(stored, dict):
         what = f"a dict of {', '.join(map(repr, list(stored)[:3])) or 'nothing'}"
     raise UserError(
-        f"A checkpoint must hold a state dict, tensors by their names: {path} holds "
-        f"{what}. Use what the official `pretrain.py` saves (`step_N`)."
+        f"A checkpoint must contain a state dict, tensors by name: {path} contains "
+        f"{what}. Use a `step_N` file of the official `pretrain.py`."
     )
 
 
@@ -201,7 +196,7 @@ def _as_arrays(
             return tensor.numpy()
         except (TypeError, RuntimeError) as error:
             raise UserError(
-                f"A checkpoint must hold dense tensors: `{name}` of {path} is "
+                f"A checkpoint must have dense tensors: `{name}` of {path} is "
                 f"{tensor.layout}, {tensor.dtype} ({brief(error)}). Use weights that "
                 "are neither sparse nor quantized."
             ) from error

@@ -1,4 +1,4 @@
-"""A trace as what is to be seen after each step, and that as text."""
+"""Boards after each step, and boards as text."""
 
 import shutil
 from collections.abc import Sequence
@@ -23,38 +23,38 @@ class Frame:
     tokens: Integer[np.ndarray, " seq"]
     given: Bool[np.ndarray, " seq"]
     changed: Bool[np.ndarray, " seq"]
-    """Cells that are not as one step before; none in the first two frames."""
+    """Cells that differ from the step before; none in the first two frames."""
 
     wrong: Bool[np.ndarray, " seq"]
-    """Cells that break a rule or are not as the known answer."""
+    """Cells that break a rule or differ from the known answer."""
 
     altered: Bool[np.ndarray, " seq"]
-    """Given cells that are not as in the question."""
+    """Given cells that differ from the question."""
 
     checked: Literal["", "rules", "answer"]
-    """By what `wrong` is known: the rules, the known answer, or nothing."""
+    """Source of `wrong`: the rules, the known answer, or nothing."""
 
     q_halt: float | None
-    """Probability that the board is right, as the model has it; None: the question."""
+    """Probability that the board is right, by the model; None for the question."""
 
     @property
     def solved(self) -> bool:
-        """Whether the rules hold, or it is the known answer, in all cells."""
+        """True if no cell is wrong by the rules or the known answer."""
         return bool(self.checked) and not self.wrong.any()
 
     @property
     def kept(self) -> bool:
-        """Whether all givens are as in the question."""
+        """True if all givens are as in the question."""
         return not self.altered.any()
 
     @property
     def title(self) -> str:
-        """Which board it is."""
+        """Name of the board."""
         return f"step {self.step}" if self.step else "question"
 
     @property
     def verdict(self) -> str:
-        """What the rules or the known answer say; empty if nothing."""
+        """Result of the check in words; empty without a check."""
         count = int(self.wrong.sum())
         match self.checked:
             case "rules" if count:
@@ -74,7 +74,7 @@ def frames_of(
     answers: Integer[np.ndarray, "steps seq"],
     q_halt: Float[np.ndarray, " steps"],
 ) -> list[Frame]:
-    """The question, then the board after each step."""
+    """Return the question, then the board after each step."""
     tokens = question.tokens
     given = kind.given(tokens[None])[0]
     nothing = np.zeros(len(tokens), bool)
@@ -97,7 +97,7 @@ def frames_of(
 
 @dataclass(frozen=True)
 class Solution:
-    """What a model has made of a question; as a string, all boards."""
+    """The boards of a model for a question; as a string, all of them."""
 
     kind: Kind
     question: Question
@@ -111,12 +111,12 @@ class Solution:
 
     @property
     def solved(self) -> bool:
-        """Whether the rules hold on the last board."""
+        """True if the last board has no wrong cell."""
         return self.frames[-1].solved
 
     @property
     def conclusion(self) -> str:
-        """A line on the last board, and on the question if that is to blame."""
+        """A line on the last board, and on the question if it has no answer."""
         last = self.frames[-1]
         parts = [f"step {last.step}", f"halting probability {last.q_halt:.3f}"]
         parts.append(last.verdict)
@@ -135,7 +135,7 @@ class Solution:
 
 
 def crop(kind: Kind, frames: Sequence[Frame]) -> tuple[Kind, list[Frame]]:
-    """The kind and the frames without rows and columns that are blank throughout."""
+    """Remove rows and columns that are blank in all frames."""
     if kind.blank is None:
         return kind, list(frames)
     used = np.any([frame.tokens != kind.blank for frame in frames], axis=0)
@@ -161,7 +161,7 @@ def crop(kind: Kind, frames: Sequence[Frame]) -> tuple[Kind, list[Frame]]:
 
 
 def draw_text(kind: Kind, frames: Sequence[Frame], width: int) -> str:
-    """All boards, as many in a row as `width` characters hold; `!` at wrong cells."""
+    """Return all boards as text of at most `width` columns; `!` at wrong cells."""
     blocks = []
     for frame in frames:
         q = "" if frame.q_halt is None else f"halt {frame.q_halt:.3f}"

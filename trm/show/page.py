@@ -1,4 +1,4 @@
-"""Frames as a page: one file of HTML that needs no other, no network and no server."""
+"""Frames as a page: one file of HTML without dependencies."""
 
 import html
 import json
@@ -11,7 +11,7 @@ from data.puzzles.kind import Kind
 from trm.show.frames import Frame, crop
 
 GIVEN, CHANGED, WRONG, ALTERED = 1, 2, 4, 8
-"""Marks of a cell, which add up."""
+"""Marks of a cell; sums of them are stored."""
 
 BEGIN, END = '<script type="application/json" id="frames">', "</script>"
 
@@ -19,7 +19,7 @@ BEGIN, END = '<script type="application/json" id="frames">', "</script>"
 def write_page(
     path: Path, kind: Kind, frames: Sequence[Frame], title: str, note: str
 ) -> None:
-    """A page on which one steps through the frames, by buttons, arrow keys or a bar.
+    """Write a page that steps through frames by buttons, arrow keys or a slider.
 
     Args:
         path: of the file.
@@ -39,7 +39,7 @@ def write_page(
 
 
 def _data(kind: Kind, frames: Sequence[Frame]) -> dict[str, object]:
-    """All that the page's script draws from."""
+    """Return the data of the page's script."""
     return {
         "columns": kind.columns,
         "box": kind.box,

@@ -1,7 +1,7 @@
-"""Frames as pictures, by Pillow: all in one (PNG), and one after another (GIF).
+"""Frames as pictures, by Pillow: all in one (PNG), and an animation (GIF).
 
-Colours are of Okabe and Ito's palette, which the colour-blind can tell apart, and no
-mark is one of colour alone: a given has a grey cell, a wrong cell a frame.
+Colors are from Okabe and Ito's palette for color-blind readers, and no mark is a color
+alone: a given has a gray cell, a wrong cell a frame.
 """
 
 import math
@@ -31,23 +31,23 @@ LETTERS = (
 )
 MARGIN, LINE, SMALL = 16, 22, 15
 WIDEST = 1500
-"""Pixels that the boards of a picture take side by side."""
+"""Most pixels of boards side by side."""
 
 MOST_BOARDS = 12
-"""Boards of a picture; of more steps, those that are spread evenly."""
+"""Most boards of a picture; more steps are thinned out evenly."""
 
 
 def require_pillow() -> None:
-    """Raise `UserError` unless pictures can be made."""
+    """Raise `UserError` unless Pillow is installed."""
     require(
         find_spec("PIL") is not None,
-        "Pictures need the package Pillow: it is not installed. Run "
-        "`pip install -e '.[show]'`, or leave out `--out`.",
+        "Pillow is not installed; pictures need it. Run `pip install -e '.[show]'`, or "
+        "leave out `--out`.",
     )
 
 
 def write_pictures(solution: Solution, folder: str | Path, name: str) -> list[Path]:
-    """The files that show a solution: `name` with `.png`, `.gif` and `.html`.
+    """Write a solution as `name` with `.png`, `.gif` and `.html`; return the paths.
 
     Raises:
         UserError: if Pillow is missing.
@@ -63,7 +63,7 @@ def write_pictures(solution: Solution, folder: str | Path, name: str) -> list[Pa
 
 
 def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
-    """The question and the boards, or some of them, side by side in one picture."""
+    """Return the question and at most `MOST_BOARDS` boards in one picture."""
     from PIL import Image, ImageDraw
 
     kind, frames = crop(kind, frames)
@@ -83,7 +83,7 @@ def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
 def write_animation(
     path: Path, kind: Kind, frames: Sequence[Frame], seconds: float = 0.9
 ) -> None:
-    """One frame after another, for ever; the first and the last stay longer."""
+    """Write an endless animation; the first and the last frame stay longer."""
     from PIL import Image, ImageDraw
 
     kind, frames = crop(kind, frames)
@@ -93,8 +93,8 @@ def write_animation(
         width = max(panel.width, _legend_width(kind)) + MARGIN
         picture = Image.new("RGB", (width, panel.height + LINE + MARGIN), PAPER)
         picture.paste(panel, ((width - panel.width) // 2, 0))
-        place = MARGIN, panel.height + MARGIN // 2
-        _draw_legend(ImageDraw.Draw(picture), kind, *place)
+        corner = MARGIN, panel.height + MARGIN // 2
+        _draw_legend(ImageDraw.Draw(picture), kind, *corner)
         pictures.append(picture)
     palette, plain = _palette(pictures), Image.Dither.NONE
     first, *others = (p.quantize(palette=palette, dither=plain) for p in pictures)
@@ -104,38 +104,38 @@ def write_animation(
 
 
 def _palette(pictures: Sequence["Image"]) -> "Image":
-    """The most frequent colours, none close to another: one palette for all.
+    """Return a palette of the most frequent colors, none close to another.
 
-    Else colours would flicker, and Pillow would take a neighbour for white.
+    Otherwise colors flicker, and Pillow replaces white by a similar color.
     """
     from PIL import Image
 
     counts: Counter[Any] = Counter()
     for i in _spread(len(pictures)):
-        colours = pictures[i].getcolors(pictures[i].width * pictures[i].height)
-        counts.update({colour: count for count, colour in colours or []})
+        colors = pictures[i].getcolors(pictures[i].width * pictures[i].height)
+        counts.update({color: count for count, color in colors or []})
     chosen: list[tuple[int, int, int]] = []
-    for colour, _ in counts.most_common():
-        if all(np.abs(np.subtract(colour, other)).max() > 12 for other in chosen):
-            chosen.append(colour)
+    for color, _ in counts.most_common():
+        if all(np.abs(np.subtract(color, other)).max() > 12 for other in chosen):
+            chosen.append(color)
     palette = Image.new("P", (1, 1))
-    palette.putpalette([part for colour in chosen[:256] for part in colour])
+    palette.putpalette([part for color in chosen[:256] for part in color])
     return palette
 
 
 def _spread(frames: int) -> list[int]:
-    """The first and the last of so many frames, and some between."""
-    places = np.linspace(0, frames - 1, min(MOST_BOARDS, frames))
-    return places.round().astype(int).tolist()
+    """Return the first and the last frame, and some between."""
+    numbers = np.linspace(0, frames - 1, min(MOST_BOARDS, frames))
+    return numbers.round().astype(int).tolist()
 
 
 def _cell_size(kind: Kind) -> int:
-    """Pixels of a cell: smaller boards have larger cells."""
+    """Return the pixels of a cell: smaller boards have larger cells."""
     return max(12, min(40, 360 // kind.columns))
 
 
 def _panel(kind: Kind, frame: Frame) -> "Image":
-    """A board with its step, its halting probability and what the rules say."""
+    """Draw a board with its step, its halting probability and the verdict."""
     from PIL import Image, ImageDraw
 
     cell = _cell_size(kind)
@@ -149,13 +149,13 @@ def _panel(kind: Kind, frame: Frame) -> "Image":
     if frame.q_halt is not None:
         _draw_meter(draw, left, MARGIN + LINE, frame.q_halt)
     _draw_board(draw, kind, frame, left, top, cell)
-    place = left, top + lines * cell + 6
-    draw.text(place, frame.verdict, INK, _font(SMALL))
+    corner = left, top + lines * cell + 6
+    draw.text(corner, frame.verdict, INK, _font(SMALL))
     return picture
 
 
 def _draw_meter(draw: "ImageDraw", left: int, top: int, value: float) -> None:
-    """The halting probability, as a number and a bar."""
+    """Draw the halting probability as a number and a bar."""
     draw.text((left, top - 1), f"halt {value:.2f}", FAINT, _font(SMALL))
     start, end = left + 74, left + 194
     bar = (start, top + 3, end, top + 13)
@@ -166,7 +166,7 @@ def _draw_meter(draw: "ImageDraw", left: int, top: int, value: float) -> None:
 def _draw_board(
     draw: "ImageDraw", kind: Kind, frame: Frame, left: int, top: int, cell: int
 ) -> None:
-    """The cells, the thin lines, then the thick ones."""
+    """Draw the cells, the thin lines, then the thick lines."""
     columns = kind.columns
     lines = len(frame.tokens) // columns
     for i, token in enumerate(frame.tokens.tolist()):
@@ -204,7 +204,7 @@ def _draw_board(
         row, column = divmod(int(i), columns)
         x, y = left + column * cell + inset, top + row * cell + inset
         size = cell - 2 * inset
-        if kind.fills:  # of any colour, so that the frame must have an edge
+        if kind.fills:  # cells of any color: the frame needs an edge
             draw.rectangle((x - 1, y - 1, x + size + 1, y + size + 1), outline=PAPER)
             edge = (x + inset + 1, y + inset + 1)
             draw.rectangle(
@@ -214,20 +214,20 @@ def _draw_board(
 
 
 def _legend(kind: Kind) -> list[tuple[str, str, str, str]]:
-    """What marks mean: a text, the colours of a cell, of its frame, of its letter."""
+    """Return for each mark a text and the colors of its cell, frame and letter."""
     entries = [] if kind.fills else list(LETTERS)
     entries += [(text, fill, "", "") for fill, text in kind.key]
     return [*entries, ("breaks a rule" if kind.faults else "wrong", PAPER, WRONG, "")]
 
 
 def _legend_width(kind: Kind) -> int:
-    """Pixels in a line."""
+    """Return the pixels of the legend in a line."""
     texts = (text for text, *_ in _legend(kind))
     return round(sum(_font(SMALL).getlength(text) + 44 for text in texts))
 
 
 def _draw_legend(draw: "ImageDraw", kind: Kind, x: int | float, y: int) -> None:
-    """Each mark with what it means, in a line."""
+    """Draw each mark with its meaning, in a line."""
     for text, fill, frame, ink in _legend(kind):
         draw.rectangle((x, y, x + 18, y + 18), fill, frame or "#b5b5b5")
         if frame:
