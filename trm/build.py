@@ -1,4 +1,4 @@
-"""From a configuration to a model: one `match` for the mixer, one for the variant."""
+"""Build a model: one `match` for the mixer, one for the variant."""
 
 import math
 from typing import assert_never
@@ -33,7 +33,7 @@ def build_mixer(
     kernel: Kernel,
     key: PRNGKeyArray,
 ) -> AbstractMixer:
-    """The token mixer of one block, over `length` positions."""
+    """Build the token mixer of one block, over `length` positions."""
     match config.mixer:
         case "attention":
             return AttentionMixer(
@@ -80,7 +80,7 @@ def build_network(
     kernel: Kernel,
     key: PRNGKeyArray,
 ) -> Network:
-    """`layers` blocks over `length` positions."""
+    """Build `layers` blocks over `length` positions."""
     blocks = []
     for block_key in jax.random.split(key, layers):
         mixer_key, mlp_key = jax.random.split(block_key)
@@ -104,7 +104,7 @@ def build_recursion(
     kernel: Kernel,
     key: PRNGKeyArray,
 ) -> AbstractRecursion:
-    """The variant that `config` names, with its networks."""
+    """Build the configured variant, with its networks."""
     latent_key, network_key, second_key = jax.random.split(key, 3)
     network = build_network(config, config.layers, length, kernel, network_key)
     match config.variant:
@@ -134,14 +134,19 @@ def build_trm(
     kernel: Kernel = "xla",
     key: PRNGKeyArray,
 ) -> TRM:
-    """A freshly initialised model in float32 for puzzles of `seq` tokens.
+    """Build a model in float32 for puzzles of `seq` tokens.
 
-    `kernel` is what `config.attention` comes to on the devices at hand.
+    Args:
+        config: of the model.
+        vocab: number of tokens.
+        seq: cells of a puzzle.
+        kernel: `config.attention` on the devices at hand.
+        key: for the weights.
     """
     require(
         not config.symbols or vocab == math.isqrt(seq) + 2,
-        "`symbols` needs Sudoku, of as many digits as a row has cells: got "
-        f"{seq} cells and {vocab} tokens. Leave it out.",
+        f"`symbols` needs Sudoku, with a token for each digit: got {seq} cells and "
+        f"{vocab} tokens. Leave it out.",
     )
     model_key, recursion_key = jax.random.split(key)
     length = config.prefix + seq

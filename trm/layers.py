@@ -1,4 +1,4 @@
-"""The network that a TRM applies again and again: post-norm blocks without biases.
+"""The network that a TRM applies repeatedly: post-norm blocks without biases.
 
 Layout: with attention, positions are the axis before the last (`*batch seq dim`).
 With the token MLP they are the first axis (`seq *batch dim`), so that mixing positions
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from configs import require
+from configs import ceil_div, require
 from gpt.attention import Kernel, attend, padding
 from gpt.layers import rms_norm, rotate, truncated_normal
 from gpt.primitives import (
@@ -29,18 +29,18 @@ from gpt.primitives import (
 
 
 def swiglu_width(width: int, expansion: float, multiple: int = 256) -> int:
-    """Inner width of a SwiGLU: 2/3 of `expansion * width`, rounded up.
+    """Return the inner width of a SwiGLU: 2/3 of `expansion * width`, rounded up.
 
     Source: `models/layers.py`, `SwiGLU`, to a multiple of 256.
     """
-    return -(-round(expansion * width * 2 / 3) // multiple) * multiple
+    return ceil_div(round(expansion * width * 2 / 3), multiple) * multiple
 
 
 class SwiGLU(eqx.Module):
     """Gated feed-forward layer, `down(silu(gate(x)) * up(x))`.
 
-    With `normed` it is `down(sigmoid(gate(x)) * rms_norm(gate(x) * up(x)))`, the same
-    but for the norm, so that large weights, as Muon makes them, do not make it larger.
+    With `normed` it is `down(sigmoid(gate(x)) * rms_norm(gate(x) * up(x)))`; the norm
+    bounds the output for the large weights of Muon.
 
     Source: Shazeer 2020, arXiv 2002.05202; `models/layers.py`, `SwiGLU`; with the norm
     Dillon 2026, arXiv 2601.19085.
@@ -75,7 +75,7 @@ class SwiGLU(eqx.Module):
     def over_first_axis(
         self, x: Float[Array, " width *axes"]
     ) -> Float[Array, " width *axes"]:
-        """The same layer along the first axis instead of the last."""
+        """Apply the layer along the first axis instead of the last."""
         if not self.normed:
             return project_columns(project_gated_columns(x, self.gate_up), self.down)
         both = project_columns(x, self.gate_up)
@@ -88,25 +88,25 @@ def _gate_normed(both: Float[Array, "*axes"], axis: int) -> Float[Array, "*halve
 
 
 class AbstractMixer(eqx.Module):
-    """How the positions of one puzzle exchange information; norm included."""
+    """An exchange of information between the positions of a puzzle, with norm."""
 
     positions_first: eqx.AbstractClassVar[bool]
-    """Whether positions are the first axis, or the one before the last."""
+    """True if positions are the first axis, else the axis before the last."""
 
     @property
     def padding(self) -> int:
-        """Positions to append for its sake, once before all layers."""
+        """Positions to append once before all layers."""
         return 0
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
-        """`rms_norm(x + mixed x)`, in this mixer's layout."""
+        """Return `rms_norm(x + mixed x)`, in this mixer's layout."""
 
 
 class AttentionMixer(AbstractMixer):
     """Bidirectional self-attention, with or without rotary positions.
 
-    Of the positions that come in, the first `length` are seen; more are padding.
+    The first `length` positions are attended to; further ones are padding.
 
     Source: `models/layers.py`, `Attention`; no bias, no mask, no dropout.
     """
@@ -161,7 +161,7 @@ class AttentionMixer(AbstractMixer):
 
 
 class TokenMLP(AbstractMixer):
-    """A SwiGLU over the positions, prefix included, and the norm over them too.
+    """A SwiGLU and a norm over the positions, prefix included.
 
     Source: `models/recursive_reasoning/trm.py`, `mlp_t`; paper section 4.5.
     """
@@ -229,7 +229,7 @@ class Network(eqx.Module):
 
 
 def find_mixers(tree: Any) -> list[AbstractMixer]:
-    """All mixers in a module, such as a recursion.
+    """Return all mixers in a module, such as a recursion.
 
     Raises:
         ValueError: if there is none, or they do not share a layout.
@@ -240,6 +240,6 @@ def find_mixers(tree: Any) -> list[AbstractMixer]:
     require(
         len(layouts) == 1,
         "All mixers of a model must have one layout, `positions_first` and `padding`: "
-        f"got {sorted(layouts)}. Give it at least one mixer, or mixers that agree.",
+        f"got {sorted(layouts)}. Use mixers that agree, and at least one.",
     )
     return mixers

@@ -1,4 +1,4 @@
-"""The whole model: embed a puzzle, refine its latents, read an answer from them.
+"""The model: embed a puzzle, refine its latents, read an answer from them.
 
 One supervision step is `predict(refine(latents, embed(inputs, rows)))`. Leading axes
 are free: one puzzle, or any batch of them.
@@ -25,7 +25,7 @@ from trm.symbols import SymbolEmbedding, SymbolHead
 
 
 class Prediction(eqx.Module):
-    """What the heads say of the current latents."""
+    """Output of the heads for the current latents."""
 
     logits: Float[Array, "*batch seq vocab"]
     q_halt: Float[Array, "*batch"]
@@ -35,9 +35,8 @@ class Prediction(eqx.Module):
 class TRM(eqx.Module):
     """Embedding, recursion and heads. Parameter for parameter the official `Inner`.
 
-    The puzzle's own vector (a row of the puzzle table, which is not part of the model)
-    fills `prefix` positions in front of its tokens; the first of them is where the
-    halting head reads.
+    A puzzle's vector (a row of the puzzle table, which is not part of the model) fills
+    `prefix` positions in front of its tokens. The halting head reads the first of them.
 
     Source: `models/recursive_reasoning/trm.py`,
     `TinyRecursiveReasoningModel_ACTV1_Inner`.
@@ -94,19 +93,19 @@ class TRM(eqx.Module):
         self.padding = mixer.padding
 
     def length(self, seq: int) -> int:
-        """Positions of a puzzle of `seq` cells."""
+        """Return the positions of a puzzle of `seq` cells."""
         return self.prefix + seq * self.per_cell
 
     @property
     def compute_type(self) -> jnp.dtype:
-        """That of the latents."""
+        """Type of the latents."""
         return jax.tree.leaves(self.recursion.init())[0].dtype
 
     @jax.named_scope("embed")
     def embed(
         self, inputs: Int[Array, "*batch seq"], rows: Float[Array, "*batch width"]
     ) -> Float[Array, "*batch length dim"]:
-        """The question x: rows of the puzzle table, then tokens, to unit variance."""
+        """Return the question x: rows of the table, then tokens, at unit variance."""
         x = self.embedding(inputs).astype(self.compute_type)
         dim = x.shape[-1]
         if self.prefix:
@@ -128,12 +127,12 @@ class TRM(eqx.Module):
         x: Float[Array, "*batch length dim"],
         keys: Key[Array, "*batch"] | None = None,
     ) -> PyTree[Float[Array, "*batch length dim"]]:
-        """The latents after one supervision step's deep recursion.
+        """Apply the deep recursion of one supervision step.
 
         Args:
-            latents: before it.
+            latents: before the step.
             x: the question.
-            keys: one a puzzle, for a variant with noise; None for none.
+            keys: one for each puzzle, for a variant with noise; None for no noise.
         """
         if self.positions_first:
             enter = lambda a: jnp.moveaxis(a, -2, 0)
@@ -156,7 +155,7 @@ class TRM(eqx.Module):
         fresh: Bool[Array, "*batch"],
         keys: Key[Array, "*batch"],
     ) -> PyTree[Float[Array, "*batch length dim"]]:
-        """The latents, random ones for fresh puzzles if the variant draws them."""
+        """Draw the latents of fresh puzzles if the variant does; keep the others."""
         if not isinstance(self.recursion, AbstractNoisyRecursion):
             return latents
         length, dim = jax.tree.leaves(latents)[0].shape[-2:]
@@ -167,7 +166,7 @@ class TRM(eqx.Module):
 
     @jax.named_scope("heads")
     def predict(self, latents: PyTree[Float[Array, "*batch length dim"]]) -> Prediction:
-        """Logits of every cell in the compute type, Q values in float32."""
+        """Return logits of every cell in the compute type, and Q values in float32."""
         y = self.recursion.answer(latents)
         q = self.halt_head(y[..., 0, :]).astype(jnp.float32)
         logits = self.head(y[..., self.prefix :, :])
@@ -177,15 +176,15 @@ class TRM(eqx.Module):
 def _append(
     x: Float[Array, "*batch length dim"], padding: int
 ) -> Float[Array, "*batch padded dim"]:
-    """`x` with positions of zeros after the last."""
+    """Append positions of zeros."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, padding), (0, 0)])
 
 
 def cast(model: TRM, dtype: jnp.dtype) -> TRM:
-    """The model with latents, and so all that is computed, in a type.
+    """Cast the latents of a model, and thereby its computations.
 
-    Weights stay in float32 and are cast where they are used, as officially, so that the
-    gradients of all uses of one add up in float32.
+    Weights stay in float32 and are cast where they are used (official), so that the
+    gradients of a weight's uses add up in float32.
     """
     is_latent = lambda node: isinstance(node, Buffer)
     narrow = lambda node: Buffer(node.value.astype(dtype)) if is_latent(node) else node

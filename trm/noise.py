@@ -1,6 +1,6 @@
-"""Random numbers for a batch of puzzles, those of each from a key of its own.
+"""Random numbers for a batch of puzzles, with a key for each.
 
-So they depend neither on the batch nor on the devices that a puzzle lies on.
+They depend neither on the batch nor on the device of a puzzle.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ OWN = 0x45715221  # keeps these draws apart from others of the same key
 def fold(
     keys: Key[Array, "*batch"], numbers: int | Int[Array, "#*batch"]
 ) -> Key[Array, "*batch"]:
-    """Other keys, made from each and a number."""
+    """Fold a number into each key."""
     numbers = jnp.broadcast_to(jnp.asarray(numbers), keys.shape)
     folded = jax.vmap(jax.random.fold_in)(keys.reshape(-1), numbers.reshape(-1))
     return folded.reshape(keys.shape)
@@ -26,13 +26,13 @@ def fold(
 def draw(
     sampler: Callable[..., Array], keys: Key[Array, "*batch"], shape: tuple[int, int]
 ) -> Float[Array, "*batch length dim"]:
-    """What `sampler(key, shape)` gives for each key."""
+    """Call `sampler(key, shape)` for each key."""
     values = jax.vmap(lambda key: sampler(key, shape))(keys.reshape(-1))
     return values.reshape(*keys.shape, *shape)
 
 
 def puzzle_keys(inputs: Int[Array, "*batch seq"]) -> Key[Array, "*batch"]:
-    """A key for each puzzle, made from its tokens: for an evaluation without a seed."""
+    """Return a key for each puzzle, a hash of its tokens, for unseeded evaluation."""
     powers = jnp.cumprod(jnp.full(inputs.shape[-1], MULTIPLIER, jnp.uint32))
     numbers = jnp.sum(inputs.astype(jnp.uint32) * powers, axis=-1, dtype=jnp.uint32)
     keys = jax.vmap(jax.random.key)(numbers.reshape(-1))
@@ -40,7 +40,7 @@ def puzzle_keys(inputs: Int[Array, "*batch seq"]) -> Key[Array, "*batch"]:
 
 
 class Noise(eqx.Module):
-    """Standard normal numbers in the shape, type and layout of what a network takes."""
+    """Standard normal numbers in the shape, type and layout of a network's input."""
 
     keys: Key[Array, "*batch"]
     shape: tuple[int, int] = eqx.field(static=True)
@@ -49,11 +49,11 @@ class Noise(eqx.Module):
     """From `*batch length dim` into the network's layout."""
 
     def fold(self, number: int | Int[Array, ""]) -> "Noise":
-        """Noise that differs for every number."""
+        """Return noise that differs for every number."""
         keys = fold(self.keys, number)
         return Noise(keys, self.shape, self.dtype, self.enter)
 
     def __call__(self, number: int | Int[Array, ""]) -> Float[Array, "*axes dim"]:
-        """Standard normal numbers, others for every `number`."""
+        """Return standard normal numbers, different for every `number`."""
         values = draw(jax.random.normal, fold(self.keys, number), self.shape)
         return self.enter(values.astype(self.dtype))

@@ -1,4 +1,4 @@
-"""SignSGD on the rows of the puzzle table that a batch has touched.
+"""SignSGD on the rows of the puzzle table that a batch looked up.
 
 The table is not differentiated: the step looks rows up, differentiates with respect to
 the rows, and this file puts the gradients back. An ARC table has a million rows, of
@@ -20,14 +20,14 @@ def sign_sgd_rows(
     lr: Float[Array, ""],
     weight_decay: float,
 ) -> Float[Array, "puzzles width"]:
-    """The table after `p = p * (1 - lr * weight_decay) - lr * sign(g)` on touched rows.
+    """Apply `p = p * (1 - lr * weight_decay) - lr * sign(g)` to the rows of `ids`.
 
-    Gradients of one row are summed first, and each touched row is updated once. Rows
-    that no id names do not decay.
+    Gradients of a row are summed first, and each row is updated once. Other rows do
+    not decay.
 
     Args:
         table: all rows.
-        ids: the rows that the global batch looked up, with repeats.
+        ids: rows that the global batch looked up, with repeats.
         grads: gradient with respect to each looked-up row.
         lr: learning rate of this update.
         weight_decay: multiplied by `lr`.

@@ -1,4 +1,4 @@
-"""Deep recursion: what all variants share, and what each of them replaces.
+"""Deep recursion: the common loop, and the interface of a variant.
 
 In the paper's symbols, x is the embedded question, y the current answer (`z_H` in the
 official code) and z the scratchpad (`z_L`). One call of a recursion is one cycle: n
@@ -18,42 +18,42 @@ from gpt.layers import Buffer, truncated_normal
 from trm.noise import Noise
 
 Latents = PyTree[Float[Array, "..."]]
-"""What a variant carries between supervision steps: any tree of `*axes dim` arrays."""
+"""State of a variant between supervision steps: any tree of `*axes dim` arrays."""
 
 
 def fresh_latent(dim: int, key: PRNGKeyArray) -> Buffer:
-    """The fixed latent of every position of a fresh puzzle (`H_init`, `L_init`)."""
+    """Draw the fixed latent of every position of a new puzzle (`H_init`, `L_init`)."""
     return Buffer(truncated_normal(key, (dim,), 1.0))
 
 
 class AbstractRecursion(eqx.Module):
-    """How latents are refined by one cycle: the part that variants replace."""
+    """One cycle of refinement: the part that variants replace."""
 
     @abc.abstractmethod
     def init(self) -> Latents:
-        """Latents of a fresh puzzle: a `dim` vector each, the same at all positions."""
+        """Return latents of a new puzzle: `dim` vectors, the same at all positions."""
 
     @abc.abstractmethod
     def __call__(self, latents: Latents, x: Float[Array, "*axes dim"]) -> Latents:
-        """One cycle, in the layout of the network."""
+        """Apply one cycle, in the layout of the network."""
 
     @abc.abstractmethod
     def answer(self, latents: Latents) -> Float[Array, "*axes dim"]:
-        """What the heads read."""
+        """Return the latent that the heads read."""
 
 
 class AbstractNoisyRecursion(AbstractRecursion):
-    """A recursion with random numbers, where it is given keys to make them from."""
+    """A recursion with random numbers if it gets keys."""
 
     @abc.abstractmethod
     def draw(self, keys: Key[Array, "*batch"], shape: tuple[int, int]) -> Latents:
-        """Latents of fresh puzzles: an array of this shape, `length dim`, for each."""
+        """Draw the latents of new puzzles, of shape `length dim` for each key."""
 
     @abc.abstractmethod
     def __call__(
         self, latents: Latents, x: Float[Array, "*axes dim"], noise: Noise | None = None
     ) -> Latents:
-        """One cycle, with noise if there is some."""
+        """Apply one cycle, with noise if given."""
 
 
 def deep_recursion(
@@ -63,10 +63,10 @@ def deep_recursion(
     cycles: int,
     noise: Noise | None = None,
 ) -> Latents:
-    """The latents after `cycles` cycles, of which only the last carries gradient.
+    """Apply `cycles` cycles; only the last carries gradient.
 
-    The others see inputs whose gradient is stopped, the weights included, so that
-    nothing of them is kept for the backward pass.
+    The others get inputs and weights with stopped gradients, so that nothing of them
+    is stored for the backward pass.
     """
 
     def cycle(

@@ -1,8 +1,8 @@
-"""Cells and digits as positions of their own, so that renamed digits change nothing.
+"""A position for each digit of each cell: a model that is equivariant to digits.
 
-A cell of a Sudoku of size n is n positions here, one a digit: "is it this one?". All
-digits share all weights, as do all rows, columns and boxes (`trm/units.py`), and no
-symmetry of the game has to be learned from augmented puzzles.
+A cell of a Sudoku of size n has n positions, one for each digit. Digits share all
+weights, as do rows, columns and boxes (`trm/units.py`), so no symmetry of the game has
+to be learned from augmented puzzles.
 
 Source: equivariance to symbols is that of SE-RRM, arXiv 2603.02193; this form is our
 own.
@@ -16,11 +16,11 @@ from gpt.layers import truncated_normal
 from gpt.primitives import project
 
 FIRST_DIGIT = 2
-"""Token of the digit 1; before it come padding and the empty cell."""
+"""Token of the digit 1, after padding and the empty cell."""
 
 
 class SymbolEmbedding(eqx.Module):
-    """For each digit of each cell one of three vectors: given, excluded, or open."""
+    """One of three vectors for each digit of each cell: given, excluded, or open."""
 
     weight: Float[Array, "3 dim"]
     symbols: int = eqx.field(static=True)
@@ -39,7 +39,7 @@ class SymbolEmbedding(eqx.Module):
 
 
 class SymbolHead(eqx.Module):
-    """The logit of each digit from its position; of other tokens one number each."""
+    """A logit for each digit from its position; constants for the other tokens."""
 
     weight: Float[Array, "dim 1"]
     others: Float[Array, " others"]

@@ -1,4 +1,4 @@
-"""A token mixer that is told the geometry of a Sudoku: rows, columns and boxes."""
+"""A token mixer with the geometry of Sudoku: rows, columns and boxes."""
 
 from typing import ClassVar
 
@@ -13,13 +13,12 @@ from trm.layers import AbstractMixer, rms_norm
 
 
 class UnitMixer(AbstractMixer):
-    """A cell of a Sudoku sees the means of its row, its column and its box.
+    """Each cell of a Sudoku gets the means of its row, its column and its box.
 
-    Each goes through weights of its own. So the mixer is told what the others learn:
-    which cells stand in a unit. Where a cell is several positions, one a digit
-    (`trm/symbols.py`), each sees those of its own digit, and as a fourth mean all of
-    its cell. Positions of the prefix see the mean of all, in place of each of these,
-    and are seen by none.
+    Each mean has its own weights. Other mixers have to learn which cells form a unit.
+    If a cell has one position for each digit (`trm/symbols.py`), means are over
+    positions of the same digit, and a fourth mean is over the cell. Positions of the
+    prefix get the mean of all cells instead, and enter no mean.
 
     Source: our own; messages within rows, columns and boxes are those of Palm et al.
     2018, arXiv 1711.08028.

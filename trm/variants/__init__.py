@@ -1,1 +1,1 @@
-"""What a TRM refines, and how: one final class a file."""
+"""Variants of the recursion: one final class in each file."""

@@ -1,4 +1,4 @@
-"""Equilibrium Reasoner: TRM that starts anywhere, and is drawn to its answer."""
+"""Equilibrium Reasoner: TRM from random latents, with damped noisy steps."""
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from trm.recursion import AbstractNoisyRecursion, fresh_latent
 Pair = tuple[Float[Array, "*axes dim"], Float[Array, "*axes dim"]]
 """The answer y and the scratchpad z."""
 
-STEP = 0.95  # of the way to what the network says; `lambda_`
+STEP = 0.95  # towards the network's output; `lambda_`
 SCALE = 0.01  # of the noise added to each refinement; `noise_scale`
 
 
@@ -20,8 +20,8 @@ class EqR(AbstractNoisyRecursion):
     """TRM with `f(z) + noise` in place of `f(z)`, a step of 0.95 towards it.
 
     n times `z = 0.05 z + 0.95 f(z + y + x) + 0.01 e`, then likewise y from `y + z`, in
-    training and evaluation. Fresh latents are random, at every position others. Without
-    noise: the same with fixed fresh latents, one vector each.
+    training and evaluation. Fresh latents are random at every position. Without noise
+    they are fixed, one vector each.
 
     Source: arXiv 2605.21488; `models/eqr.py` of locuslab/EqR at 4d45856.
     """
