@@ -22,6 +22,7 @@ RECIPES = {
     "train/models.py",
     "train/solving.py",
     "train/trm.py",
+    "train/trm_weights.py",
 }
 # Entry scripts stand above all packages.
 SCRIPTS = {

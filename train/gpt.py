@@ -8,25 +8,22 @@ Examples:
     python -m train.gpt finetune-shakespeare --config.init-from gpt2
 """
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from configs import TrainGPT, UserError, ceil_div, require
+from configs import TrainGPT, UserError, ceil_div
 from data.storage import AnyPath
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from data.text.tokenizer import Tokenizer
 from gpt.metrics import Metrics
 from gpt.model import GPT, cast
 from gpt.objective import evaluate, next_token_loss
-from gpt.pretrained import Pretrained, adopted, as_computed, read_pretrained
 from gpt.size import flops_per_token
 from train import cli, seeds
 from train.devices import start
@@ -37,7 +34,6 @@ from train.mesh import process_rows
 from train.models import Sizes
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
 from train.presets import GPT_PRESETS
-from train.runs.loading import is_run, load_run, resumed_config
 from train.watch.speed import Values, throughput
 
 
@@ -48,7 +44,14 @@ class GPTExperiment(AbstractExperiment):
     kind = "gpt"
     unit = "sequences"
 
-    def __init__(self, config: TrainGPT, title: str = "gpt", **options: Any):
+    def __init__(
+        self,
+        config: TrainGPT,
+        title: str = "gpt",
+        *,
+        mesh: Mesh | None = None,
+        sizes: Sizes | None = None,
+    ):
         """Describe a run; see `AbstractExperiment`.
 
         The architecture is that of the first weights, if there are some.
@@ -56,9 +59,11 @@ class GPTExperiment(AbstractExperiment):
         Raises:
             UserError: if there are no such weights, or they are of another kind.
         """
-        super().__init__(config, title, **options)
-        self.source: Pretrained | None = None
-        if "sizes" not in vars(self):
+        super().__init__(config, title, mesh=mesh, sizes=sizes)
+        self.source: Any = None
+        if config.init_from != "scratch" and sizes is None:
+            from train.gpt_weights import resolve  # it reads formats of others
+
             self.config, self.source = resolve(config)
 
     # -- traced ------------------------------------------------------------------------
@@ -226,67 +231,6 @@ class GPTExperiment(AbstractExperiment):
     def first_weights(self) -> tuple[GPT, tuple[()]] | None:
         """Return the model of `init_from`; None for a fresh one."""
         return None if self.source is None else (self.source.load(self.kernel), ())
-
-
-def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
-    """Return the configuration with the model of the first weights, and the weights.
-
-    None for a run that is resumed: it needs none.
-
-    Raises:
-        UserError: if there are no such weights.
-    """
-    resumed = resumed_config(TrainGPT, config.run_dir)
-    if config.init_from == "resume":
-        require(
-            resumed is not None,
-            "`--config.init-from resume` needs a run to resume: there is no checkpoint "
-            f"in `{config.run_dir}`. Name the directory of the run with "
-            "`--config.run-dir`.",
-        )
-        assert resumed is not None
-        config = replace(config, init_from=resumed.init_from)
-    if config.init_from == "scratch":
-        return config, None
-    if resumed is not None and resumed.init_from == config.init_from:
-        return replace(config, model=as_computed(resumed.model, config.model)), None
-    source = find_weights(config)
-    wanted, longest = config.model.block_size, source.stored.block_size
-    if wanted > longest:
-        warnings.warn(
-            f"`{config.init_from}` has {longest} positions: `block_size` is {longest}, "
-            f"not {wanted}.",
-            stacklevel=2,
-        )
-    return replace(config, model=source.config), source
-
-
-def find_weights(config: TrainGPT) -> Pretrained:
-    """Return the first weights: of another run, or trained elsewhere."""
-    if not is_run(config.init_from):
-        return read_pretrained(config.init_from, config.model)
-    run = load_run(config.init_from)
-    require(
-        run.kind == "gpt",
-        f"First weights must be those of a GPT: `{config.init_from}` is a run of "
-        f"`train.{run.kind}`. Name another with `--config.init-from`.",
-    )
-    prepare_missing(config.data.path, config.data.build)
-    tokens, stored = tokens_of(config), tokens_of(run.config)
-    require(
-        tokens == stored or stored is None,
-        f"First weights must be for the tokens of `{config.data.path}`: "
-        f"`{config.init_from}` has others. Use a run on text of the same tokens.",
-    )
-    return adopted(run.model, run.config.model, config.model)
-
-
-def tokens_of(config: TrainGPT) -> Mapping[str, str | int] | None:
-    """Return a description of the tokens; None if the dataset is missing."""
-    try:
-        return Tokenizer.of(config.data).describe()
-    except UserError:
-        return None
 
 
 def main(preset: str, config: TrainGPT) -> int:

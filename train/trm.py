@@ -16,13 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from configs import TrainTRM, TRMConfig, ceil_div, require, steps_covering
+from configs import TrainTRM, ceil_div, require, steps_covering
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
-from data.puzzles.metadata import Metadata
-from data.remote import local_dataset
-from data.storage import exists, open_path
 from gpt.metrics import Metrics
 from train import cli, seeds
 from train.devices import start
@@ -34,16 +32,11 @@ from train.models import Sizes, build_model
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
 from train.presets import TRM_PRESETS
 from train.roofline.cost import loss_flops
-from train.runs.integrity import kinds
-from train.runs.loading import LoadedRun, load_run, resumed_config
 from train.watch.speed import Values, peak_flops, throughput
 from trm.act import Carry, Halting, halting_of, init_carry, refill
 from trm.loss import Parts, puzzle_loss
 from trm.model import TRM, Prediction, cast
 from trm.objective import evaluate, row_ids, supervision_loss
-from trm.official.infer import Given, Official
-from trm.official.names import TABLE, load_official
-from trm.official.pretrained import first_table, read_official
 from trm.puzzle_table import sign_sgd_rows
 from trm.recursion import Latents
 from trm.summary import table
@@ -63,7 +56,14 @@ class TRMExperiment(AbstractExperiment):
     kind = "trm"
     unit = "puzzles"
 
-    def __init__(self, config: TrainTRM, title: str = "trm", **options: Any):
+    def __init__(
+        self,
+        config: TrainTRM,
+        title: str = "trm",
+        *,
+        mesh: Mesh | None = None,
+        sizes: Sizes | None = None,
+    ):
         """Describe a run; see `AbstractExperiment`.
 
         The model is that of the first weights, if there are some.
@@ -71,9 +71,11 @@ class TRMExperiment(AbstractExperiment):
         Raises:
             UserError: if there are no such weights, or they are of another kind.
         """
-        super().__init__(config, title, **options)
-        self.source: Official | LoadedRun | None = None
-        if "sizes" not in vars(self):
+        super().__init__(config, title, mesh=mesh, sizes=sizes)
+        self.source: Any = None
+        if config.init_from != "scratch" and sizes is None:
+            from train.trm_weights import resolve  # it reads formats of others
+
             self.config, self.source = resolve(config)
 
     # -- traced ------------------------------------------------------------------------
@@ -377,71 +379,13 @@ class TRMExperiment(AbstractExperiment):
     # -- first weights -----------------------------------------------------------------
 
     def first_weights(self) -> tuple[TRM, np.ndarray] | None:
-        """Return the model and table of `init_from`, fitted to the data.
-
-        Raises:
-            UserError: if the weights are for other puzzles.
-        """
+        """Return the model and the table of `init_from`, fitted to the data."""
         if self.source is None:
             return None
+        from train.trm_weights import fitted
+
         model, rows = jax.eval_shape(self.build)
-        if isinstance(self.source, Official):
-            stored = self.source.weights.get(TABLE)
-            model = load_official(self.source.weights, model, self.config.model)
-        else:
-            stored = self.source.table.rows
-            require_same_arrays(self.source.model, model, self.config.init_from)
-            leaves = jax.tree.leaves(self.source.model)
-            model = jax.tree.unflatten(jax.tree.structure(model), leaves)
-        return model, first_table(stored, rows.shape, self.config.init_table)
-
-
-def require_same_arrays(source: TRM, model: TRM, name: str) -> None:
-    """Raise `UserError` unless two models have the same arrays."""
-    stored = kinds(source)
-    for path, kind in kinds(model).items():
-        require(
-            stored.get(path) == kind,
-            f"First weights must be for puzzles like the data: `{path}` is "
-            f"{stored.get(path)} in {name} and {kind} here. Use a run on puzzles of "
-            "the same size and vocabulary.",
-        )
-
-
-def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
-    """Return the configuration with the model of the first weights, and the weights.
-
-    None for a run that is resumed: it needs none.
-
-    Raises:
-        UserError: if there are no such weights, or they are of another kind.
-    """
-    if config.init_from == "scratch":
-        return config, None
-    resumed = resumed_config(TrainTRM, config.run_dir)
-    if resumed is not None and resumed.init_from == config.init_from:
-        return with_model(config, resumed.model), None
-    prepare_missing(config.data.paths[0], config.data.build)
-    seq = Metadata.read(local_dataset(config.data.paths[0]) / "train").seq_len
-    if exists(open_path(config.init_from) / "config.json"):
-        run = load_run(config.init_from)
-        require(
-            run.kind == "trm",
-            f"First weights must be those of a TRM: `{config.init_from}` is a run of "
-            f"`train.{run.kind}`. Name another with `--config.init-from`.",
-        )
-        return with_model(config, run.config.model), run
-    official, _ = read_official(config.init_from, Given(seq=seq), config.model)
-    if official.notes and jax.process_index() == 0:
-        notes = ", ".join(official.notes)
-        print(f"Not given by {config.init_from}, so assumed: {notes}.")
-    return with_model(config, official.config), official
-
-
-def with_model(config: TrainTRM, model: TRMConfig) -> TrainTRM:
-    """Return the configuration with another model, but its own kernel of attention."""
-    model = dataclasses.replace(model, attention=config.model.attention)
-    return dataclasses.replace(config, model=model)
+        return fitted(self.source, model, rows, self.config)
 
 
 def main(preset: str, config: TrainTRM) -> int:

@@ -29,7 +29,8 @@ from train.presets import TRM_PRESETS
 from train.runs.loading import LoadedRun, load_run
 from train.runs.record import recorded_run
 from train.table import make_table
-from train.trm import TRMExperiment, main, resolve
+from train.trm import TRMExperiment, main
+from train.trm_weights import resolve
 from trm import convert
 from trm.official.infer import Official
 from trm.official.names import TABLE

@@ -1,0 +1,74 @@
+"""The code of `docs/own-experiment.md`, as a reader would run it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from data.build import prepare
+from tests import runs
+from train.presets import TRM_PRESETS
+
+PAGE = runs.ROOT / "docs" / "own-experiment.md"
+SHORT = 'TRM_PRESETS["quickstart"][1], epochs=0.5, '
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder outside of the repository: the page's file, run for 125 steps."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    prepare(TRM_PRESETS["quickstart"][1].data.build, folder / "datasets/sudoku-6x6")
+    code = re.search(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.M)[1]
+    assert len(code.splitlines()) <= 75
+    assert len([line for line in code.splitlines() if line.strip()]) <= 60
+    assert 'TRM_PRESETS["quickstart"][1], ' in code
+    code = code.replace('TRM_PRESETS["quickstart"][1], ', SHORT).replace("1000", "50")
+    (folder / "settled.py").write_text(code)
+    (folder / "out").write_text(python(folder, "settled.py"))
+    return folder
+
+
+def python(folder, *words):
+    """Run Python in a folder; return its output."""
+    environment = runs.environment(PYTHONPATH=str(runs.ROOT))
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def test_loss_metric_hook_and_tracker_of_ones_own(folder):
+    lines = (folder / "runs/settled/metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["split"] != "time"]
+    assert {"train", "eval"} == {row["split"] for row in rows}
+    assert all(0 < row["confidence"] <= 1 for row in rows)
+    assert all(row["change_loss"] > 0 for row in rows if row["split"] == "train")
+    out = (folder / "out").read_text()
+    assert re.findall(r"step (\d+): the weights have norm", out) == ["50", "100"]
+    assert "best score: " in out
+
+
+def test_its_halting_rule_holds_in_evaluation(folder):
+    words = ["-m", "train.evaluate", "--run-dir", "runs/settled", "--mode", "halt"]
+    steps = {}
+    for more in ([], ["--experiment", "settled.py"]):
+        python(folder, *words, *more, "--puzzles", "64", "--out", "found.json")
+        (result,) = json.loads((folder / "found.json").read_text())["results"]
+        steps[bool(more)] = result["values"]["steps"]
+        assert ("confidence" in result["values"]) == bool(more)
+    assert steps[True] != steps[False]
+
+
+def test_it_resumes_and_is_loaded(folder):
+    copy = folder / "copy"
+    shutil.copytree(folder / "runs", copy / "runs")
+    shutil.copytree(folder / "datasets", copy / "datasets")
+    shutil.copy(folder / "settled.py", copy)
+    code = "from settled import Settled\nfrom train.runs.loading import load_run\n"
+    code += 'print(load_run("runs/settled", experiment=Settled).step)'
+    assert python(copy, "-c", code).strip() == "125"
+    assert "The run is complete" in python(copy, "settled.py")
