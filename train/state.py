@@ -1,4 +1,4 @@
-"""All that changes during training, in one tree of arrays: what a checkpoint holds."""
+"""The training state: one tree of arrays, saved whole in a checkpoint."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from train.optim import split_trainable
 from train.table import TABLE, is_table, make_table
 
 INITIAL, PATIENCE = 2.0**16, 2000
-"""First loss scale, and updates without an overflow before it doubles."""
+"""First loss scale, and the updates without overflow before it doubles."""
 
 
 class LossScale(eqx.Module):
-    """Dynamic loss scaling, so that small gradients survive float16.
+    """Dynamic loss scaling, which keeps small gradients representable in float16.
 
     Source: Micikevicius et al. 2018, arXiv 1710.03740; constants of PyTorch's
     `GradScaler`.
@@ -34,7 +34,7 @@ class LossScale(eqx.Module):
         self.good = jnp.zeros((), jnp.int32)
 
     def after(self, finite: Bool[Array, ""]) -> "LossScale":
-        """Half after an overflow, double after `PATIENCE` updates without one."""
+        """Halve after an overflow; double after `PATIENCE` updates without overflow."""
         grown = self.good + 1 == PATIENCE
         factor = jnp.where(grown, 2.0 * self.factor, self.factor)
         return eqx.tree_at(
@@ -48,12 +48,12 @@ class LossScale(eqx.Module):
 
 
 def all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
-    """Whether every number is finite."""
+    """Return whether every number is finite."""
     return jnp.all(jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]))
 
 
 class TrainState(eqx.Module):
-    """The state between two steps. Keys and batches are functions of the counters."""
+    """The state between two steps. Keys and batches are functions of its counters."""
 
     step: Int[Array, ""]
     """Batches consumed (`stream` with several supervision steps: updates)."""
@@ -65,7 +65,7 @@ class TrainState(eqx.Module):
     """Trained, in float32."""
 
     ema: Any
-    """Average of the model, evaluated in its place; None if off."""
+    """Average of the model, used in evaluation; None if off."""
 
     table: PyTree
     """Puzzle table of a TRM (a `Table`); () for a GPT."""
@@ -74,7 +74,7 @@ class TrainState(eqx.Module):
     """Moments of the optimizer."""
 
     carry: PyTree
-    """ACT rows of a TRM, leading axis of the global batch on each leaf; else ()."""
+    """ACT state of a TRM, with the global batch as leading axis; else ()."""
 
     scale: LossScale | None = None
     """Factor on the loss in float16; None elsewhere."""
@@ -86,7 +86,7 @@ class TrainState(eqx.Module):
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
-    """The sharding of every leaf of a state, by the field it stands in."""
+    """Return the sharding of every leaf of a state."""
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         match path[0].name:
@@ -94,7 +94,7 @@ def state_shardings(state: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
                 return NamedSharding(mesh, layout(leaf, mesh))
             case "carry":
                 return NamedSharding(mesh, BATCH)
-            case "table":
+            case "table" if leaf.size:  # JAX drops constraints on empty arrays
                 return NamedSharding(mesh, TABLE)
             case _:
                 return NamedSharding(mesh, REPLICATED)
@@ -116,10 +116,10 @@ def new_state(
     Args:
         model: fresh, in float32.
         rows: of its puzzle table; () without one.
-        carry: before the first step.
-        optimizer: of the model's trained leaves.
-        ema: whether averaged weights are kept.
-        scaled: whether the loss is scaled (float16).
+        carry: of the first step.
+        optimizer: for the trained leaves.
+        ema: keep averaged weights.
+        scaled: scale the loss (float16).
     """
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -134,7 +134,7 @@ def new_state(
 
 
 def _spread(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainState]:
-    """Return `init` with a table whose number of rows divides by the devices."""
+    """Return `init` with a table padded to a multiple of the devices."""
 
     def spread() -> TrainState:
         state = init()
@@ -146,14 +146,14 @@ def _spread(init: Callable[[], TrainState], mesh: Mesh) -> Callable[[], TrainSta
 
 
 def init_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-    """The first state, each leaf born where it belongs."""
+    """Create the first state, each leaf directly in its layout."""
     init = _spread(init, mesh)
     shardings = state_shardings(jax.eval_shape(init), mesh)
     return jax.jit(init, out_shardings=shardings)()
 
 
 def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-    """Shapes, types and shardings of a state, without its values."""
+    """Return the shapes, types and shardings of a state, without values."""
     shapes = jax.eval_shape(_spread(init, mesh))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
