@@ -55,12 +55,12 @@ class Comparison:
 
     rates: Rates
     ours: Callable[[Arrays | None], Any]
-    """Our program, from the other code's weights or from fresh ones. It has
-    `compile_facts`, to be asked before its first step, and `outcome` after it."""
+    """Build our program from the other code's weights; None for fresh ones. It has
+    `compile_facts`, called before its first step, and `outcome`, called after it."""
 
     theirs: Callable[[bool], Any] | None
-    """The other program, under torch.compile or not; it has `weights`, `load` and an
-    `outcome` of the same names. None: only ours is timed."""
+    """Build the other program, under torch.compile if True. It has `weights`, `load`
+    and an `outcome` with the same names. None: only ours is timed."""
 
     must_agree: tuple[str, ...] = ()
     """Names in the outcome that must agree in float32; none for all."""
@@ -186,9 +186,9 @@ def host(tensor: Any) -> np.ndarray:
 
 def after_first_step(module: Any, optimizer: Any, beta1: float) -> Arrays:
     """Return gradients, as the optimizer received them, and weights by name."""
-    found = {}
+    arrays = {}
     for name, parameter in module.named_parameters():
         moment = host(optimizer.state[parameter]["exp_avg"])
-        found[f"gradient {name}"] = moment / (1.0 - beta1)
-        found[f"weight {name}"] = host(parameter)
-    return found
+        arrays[f"gradient {name}"] = moment / (1.0 - beta1)
+        arrays[f"weight {name}"] = host(parameter)
+    return arrays

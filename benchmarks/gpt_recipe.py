@@ -102,7 +102,7 @@ def run(command: list[str], folder: Path) -> tuple[str, float]:
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"`{' '.join(command)}` must end well: {done.stderr[-1000:]}")
+        raise SystemExit(f"`{' '.join(command)}` failed: {done.stderr[-1000:]}")
     return done.stdout, time.perf_counter() - start
 
 
@@ -136,7 +136,7 @@ def theirs(settings: Settings, seed: int, scratch: Path) -> Run:
         shutil.copy(settings.data / name, target)
     vocab = {"vocab_size": Tokenizer.read(settings.data).vocab_size}
     (target / "meta.pkl").write_bytes(pickle.dumps(vocab))
-    source, fixed = (copy / script).read_text(), "manual_seed(1337 "  # no option is it
+    source, fixed = (copy / script).read_text(), "manual_seed(1337 "  # not an option
     (copy / script).write_text(source.replace(fixed, f"manual_seed({seed} "))
     command = [sys.executable, script, "config/train_shakespeare_char.py"]
     command += [*RECIPE.split(), f"--eval_iters={settings.eval_iters}"]
@@ -177,10 +177,8 @@ def main(settings: Settings) -> None:
     print(f"nanoGPT's time over ours: {ratio:.2f}")
     record = {
         "preset": settings.preset,
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": machine.cpu_model(),
+        **machine.about(),
         "pinned_to_one_core": core is not None,
-        "versions": machine.versions(),
         "nanogpt": machine.commit(settings.nanogpt),
         "eval_sequences": BATCH * settings.eval_iters,
         "ratio": ratio,

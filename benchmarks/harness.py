@@ -86,12 +86,10 @@ def provenance(bench: Bench, settings: DeviceSettings, *packages: str) -> Record
     given = asdict(settings)
     del given["out"]
     record = {
-        "date": time.strftime("%Y-%m-%d"),
+        **machine.about(*packages),
         "commit": machine.commit(Path(__file__).parent),
         "device": jax.devices()[0].device_kind,
-        "cpu": machine.cpu_model(),
         "pinned_to_one_core": bench.core is not None,
-        "versions": machine.versions(*packages),
         "settings": {
             k: machine.commit(v) if isinstance(v, Path) else v for k, v in given.items()
         },

@@ -6,11 +6,14 @@ Imports only the standard library: `hold` must run before JAX and PyTorch are im
 import os
 import platform
 import re
+import shlex
+import site
 import subprocess
 import sys
+import time
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["cpu", "gpu"]
 Precision = Literal["float32", "bfloat16"]
@@ -46,21 +49,56 @@ def hold(kind: Kind, core: int | None) -> int | None:
     return core
 
 
+def start(
+    command: str, checkout: Path, folder: Path, *, quiet: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a command of a checkout in a folder, with an empty home for its caches.
+
+    Args:
+        command: module and options; its run is `folder/run`.
+        checkout: folder of the module.
+        folder: working directory, with the folder `home`.
+        quiet: drop its output.
+    """
+    words = [sys.executable, "-m", *shlex.split(command)]
+    environment = os.environ | {
+        "PYTHONPATH": str(checkout.resolve()),
+        "HOME": str(folder / "home"),
+        "PYTHONUSERBASE": site.getuserbase(),
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return subprocess.Popen(
+        [*words, f"--config.run-dir={folder / 'run'}"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL if quiet else None,
+    )
+
+
+def about(*packages: str) -> dict[str, Any]:
+    """Return date, processor, and versions, also of `packages`."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu_model(),
+        "versions": versions(*packages),
+    }
+
+
 def cpu_model() -> str:
     """Return the processor's name."""
     path = Path("/proc/cpuinfo")
     text = path.read_text() if path.exists() else ""
-    found = dict(re.findall(r"^(model name|model)\s*:\s*(.+)$", text, re.MULTILINE))
-    name = found.get("model name", platform.processor())
-    return f"{name} (model {found['model']})" if "model" in found else name
+    facts = dict(re.findall(r"^(model name|model)\s*:\s*(.+)$", text, re.MULTILINE))
+    name = facts.get("model name", platform.processor())
+    return f"{name} (model {facts['model']})" if "model" in facts else name
 
 
 def versions(*more: str) -> dict[str, str]:
     """Return versions of Python and of the measured packages that are installed."""
-    installed = {found.name: found.version for found in distributions()}
+    installed = {package.name: package.version for package in distributions()}
     names = ("jax", "jaxlib", "equinox", "optax", "torch", *more)
-    found = {name: installed[name] for name in names if name in installed}
-    return {"python": platform.python_version(), **found}
+    python = {"python": platform.python_version()}
+    return python | {name: installed[name] for name in names if name in installed}
 
 
 def commit(checkout: Path) -> str:

@@ -1,6 +1,6 @@
-"""Our code as programs of a benchmark: the train steps, and generation.
+"""Our train steps and generation as programs of a benchmark.
 
-All that the benchmarks know of `gpt`, `trm` and `train` stands here.
+The only file of the benchmarks that imports models and training.
 """
 
 import time
@@ -37,7 +37,7 @@ from trm.official.names import load_official, to_official
 
 Weights = Mapping[str, np.ndarray]
 Outcome = Callable[[TrainState, Metrics], dict[str, np.ndarray]]
-"""State and metrics after the first step -> what is compared, by name."""
+"""`state, metrics -> arrays` to compare after the first step, by name."""
 
 
 # -- what a run trains, and how --------------------------------------------------------
@@ -48,14 +48,14 @@ def make_experiment(
     tokens: int,
     load: Callable[[Any], Any] = lambda model: model,
 ) -> tuple[AbstractExperiment, list[PyTree[np.ndarray]]]:
-    """What a run trains on one device, and random batches.
+    """Return an experiment on one device, and random batches.
 
-    A TRM on 9x9 Sudoku with one puzzle identifier, or a GPT.
+    A TRM trains on 9x9 Sudoku with one puzzle identifier.
 
     Args:
         config: of the run.
-        tokens: different ones.
-        load: the first model, from a fresh one.
+        tokens: size of the vocabulary.
+        load: `fresh model -> first model`.
     """
     mesh = make_mesh(MeshConfig(data=1))
     if isinstance(config, TrainTRM):
@@ -88,7 +88,7 @@ class OurStep:
         batches: list[PyTree[np.ndarray]],
         outcome: Outcome,
     ):
-        """Compile nothing yet."""
+        """Initialize the state; nothing is compiled."""
         mesh, config = experiment.mesh, experiment.step_config
         self.state = init_state(experiment.init, mesh)
         self._run: Any = make_train_step(
@@ -102,10 +102,7 @@ class OurStep:
         self._metrics: Metrics = {}
 
     def compile_facts(self) -> dict[str, float]:
-        """Seconds to lower and compile the step, and its memory in bytes.
-
-        From then on the compiled step is called, as in a run.
-        """
+        """Compile the step for `step`; return the seconds, and its memory in bytes."""
         self.prepare(1)
         start = time.perf_counter()
         with warnings.catch_warnings(action="ignore"):  # a batch is donated to no use
@@ -120,28 +117,28 @@ class OurStep:
         return facts
 
     def prepare(self, steps: int) -> None:
-        """Place so many batches: a step takes its own for good."""
+        """Place a batch on the device for each step, which donates it."""
         while len(self._ready) < steps:
             self._ready.append(self._place(next(self._batches)))
         jax.block_until_ready(list(self._ready))
 
     def step(self) -> None:
-        """One update."""
+        """Make one update."""
         self.state, self._metrics = self._run(self.state, self._ready.popleft())
 
     def wait(self) -> None:
-        """Until the device is done."""
+        """Wait for the device."""
         jax.block_until_ready((self.state, self._metrics))
 
     def outcome(self) -> dict[str, np.ndarray]:
-        """What is compared after the first step."""
+        """Return the arrays to compare after the first step."""
         return self._outcome(self.state, self._metrics)
 
 
 def _learned(
     state: TrainState, beta1: float, named: Callable[[Any], Weights]
 ) -> dict[str, np.ndarray]:
-    """The first step's gradients and the weights after it, by others' names."""
+    """Return the first step's gradients and the weights after it, by `named`."""
     moment = next(s.mu for s in state.opt_state if hasattr(s, "mu"))
     grads, weights = named(moment), named(state.model)
     return {f"gradient {n}": grad / (1.0 - beta1) for n, grad in grads.items()} | {
@@ -150,7 +147,7 @@ def _learned(
 
 
 def trm_step(config: TrainTRM, weights: Weights | None) -> OurStep:
-    """The step of `train/trm.py`, from official weights or from fresh ones."""
+    """Return the step of `train/trm.py`, from official weights if there are some."""
     shape = config.model
     load = lambda model: load_official(weights, model, shape) if weights else model
 
@@ -170,13 +167,13 @@ def trm_step(config: TrainTRM, weights: Weights | None) -> OurStep:
 
 
 def gpt_step(config: TrainGPT, tokens: int, weights: Weights | None) -> OurStep:
-    """The step of `train/gpt.py`, from nanoGPT's weights or from fresh ones."""
+    """Return the step of `train/gpt.py`, from nanoGPT's weights if there are some."""
     load = lambda model: from_named(weights, model, "nanogpt") if weights else model
 
     def named(model: Any) -> dict[str, np.ndarray]:
-        found = to_named(model, "nanogpt")
-        del found["lm_head.weight"]  # it is tied
-        return found
+        weights = to_named(model, "nanogpt")
+        del weights["lm_head.weight"]  # tied
+        return weights
 
     def outcome(state: TrainState, metrics: Metrics) -> dict[str, np.ndarray]:
         total, count = metrics["loss"]
@@ -196,7 +193,7 @@ def trm_flops(config: TrainTRM) -> int:
 
 
 def gpt_flops(config: TrainGPT, tokens: int) -> int:
-    """Floating-point operations of one step, as nanoGPT counts them."""
+    """Return the operations of one step, in nanoGPT's count."""
     each = flops_per_token(abstract_gpt(config.model, tokens))
     return config.batch_size * config.model.block_size * each
 
@@ -205,17 +202,17 @@ def gpt_flops(config: TrainGPT, tokens: int) -> int:
 
 
 def build(config: GPTConfig, tokens: int) -> GPT:
-    """A fresh GPT."""
+    """Return a fresh GPT."""
     return build_model(TrainGPT(model=config), {"tokens": tokens})[0]
 
 
 def abstract_gpt(config: GPTConfig, tokens: int) -> GPT:
-    """The shapes of a GPT."""
+    """Return the shapes of a GPT."""
     return jax.eval_shape(lambda: build(config, tokens))
 
 
 def random_gpt(case: Writing, scale: float = 0.08) -> GPT:
-    """A GPT with weights so large that no two tokens are near equal."""
+    """Return a GPT with weights large enough that no two tokens are nearly equal."""
     rng = np.random.default_rng(1)
     draw = lambda shape: scale * rng.standard_normal(shape, np.float32)
     model = build(case.model, case.vocab)
@@ -228,7 +225,7 @@ def export(model: GPT, folder: Path) -> None:
 
 
 class Generation:
-    """`gpt/decode.py`, as `gpt.sample` runs it."""
+    """Generation by `gpt/decode.py`, as in `gpt.sample`."""
 
     name = "ours"
     top_k: int | None
@@ -239,10 +236,10 @@ class Generation:
         self.new = np.zeros((case.batch_size, 0), np.int32)
 
     def prepare(self, steps: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self) -> None:
-        """All new tokens of all rows."""
+        """Generate all new tokens of all rows."""
         case = self.case
         chunks = generate(
             self._decoder,
@@ -255,4 +252,4 @@ class Generation:
         self.new = np.concatenate(list(chunks), axis=1)
 
     def wait(self) -> None:
-        """Nothing: the tokens have come."""
+        """Do nothing: `step` returns with the tokens."""

@@ -13,9 +13,6 @@ Examples:
 import json
 import os
 import re
-import shlex
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -70,18 +67,18 @@ def follow(
     metrics: Path, metric: str, running: Callable[[], bool]
 ) -> list[tuple[float, int, float]]:
     """Return seconds, step and value of each evaluation, as lines of a file appear."""
-    start, found, seen = time.perf_counter(), [], 0
+    start, curve, seen = time.perf_counter(), [], 0
     more = True
     while more:
-        more = running()  # asked first, so that the last lines are read
+        more = running()  # before reading, so that the last lines are read
         lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
         seconds = time.perf_counter() - start
         for row in map(json.loads, lines[seen:]):
             if row["split"] == "eval":
-                found.append((round(seconds, 2), row["step"], row[metric]))
+                curve.append((round(seconds, 2), row["step"], row[metric]))
         seen = len(lines)
         time.sleep(0.02 * more)
-    return found
+    return curve
 
 
 def run(settings: Run) -> Path:
@@ -91,22 +88,16 @@ def run(settings: Run) -> Path:
     root = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        words = [sys.executable, "-m", *shlex.split(settings.command)]
-        environment = os.environ | {"PYTHONPATH": str(root), "HOME": folder}
-        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        (scratch / "home").mkdir()
         start = time.perf_counter()
-        process = subprocess.Popen(
-            [*words, f"--config.run-dir={scratch / 'run'}"],
-            cwd=scratch,
-            env=environment,
-        )
+        process = machine.start(settings.command, root, scratch)
         running = lambda: process.poll() is None
         curve = follow(scratch / "run" / "metrics.jsonl", settings.metric, running)
         seconds = time.perf_counter() - start
     require(
         process.returncode == 0 and bool(curve),
-        f"`{settings.command}` must end well and evaluate: got status "
-        f"{process.returncode} and {len(curve)} evaluations. See above.",
+        f"`{settings.command}` failed: got status {process.returncode} and "
+        f"{len(curve)} evaluations. See above.",
     )
     record = {
         "task": settings.task,
@@ -115,10 +106,8 @@ def run(settings: Run) -> Path:
         "metric": settings.metric,
         "seconds": round(seconds, 2),
         "curve": curve,
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": machine.cpu_model(),
+        **machine.about(),
         "cores": len(settings.cores) or os.cpu_count(),
-        "versions": machine.versions(),
         "commit": machine.commit(root),
     }
     settings.out.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,8 @@ Examples:
 import argparse
 import json
 import os
-import shlex
 import shutil
-import site
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,21 +28,9 @@ Times = dict[str, float]
 def run(command: str, checkout: Path, scratch: Path, *, start: bool) -> Times:
     """Measure a run in a new directory; with `start` only until its first step."""
     shutil.rmtree(scratch / "run", ignore_errors=True)
-    words = [*shlex.split(command), f"--config.run-dir={scratch / 'run'}"]
-    words += ["--config.run.log-every=1"] if start else []
-    environment = os.environ | {
-        "PYTHONPATH": str(checkout.resolve()),
-        "HOME": str(scratch / "home"),  # with the caches
-        "PYTHONUSERBASE": site.getuserbase(),
-    }
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     begin, metrics = time.perf_counter(), scratch / "run" / "metrics.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words],
-        cwd=scratch,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    words = f"{command} --config.run.log-every=1" if start else command
+    process = machine.start(words, checkout, scratch, quiet=True)
     ended = None
     while ended is None:
         time.sleep(0.01)
@@ -58,7 +43,7 @@ def run(command: str, checkout: Path, scratch: Path, *, start: bool) -> Times:
         ended = (status, used) if pid else None
     process.returncode, used = os.waitstatus_to_exitcode(ended[0]), ended[1]
     if process.returncode or start:
-        raise SystemExit(f"`{command}` of {checkout} must run: see above.")
+        raise SystemExit(f"`{command}` of {checkout} failed: see above.")
     return {
         "wall_s": time.perf_counter() - begin,
         "user_s": used.ru_utime,
@@ -69,13 +54,13 @@ def run(command: str, checkout: Path, scratch: Path, *, start: bool) -> Times:
 
 def turn(command: str, checkout: Path, scratch: Path) -> Times:
     """Measure a first start, a whole first run, and a next start."""
-    found: list[Times] = []
+    times: list[Times] = []
     for fresh, start in ((True, True), (True, False), (False, True)):
         if fresh:
             shutil.rmtree(scratch / "home", ignore_errors=True)
             (scratch / "home").mkdir()
-        found.append(run(command, checkout, scratch, start=start))
-    return found[1] | found[0] | {"next_first_step_s": found[2]["first_step_s"]}
+        times.append(run(command, checkout, scratch, start=start))
+    return times[1] | times[0] | {"next_first_step_s": times[2]["first_step_s"]}
 
 
 def medians(samples: list[Times]) -> dict[str, float | list[float]]:
@@ -103,10 +88,8 @@ def main() -> None:
     checkouts = {"before": given.before} if given.before else {}
     checkouts["after"] = given.after
     record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "cpu": machine.cpu_model(),
+        **machine.about(),
         "cores": os.cpu_count() if given.core is None else 1,
-        "versions": machine.versions(),
         "commits": {name: machine.commit(path) for name, path in checkouts.items()},
     }
     given.datasets.mkdir(exist_ok=True)

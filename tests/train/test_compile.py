@@ -79,9 +79,10 @@ def test_every_preset_has_sizes_without_its_data(
 def test_sizes_of_other_arc_data_are_not_made_up() -> None:
     """Other subsets or augmentations have other identifiers."""
     run = TRM_PRESETS["arc1"][1]
-    assert isinstance(run.data.build, ARC)
+    build = run.data.build
+    assert isinstance(build, ARC)
     of = lambda **changes: replace(
-        run, data=replace(run.data, build=replace(run.data.build, **changes))
+        run, data=replace(run.data, build=replace(build, **changes))
     )
     assert sizes_of(of(processes=8, source="elsewhere"))["puzzles"] == 876_410
     for changes in ({"augmentations": 10}, {"subsets": ("training", "evaluation")}):
