@@ -1,12 +1,12 @@
-"""Every setting of every run, as frozen dataclasses; `train/presets.py` has presets.
+"""All settings of all runs, as frozen dataclasses. Presets are in `train/presets.py`.
 
-A field's docstring is its help on the command line: meaning, unit, the paper's symbol
-and the official option (of `SamsungSAILMontreal/TinyRecursiveModels`; of nanoGPT where
-it concerns a GPT). Values are checked here and never written back; derived numbers are
-properties. Sizes that come from the data (vocabulary, sequence length, number of
-puzzles) are not settings, but for `GPTConfig.vocab_size`, which may pad them.
+The docstring of a field is its help on the command line: meaning, unit, the paper's
+symbol, and the official option (of `SamsungSAILMontreal/TinyRecursiveModels`; for a GPT
+of nanoGPT). Values are checked here and never changed; derived numbers are properties.
+Sizes of the data (vocabulary, sequence length, number of puzzles) are not settings,
+except for `GPTConfig.vocab_size`, which can add padding.
 
-Imports the standard library alone; every other package may import this file.
+Imports only the standard library; every package may import this file.
 """
 
 import math
@@ -15,30 +15,29 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 T = TypeVar("T")
-Config = TypeVar("Config", "TrainTRM", "TrainGPT")
 
 LARGEST = 2**31 - 1
-"""Largest count and index: what 32 bits hold, on every device."""
+"""Maximum of counts and indices: 32 bits on every device."""
 
 MOST_ROWS = 2**24
-"""Largest batch: beyond it, what must be an oversight would fill the memory first."""
+"""Maximum batch size: larger values would exhaust memory before any other check."""
 
 MOST_STEPS = 2**16
-"""Most steps that one program makes, and the widest and deepest model."""
+"""Maximum of steps in one program, and of a model's width and depth."""
 
 SEEDS = 2**32
-"""Seeds lie below this: JAX's keys take 32 bits, and 2**32 would be 0 again."""
+"""Seeds are smaller: JAX's keys have 32 bits, so 2**32 would equal 0."""
 
 
 class UserError(ValueError):
-    """An error that is the user's to mend: what must hold, what came, what to do."""
+    """An error the user can fix: the requirement, the value received, and a remedy."""
 
 
 class RunError(RuntimeError):
-    """A run that was going well cannot go on: why, what is kept, what to do."""
+    """A healthy run has to stop: the reason, what was saved, and how to continue."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -52,55 +51,34 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_positive(config: object, *names: str, largest: int = LARGEST) -> None:
-    """Raise `UserError` unless each named field of `config` is in 1 .. `largest`."""
-    for name in names:
-        _require_within(name, getattr(config, name), 1, largest)
-
-
-def require_finite_positive(config: object, *names: str) -> None:
-    """Raise `UserError` unless each named field is a finite number above 0."""
+def require_within(config: object, interval: str, *names: str) -> None:
+    """Raise `UserError` unless each field is None or in `interval`, like `[0, 1)`."""
+    low, high = map(float, interval[1:-1].split(","))
     for name in names:
         value = getattr(config, name)
         require(
-            0 < value < math.inf,
-            f"`{name}` must be a finite number above 0: got {value}.",
+            value is None
+            or (
+                (low <= value if interval[0] == "[" else low < value)
+                and (value <= high if interval[-1] == "]" else value < high)
+            ),
+            f"`{name}` must be in {interval}: got {value}.",
         )
 
 
+def require_positive(config: object, *names: str, largest: int = LARGEST) -> None:
+    """Raise `UserError` unless each field is None or in 1 .. `largest`."""
+    require_within(config, f"[1, {largest}]", *names)
+
+
 def require_not_negative(config: object, *names: str) -> None:
-    """Raise `UserError` unless each named field of `config` is in 0 .. `LARGEST`."""
-    for name in names:
-        _require_within(name, getattr(config, name), 0, LARGEST)
+    """Raise `UserError` unless each field is None or in 0 .. `LARGEST`."""
+    require_within(config, f"[0, {LARGEST}]", *names)
 
 
 def require_seed(seed: int) -> None:
     """Raise `UserError` unless `seed` is in 0 .. 2**32 - 1."""
-    require(0 <= seed < SEEDS, f"`seed` must lie in 0 .. {SEEDS - 1}: got {seed}.")
-
-
-def require_seeds(config: "TrainTRM | TrainGPT") -> None:
-    """Raise `UserError` unless `seed` and `seeds` are in range and distinct."""
-    for seed in (config.seed, *config.seeds):
-        require_seed(seed)
-    require(
-        len(set(config.seeds)) == len(config.seeds),
-        f"`seeds` must be distinct: got {', '.join(map(str, config.seeds))}.",
-    )
-
-
-def require_processes(processes: int) -> None:
-    """Raise `UserError` unless so many processes can be started."""
-    require(
-        1 <= processes <= 1024,
-        f"`processes` must be at least 1 and at most 1024: got {processes}.",
-    )
-
-
-def _require_within(name: str, value: int | float, least: int, largest: int) -> None:
-    """Raise `UserError` unless `value` is in `least` .. `largest`."""
-    require(value >= least, f"`{name}` must be at least {least}: got {value}.")
-    require(value <= largest, f"`{name}` must be at most {largest}: got {value}.")
+    require(0 <= seed < SEEDS, f"`seed` must be in [0, {SEEDS - 1}]: got {seed}.")
 
 
 # -- schedules -------------------------------------------------------------------------
@@ -121,12 +99,7 @@ class Piecewise(Generic[T]):
 
 
 def steps_covering(batches: Piecewise[int], examples: float) -> int:
-    """Return the number of steps that cover `examples`, rounded down.
-
-    Args:
-        batches: examples of each step.
-        examples: may be a fraction.
-    """
+    """Return the number of steps with `examples` examples, rounded down."""
     ends = (*batches.firsts[1:], math.inf)
     for first, end, size in zip(batches.firsts, ends, batches.values, strict=True):
         if first + int(examples / size) < end:
@@ -136,12 +109,12 @@ def steps_covering(batches: Piecewise[int], examples: float) -> int:
 
 
 def piecewise(name: str, start: T, pairs: Iterable[tuple[int, T]]) -> Piecewise[T]:
-    """`start`, then from each first step on the value beside it.
+    """Return `start` from step 0, then each value of `(step, value)` from its step.
 
-    Of values that begin at the same step the last one holds.
+    At equal steps the last value applies.
 
     Raises:
-        UserError: if the first steps of the schedule `name` do not ascend.
+        UserError: if the steps of the schedule `name` do not ascend.
     """
     pairs = list(pairs)
     firsts = [first for first, _ in pairs]
@@ -155,54 +128,28 @@ def piecewise(name: str, start: T, pairs: Iterable[tuple[int, T]]) -> Piecewise[
 
 
 def _parts(name: str, text: str, form: str, like: str) -> list[tuple[str, ...]]:
-    """The groups of the regular expression `form` in each part of a schedule.
+    """Return the groups of the regular expression `form` in each part of a schedule.
 
     Raises:
-        UserError: if a part has another form.
+        UserError: if a part does not match.
     """
-    parts = text.split(",") if text else []
-    found = [re.fullmatch(form, part.strip()) for part in parts]
-    for part, match in zip(parts, found, strict=True):
-        require(
-            match is not None,
-            f"`{name}` must have parts with commas between them, like `{like}`: got "
-            f"`{part}`. Correct this one.",
-        )
-    return [match.groups() for match in found if match is not None]
-
-
-def _batches(config: "TrainTRM | TrainGPT") -> Piecewise[int]:
-    """The batch size of each step; what begins within a dispatch begins with the next.
-
-    Raises:
-        UserError: if a part has another form, or a size or a step is out of range.
-    """
-    name, call = "batch_schedule", config.steps_per_call
-    parts = _parts(name, config.batch_schedule, r"(\d+):(\d+)", "0:768,20000:3072")
-    pairs = [(ceil_div(int(step), call) * call, int(size)) for step, size in parts]
-    for _, size in pairs:
-        _require_within(name, size, 1, MOST_ROWS)
-    return piecewise(name, config.batch_size, pairs)
-
-
-def _at_batch(config: Config, batch: int) -> tuple[Config, dict[str, int]]:
-    """Return the configuration of the steps with this batch, and what to report."""
-    power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[config.batch_lr]
-    lr = (batch / config.batch_size) ** power * config.optim.lr
-    optim = replace(config.optim, lr=lr)
-    plain = replace(config, batch_size=batch, batch_schedule="", optim=optim)
-    return plain, {"batch_size": batch} if config.batch_schedule else {}
+    groups = []
+    for part in text.split(",") if text else []:
+        match = re.fullmatch(form, part.strip())
+        if match is None:
+            raise UserError(
+                f"`{name}` must be a comma-separated list like `{like}`: got `{part}`."
+            )
+        groups.append(match.groups())
+    return groups
 
 
 # -- data ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class SudokuExtreme:
-    """How puzzle lists in CSV form become a dataset (Sudoku-Extreme by default)."""
-
-    source: str = "sapientinc/sudoku-extreme"
-    """A Hugging Face dataset, or a local folder, with `train.csv` and `test.csv`."""
+class PuzzleLists:
+    """Settings of datasets from lists of puzzles in CSV files."""
 
     train_csv: tuple[str, ...] = ()
     """Local CSV files (`.csv` or `.csv.gz`) to train on, instead of `source`."""
@@ -210,33 +157,43 @@ class SudokuExtreme:
     test_csv: tuple[str, ...] = ()
     """Local CSV files to test on, instead of `source`."""
 
-    subsample: int | None = 1000
-    """Training puzzles drawn from the source; all of them if None. `subsample-size`."""
-
-    augmentations: int = 1000
-    """Symmetric images added to each training puzzle. Officially `num-aug`."""
-
-    min_difficulty: int | None = None
-    """Least rating (guesses of the tdoku solver) of a puzzle, in both splits."""
-
-    seed: int = 0
-    """Seed of the subsample and of the augmentations (the official draw has none)."""
-
     def __post_init__(self) -> None:
         require(
             bool(self.train_csv) == bool(self.test_csv),
             "`train_csv` and `test_csv` must be given together: got "
-            f"{len(self.train_csv)} and {len(self.test_csv)} files. Give both or none.",
+            f"{len(self.train_csv)} and {len(self.test_csv)} files.",
         )
-        if self.subsample is not None:
-            require_positive(self, "subsample")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SudokuExtreme(PuzzleLists):
+    """A dataset from lists of Sudoku in CSV files (Sudoku-Extreme by default)."""
+
+    source: str = "sapientinc/sudoku-extreme"
+    """A Hugging Face dataset, or a local folder, with `train.csv` and `test.csv`."""
+
+    subsample: int | None = 1000
+    """Training puzzles drawn from the source; None: all. `subsample-size`."""
+
+    augmentations: int = 1000
+    """Augmentations added to each training puzzle. `num-aug`."""
+
+    min_difficulty: int | None = None
+    """Minimum rating (guesses of the tdoku solver) of a puzzle, in both splits."""
+
+    seed: int = 0
+    """Seed of the subsample and the augmentations (officially not seeded)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "subsample")
         require_not_negative(self, "augmentations")
         require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedSudoku:
-    """How small Sudoku are made up: unique solutions, no grid in both splits."""
+    """A dataset of generated small Sudoku with unique solutions."""
 
     size: Literal[4, 6, 9] = 6
     """Rows, columns and digits of a puzzle."""
@@ -245,262 +202,235 @@ class GeneratedSudoku:
     """Training puzzles before augmentation."""
 
     test: int = 1000
-    """Test puzzles; their solved grids are none of the training grids."""
+    """Test puzzles; no test solution occurs in the training set."""
 
     augmentations: int = 0
-    """Symmetric images added to each training puzzle."""
+    """Augmentations added to each training puzzle."""
 
     blanks: float = 0.5
-    """Share of the cells to leave empty, as far as the solution stays unique."""
+    """Share of empty cells; fewer if the solution would not be unique."""
 
     seed: int = 0
-    """Seed of the grids, of the cells left empty and of the augmentations."""
+    """Seed of the solutions, the empty cells and the augmentations."""
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "test")
         require_not_negative(self, "augmentations")
         require_seed(self.seed)
-        require(
-            0.0 < self.blanks < 1.0,
-            f"`blanks` must lie between 0 and 1: got {self.blanks}.",
-        )
+        require_within(self, "(0, 1)", "blanks")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MazeHard:
-    """How maze lists in CSV form become a dataset (Maze-Hard by default)."""
+class MazeHard(PuzzleLists):
+    """A dataset from lists of mazes in CSV files (Maze-Hard by default)."""
 
     source: str = "sapientinc/maze-30x30-hard-1k"
     """A Hugging Face dataset, or a local folder, with `train.csv` and `test.csv`."""
 
-    train_csv: tuple[str, ...] = ()
-    """Local CSV files (`.csv` or `.csv.gz`) to train on, instead of `source`."""
-
-    test_csv: tuple[str, ...] = ()
-    """Local CSV files to test on, instead of `source`."""
-
     subsample: int | None = None
-    """Training mazes drawn from the source; all of them if None. `subsample-size`."""
+    """Training mazes drawn from the source; None: all. `subsample-size`."""
 
     dihedral: bool = True
-    """Train on the 8 turned and mirrored images of each maze, as the paper says. The
-    official builder makes none unless told to (`aug`)."""
+    """Train on the 8 rotations and reflections of each maze, as in the paper.
+    Officially off by default (`aug`)."""
 
     seed: int = 0
-    """Seed of the subsample (the official draw has none)."""
+    """Seed of the subsample (officially not seeded)."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.train_csv) == bool(self.test_csv),
-            "`train_csv` and `test_csv` must be given together: got "
-            f"{len(self.train_csv)} and {len(self.test_csv)} files. Give both or none.",
-        )
-        if self.subsample is not None:
-            require_positive(self, "subsample")
+        super().__post_init__()
+        require_positive(self, "subsample")
         require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedMaze:
-    """How mazes are made up: random walls, kept where the way is long."""
+    """A dataset of generated mazes: random walls with a long shortest path."""
 
     size: int = 30
     """Rows and columns."""
 
     least_path: int = 110
-    """Fewest cells of the shortest path, both ends counted (Maze-Hard: 110)."""
+    """Minimum cells of the shortest path, including both ends (Maze-Hard: 110)."""
 
     train: int = 1000
     """Training mazes before augmentation."""
 
     test: int = 1000
-    """Test mazes, none of which is an image of a training maze."""
+    """Test mazes; none is an augmentation of a training maze."""
 
     unique: bool = False
-    """Only mazes with one shortest path. (In others the answer is that of Maze-Hard:
-    from S, it goes down where it can, else right, else left, else up.)"""
+    """Only mazes with a single shortest path. (Otherwise the answer follows Maze-Hard:
+    from S, prefer down, then right, left, up.)"""
 
     dihedral: bool = False
-    """Train on the 8 turned and mirrored images of each maze."""
+    """Train on the 8 rotations and reflections of each maze."""
 
     seed: int = 0
     """Seed of the mazes."""
 
     processes: int = 1
-    """Processes that search. The mazes are the same."""
+    """Worker processes; the mazes do not depend on it."""
 
     def __post_init__(self) -> None:
         require_positive(self, "train", "test")
         require_seed(self.seed)
-        require_processes(self.processes)
-        require(2 <= self.size <= 64, f"`size` must lie in 2 .. 64: got {self.size}.")
-        require(
-            2 <= self.least_path <= self.size**2 // 2 + self.size,
-            f"`least_path` must lie in 2 .. {self.size**2 // 2 + self.size}, about as "
-            f"long as paths get in {self.size}x{self.size}: got {self.least_path}.",
-        )
+        require_within(self, "[1, 1024]", "processes")
+        require_within(self, "[2, 64]", "size")
+        longest = self.size**2 // 2 + self.size
+        require_within(self, f"[2, {longest}]", "least_path")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ARC:
-    """How tasks of the Abstraction and Reasoning Corpus become a dataset."""
+    """A dataset from tasks of the Abstraction and Reasoning Corpus."""
 
     source: str = "kaggle/combined"
-    """Folder of `*_SUBSET_challenges.json` and `*_SUBSET_solutions.json`, also gzipped,
-    or of folders `SUBSET` with one JSON file a task. The official repository has them
-    in this folder."""
+    """Folder with `*_SUBSET_challenges.json` and `*_SUBSET_solutions.json` (or `.gz`),
+    or with folders `SUBSET` of one JSON file per task. The default is the path in the
+    official repository."""
 
     subsets: tuple[str, ...] = ("training", "evaluation", "concept")
     """Sets of tasks to train on. `subsets`."""
 
     test: tuple[str, ...] = ("evaluation",)
-    """Those whose test pairs are tested on instead. `test-set-name`."""
+    """Subsets with test pairs for testing instead of training. `test-set-name`."""
 
     augmentations: int = 1000
-    """Images added to each task, as far as there are so many. Officially `num-aug`."""
+    """Maximum of augmentations added to each task. `num-aug`."""
 
     seed: int = 42
-    """Seed of the augmentations and of the order of the tasks. `seed`."""
+    """Seed of the augmentations and the order of the tasks. `seed`."""
 
     processes: int = 2
-    """Processes that make images; the dataset is the same with any number."""
+    """Worker processes; the dataset does not depend on it."""
 
     def __post_init__(self) -> None:
-        missing = [name for name in self.test if name not in self.subsets]
         require(
-            bool(self.test) and not missing,
-            f"`test` must name some of the subsets {', '.join(self.subsets)}: got "
+            bool(self.test) and set(self.test) <= set(self.subsets),
+            f"`test` must be from the subsets {', '.join(self.subsets)}: got "
             f"{', '.join(self.test) or 'none'}.",
         )
         require_not_negative(self, "augmentations")
         require_seed(self.seed)
-        require_processes(self.processes)
+        require_within(self, "[1, 1024]", "processes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PuzzleDataConfig:
-    """Where the puzzles lie, and how they are made if they are missing."""
+    """Puzzle datasets, and how to build a missing one."""
 
     paths: tuple[str, ...] = ("datasets/sudoku-extreme-1k-aug-1000",)
-    """Directories in the official format; several are merged. Those of an object store
+    """Folders in the official format; several are merged. Folders in an object store
     (`gs://...`) are copied once to `~/.cache/tiny-recursive-jax`. `data_paths`."""
 
     build: SudokuExtreme | GeneratedSudoku | MazeHard | GeneratedMaze | ARC | None = (
         field(default_factory=SudokuExtreme)
     )
-    """How to make the first path if it is missing. None: stop if it is missing."""
+    """How to build the first path if it is missing. None: stop if it is missing."""
 
     block: int = 5000
-    """Epochs strung together before a partial batch is dropped and the groups are drawn
-    anew. Officially the epochs between two evaluations (`epochs_per_iter`)."""
+    """Epochs that are concatenated before a partial batch is dropped and the groups are
+    drawn again. Officially the epochs between evaluations (`epochs_per_iter`)."""
 
     hints: float = 0.0
-    """Share of the training puzzles that are made easier: of the cells to fill in, a
-    random part, up to all of them, is given (in the manner of arXiv 2601.10679)."""
+    """Share of training puzzles that are made easier: a random part of the empty cells
+    is filled in (similar to arXiv 2601.10679)."""
 
     prefetch: int = 2
-    """Batches prepared ahead of the device, by one background thread."""
+    """Batches prepared ahead of the device, in a background thread."""
 
     def __post_init__(self) -> None:
-        require(bool(self.paths), "`paths` must name at least one directory: got none.")
+        require(bool(self.paths), "`paths` must name at least one folder: got none.")
         require_positive(self, "block", "prefetch")
-        require(
-            0.0 <= self.hints <= 1.0, f"`hints` must lie in [0, 1]: got {self.hints}."
-        )
+        require_within(self, "[0, 1]", "hints")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shakespeare:
-    """How tiny Shakespeare becomes `train.bin` and `val.bin`, as nanoGPT makes them."""
-
-    tokens: Literal["char", "gpt2"] = "char"
-    """One token a character, or GPT-2's byte pairs."""
-
-    input: str = ""
-    """A local copy of `input.txt`; empty to download it."""
+class BytePairs:
+    """Location of GPT-2's byte pairs."""
 
     bpe_dir: str = ""
-    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
-    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder in the
+    environment variable `GPT2_BPE_DIR`, or a download."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenWebText:
-    """How OpenWebText becomes `train.bin` and `val.bin` of GPT-2 tokens (17 GB)."""
+class Shakespeare(BytePairs):
+    """Tiny Shakespeare as `train.bin` and `val.bin`, as built by nanoGPT."""
+
+    tokens: Literal["char", "gpt2"] = "char"
+    """One token per character, or GPT-2's byte pairs."""
+
+    input: str = ""
+    """A local copy of `input.txt`; empty: download it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenWebText(BytePairs):
+    """OpenWebText as `train.bin` and `val.bin` of GPT-2 tokens (17 GB)."""
 
     source: str = "Skylion007/openwebtext"
     """A Hugging Face dataset, or a local folder of one, with a column `text`."""
 
-    bpe_dir: str = ""
-    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
-    the environment variable `GPT2_BPE_DIR` names, or else a download."""
-
     processes: int = 8
-    """Processes that read and encode documents."""
+    """Worker processes that read and encode documents."""
 
     def __post_init__(self) -> None:
-        require_processes(self.processes)
+        require_within(self, "[1, 1024]", "processes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineWeb:
-    """How shards of GPT-2 tokens become `train.bin` and `val.bin` (200 MB each)."""
+class FineWeb(BytePairs):
+    """Shards of GPT-2 tokens (200 MB each) as `train.bin` and `val.bin`."""
 
     source: str = "kjj0/fineweb10B-gpt2"
-    """A Hugging Face dataset, or a local folder, of `*_train_*.bin` and `*_val_*.bin`
-    as `KellerJordan/modded-nanogpt` makes and reads them."""
+    """A Hugging Face dataset, or a local folder, with `*_train_*.bin` and `*_val_*.bin`
+    in the format of `KellerJordan/modded-nanogpt`."""
 
     shards: int = 18
-    """Shards to train on, the first ones: 1.8 billion tokens."""
-
-    bpe_dir: str = ""
-    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
-    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+    """First shards to train on; 18 have 1.8 billion tokens."""
 
     def __post_init__(self) -> None:
         require_positive(self, "shards")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFiles:
-    """How text files of one's own become `train.bin` and `val.bin`."""
+class TextFiles(BytePairs):
+    """Own text files as `train.bin` and `val.bin`."""
 
     input: tuple[str, ...] = ()
-    """Files of UTF-8 text, also gzipped (`.gz`), joined in this order."""
+    """Files of UTF-8 text (or `.gz`), concatenated in this order."""
 
     val_input: tuple[str, ...] = ()
-    """Files to validate on. Default: the last tenth of the characters of `input`."""
+    """Validation files. Default: the last tenth of the characters of `input`."""
 
     tokens: Literal["char", "gpt2"] = "gpt2"
-    """One token a character, or GPT-2's byte pairs."""
-
-    bpe_dir: str = ""
-    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder that
-    the environment variable `GPT2_BPE_DIR` names, or else a download."""
+    """One token per character, or GPT-2's byte pairs."""
 
     processes: int = 1
-    """Processes that encode."""
+    """Worker processes that encode."""
 
     def __post_init__(self) -> None:
         require(bool(self.input), "`input` must name at least one file: got none.")
-        require_processes(self.processes)
+        require_within(self, "[1, 1024]", "processes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextDataConfig:
-    """Where the text lies, and how it is made if it is missing."""
+    """A text dataset, and how to build it if it is missing."""
 
     path: str = "datasets/openwebtext"
-    """Folder of `train.bin` and `val.bin` (uint16 tokens), nanoGPT's own included.
+    """Folder with `train.bin` and `val.bin` (uint16 tokens), as in nanoGPT.
     `dataset`."""
 
     build: Shakespeare | OpenWebText | FineWeb | TextFiles | None = field(
         default_factory=OpenWebText
     )
-    """How to make the folder if it is missing. None: stop if it is missing."""
+    """How to build the folder if it is missing. None: stop if it is missing."""
 
     prefetch: int = 2
-    """Batches prepared ahead of the device, by one background thread."""
+    """Batches prepared ahead of the device, in a background thread."""
 
     def __post_init__(self) -> None:
         require_positive(self, "prefetch")
@@ -512,12 +442,23 @@ class TextDataConfig:
 Activation = Literal["gelu", "gelu_tanh", "relu2", "swiglu"]
 
 
+def _require_heads(width: str, dim: int, name: str, heads: int, rope: bool) -> None:
+    """Raise `UserError` unless the heads divide the width, evenly for RoPE."""
+    require(
+        dim % heads == 0,
+        f"`{name}` must divide `{width}`: got {width}={dim}, {name}={heads}. Use "
+        f"{width}={max(dim // heads, 1) * heads} or "
+        f"{width}={ceil_div(dim, heads) * heads}.",
+    )
+    require(
+        not rope or dim // heads % 2 == 0,
+        f"RoPE needs an even head width: got {dim // heads}. Change `{name}`.",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """A GPT-2 (Radford et al. 2019) as nanoGPT writes it, unless told otherwise.
-
-    Options are nanoGPT's, but for those of what the field has learnt since.
-    """
+    """A GPT-2 (Radford et al. 2019) as in nanoGPT, with newer techniques as options."""
 
     n_layer: int = 12
     """Blocks."""
@@ -526,91 +467,77 @@ class GPTConfig:
     """Attention heads; must divide `n_embd`."""
 
     n_embd: int = 768
-    """Width of every position."""
+    """Model width."""
 
     block_size: int = 1024
-    """Longest sequence, and the length of the sequences trained on."""
+    """Maximum sequence length, also the length of training sequences."""
 
     vocab_size: int | None = None
-    """Rows of the token embedding. None: the tokens of the data; 50,304 where these are
-    GPT-2's 50,257 (nanoGPT's padding: a multiple of 64 is faster). Rows beyond the
-    data's tokens are never sampled."""
+    """Rows of the token embedding. None: the vocabulary of the data; 50,304 for GPT-2's
+    50,257 tokens (nanoGPT's padding: a multiple of 64 is faster). Padding tokens are
+    never sampled."""
 
     dropout: float = 0.0
-    """Probability of dropping an entry: embeddings, attention weights, residuals."""
+    """Dropout probability of embeddings, attention weights and residuals."""
 
     bias: bool = False
-    """Whether linear layers and LayerNorms have biases (GPT-2's own: yes)."""
+    """Biases in linear layers and LayerNorms (in GPT-2's own weights: yes)."""
 
     activation: Activation = "gelu"
-    """`gelu`: exact (nanoGPT). `gelu_tanh`: the approximation that OpenAI used; taken
-    from the folder when weights are loaded. `relu2`: squared (arXiv 2109.08668).
-    `swiglu`: gated (arXiv 2002.05202), as many weights, a multiple of 64 wide."""
+    """`gelu`: exact (nanoGPT). `gelu_tanh`: OpenAI's approximation; loaded weights set
+    it. `relu2`: squared ReLU (arXiv 2109.08668). `swiglu`: gated (arXiv 2002.05202), an
+    equal number of weights, width rounded up to a multiple of 64."""
 
     positions: Literal["learned", "rope"] = "learned"
-    """`learned`: added to the tokens (GPT-2). `rope`: queries and keys are turned by
-    them (arXiv 2104.09864)."""
+    """`learned`: added to the tokens (GPT-2). `rope`: rotate queries and keys (arXiv
+    2104.09864)."""
 
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
 
     norm: Literal["layer", "rms"] = "layer"
-    """`layer`: LayerNorm with weights (GPT-2). `rms`: division by the root mean square
-    (arXiv 1910.07467), without weights."""
+    """`layer`: LayerNorm with weights (GPT-2). `rms`: RMSNorm without weights (arXiv
+    1910.07467)."""
 
     qk_norm: bool = False
-    """Divide each query and key by its root mean square (arXiv 2010.04245)."""
+    """RMSNorm of queries and keys (arXiv 2010.04245)."""
 
     zero_init: bool = False
-    """Begin with zeros in the output projections of attention, of feed-forward layers
-    and in a head of its own, instead of small numbers."""
+    """Initialize output projections of attention and feed-forward layers, and an untied
+    head, with zeros instead of small numbers."""
 
     tied_head: bool = True
-    """Whether the head is the token embedding (GPT-2: yes)."""
+    """Use the token embedding as the head (GPT-2: yes)."""
 
     logit_cap: float = 0.0
-    """Bend logits by a hyperbolic tangent so that they stay within this (arXiv
-    2408.00118); 0 for no bend."""
+    """Bound logits smoothly by this value with a hyperbolic tangent (arXiv 2408.00118);
+    0: no bound."""
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in 16 bits, splash (Pallas)
-    on a TPU for multiples of 128 positions and for 512 or more, XLA elsewhere and where
-    attention has dropout."""
+    """Attention kernel. `auto`: cuDNN on an NVIDIA GPU in 16 bits; splash (Pallas) on a
+    TPU for 512 positions or more, or a multiple of 128; otherwise, and with attention
+    dropout, XLA."""
 
     unroll: int | None = None
-    """Blocks compiled in a row: 1 compiles fast, `n_layer` runs fast. None: all of them
-    on a GPU, where a loop copies what each block keeps for its gradient (36 to 28 ms a
-    step of GPT-2 on an H200, which compiles in 20 s); elsewhere 1."""
+    """Blocks compiled in sequence: 1 compiles fast, `n_layer` runs fast. None: all on a
+    GPU, where a loop copies the residuals of each block (36 instead of 28 ms per step
+    of GPT-2 on an H200, which compiles in 20 s); elsewhere 1."""
 
     remat: bool = False
-    """Keep only the input of each block for the backward pass and compute the rest
-    again: less memory, a third more work."""
+    """Keep only the input of each block for the backward pass and recompute the rest:
+    less memory, a third more computation."""
 
     loss_chunk: int = 2048
-    """Most tokens whose logits stand in memory at once."""
+    """Maximum of tokens whose logits are in memory at once."""
 
     def __post_init__(self) -> None:
         require_positive(self, "n_layer", "n_head", "n_embd", largest=MOST_STEPS)
-        require_positive(self, "block_size", "loss_chunk")
-        given = (n for n in ("vocab_size", "unroll") if getattr(self, n) is not None)
-        require_positive(self, *given)
-        require(
-            self.n_embd % self.n_head == 0,
-            f"`n_head` must divide `n_embd`: got n_embd={self.n_embd}, "
-            f"n_head={self.n_head}. Use n_embd="
-            f"{self.n_embd // self.n_head * self.n_head or self.n_head} or "
-            f"n_embd={ceil_div(self.n_embd, self.n_head) * self.n_head}.",
-        )
-        require(
-            0.0 <= self.dropout < 1.0,
-            f"`dropout` must lie in [0, 1): got {self.dropout}.",
-        )
-        require_finite_positive(self, "rope_theta")
+        require_positive(self, "block_size", "loss_chunk", "vocab_size", "unroll")
+        rope = self.positions == "rope"
+        _require_heads("n_embd", self.n_embd, "n_head", self.n_head, rope)
+        require_within(self, "[0, 1)", "dropout")
+        require_within(self, "(0, inf)", "rope_theta")
         require_not_negative(self, "logit_cap")
-        require(
-            self.positions != "rope" or self.head_dim % 2 == 0,
-            f"RoPE needs an even head width: got {self.head_dim}. Change `n_head`.",
-        )
 
     @property
     def head_dim(self) -> int:
@@ -619,7 +546,7 @@ class GPTConfig:
 
     @property
     def ups(self) -> int:
-        """Matrices into the feed-forward layer: SwiGLU has a gate besides."""
+        """Matrices into the feed-forward layer: 2 for SwiGLU, which has a gate."""
         return 2 if self.activation == "swiglu" else 1
 
     @property
@@ -631,124 +558,114 @@ class GPTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TRMConfig:
-    """A Tiny Recursive Model (arXiv 2510.04871) or one of its relatives."""
+    """A Tiny Recursive Model (arXiv 2510.04871) or a related model."""
 
     variant: Literal["trm", "single_z", "hier6", "hrm", "transformer", "eqr"] = "trm"
-    """What is refined, and how. Officially a model class each (`arch`)."""
+    """Latents and their recursion. Officially one model class each (`arch`)."""
 
     mixer: Literal["attention", "mlp", "units"] = "mlp"
-    """How positions exchange information. `mlp` is officially `mlp_t=True`. `units`:
-    a cell of a Sudoku sees the means of its row, its column and its box."""
+    """Exchange between positions. `mlp` is officially `mlp_t=True`. `units`: a cell of
+    a Sudoku gets the means of its row, column and box."""
 
     symbols: bool = False
-    """Give each digit of each cell of a Sudoku a position of its own, so that renaming
-    digits changes nothing (needs `mixer=units`)."""
+    """Give each digit of each cell of a Sudoku its own position, so that the model is
+    equivariant to renaming digits (needs `mixer=units`)."""
 
     positions: Literal["rope", "learned", "none"] = "none"
-    """How attention tells positions apart. `pos_encodings`."""
+    """Position encoding. `pos_encodings`."""
 
     dim: int = 512
-    """Width of every position. D in the paper, `hidden_size` officially."""
+    """Model width. D in the paper, `hidden_size` officially."""
 
     heads: int = 8
     """Attention heads; must divide `dim`. `num_heads`."""
 
     expansion: float = 4.0
-    """Feed-forward width over `dim`, before SwiGLU's 2/3 and rounding. `expansion`."""
+    """Feed-forward width divided by `dim`, before SwiGLU's 2/3 and rounding.
+    `expansion`."""
 
     inner_multiple: int = 256
     """Inner widths are rounded up to a multiple of it. Officially always 256."""
 
     gate: Literal["silu", "normed"] = "silu"
-    """Inside of the feed-forward layers: SwiGLU, or SwiGLU with a norm, which lets Muon
-    take a high rate (arXiv 2601.19085)."""
+    """Feed-forward layers: SwiGLU, or SwiGLU with a norm, which allows a high learning
+    rate with Muon (arXiv 2601.19085)."""
 
     layers: int = 2
-    """Blocks of the network; of HRM's fast one. `L_layers`; of the transformer baseline
-    `H_layers`."""
+    """Blocks of the network; for HRM of the fast network. `L_layers`; for the
+    transformer baseline `H_layers`."""
 
     H_layers: int | None = None
-    """Blocks of HRM's slow network. None: as many as `layers`. `H_layers`."""
+    """Blocks of HRM's slow network. None: equal to `layers`. `H_layers`."""
 
     H_cycles: int = 3
-    """Deep-recursion cycles a supervision step; the last has gradient. T."""
+    """Deep-recursion cycles per supervision step; the last has a gradient. T."""
 
     L_cycles: int = 6
-    """Refinements of z in one cycle. n in the paper, `L_cycles` officially."""
+    """Refinements of z per cycle. n in the paper, `L_cycles` officially."""
 
     prefix: int = 16
-    """Positions in front of the puzzle, filled from the puzzle table. `puzzle_emb_len`.
-    HRM and the transformer baseline officially take ceil(`puzzle_dim` / `dim`)."""
+    """Positions before the puzzle, filled from the puzzle table. `puzzle_emb_len`.
+    Officially ceil(`puzzle_dim` / `dim`) for HRM and the transformer baseline."""
 
     puzzle_dim: int = 512
-    """Width of a row of the puzzle table; 0 for no table. `puzzle_emb_ndim`."""
+    """Width of a row of the puzzle table; 0: no table. `puzzle_emb_ndim`."""
 
     rope_theta: float = 10000.0
     """Base of the rotary frequencies. `rope_theta`."""
 
     norm_eps: float = 1e-5
-    """Added to the mean square inside RMSNorm. `rms_norm_eps`."""
+    """Added to the mean square in RMSNorm. `rms_norm_eps`."""
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    """Kernel of attention. `auto`: cuDNN on an NVIDIA GPU in bfloat16, splash (Pallas)
-    on a TPU for multiples of 128 positions and for 512 or more, else XLA."""
+    """Attention kernel. `auto`: cuDNN on an NVIDIA GPU in bfloat16; splash (Pallas) on
+    a TPU for 512 positions or more, or a multiple of 128; otherwise XLA."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "dim", "heads", "layers", largest=MOST_STEPS)
-        require_positive(self, "H_cycles", "L_cycles", largest=MOST_STEPS)
-        if self.H_layers is not None:
-            require_positive(self, "H_layers", largest=MOST_STEPS)
-            require(
-                self.variant == "hrm",
-                f"`H_layers` is for `variant=hrm`, which has two networks: got "
-                f"H_layers={self.H_layers} for {self.variant}. Use `layers`.",
-            )
-        require_positive(self, "inner_multiple", largest=MOST_STEPS)
+        counts = ("dim", "heads", "layers", "H_cycles", "L_cycles", "H_layers")
+        require_positive(self, *counts, "inner_multiple", largest=MOST_STEPS)
+        require_within(self, "(0, inf)", "expansion", "rope_theta", "norm_eps")
+        require(
+            self.H_layers is None or self.variant == "hrm",
+            f"`H_layers` needs variant=hrm: got H_layers={self.H_layers} for "
+            f"{self.variant}. Use `layers`.",
+        )
         require(
             not self.symbols or (self.mixer == "units" and self.positions == "none"),
             "`symbols` needs mixer=units and positions=none: got "
-            f"mixer={self.mixer}, positions={self.positions}. Use these.",
+            f"mixer={self.mixer}, positions={self.positions}.",
         )
-        for name in ("expansion", "rope_theta", "norm_eps"):
-            require_finite_positive(self, name)
         require(
             1 <= self.expansion * self.dim * 2 / 3 <= MOST_ROWS,
-            f"`expansion` must give the feed-forward layer a width of 1 to {MOST_ROWS}:"
-            f" got {self.expansion} for dim={self.dim}. Use 4.",
-        )
-        require(
-            self.mixer != "attention" or self.dim % self.heads == 0,
-            f"`heads` must divide `dim`: got dim={self.dim}, heads={self.heads}. "
-            f"Use dim={self.dim // self.heads * self.heads or self.heads} or "
-            f"dim={ceil_div(self.dim, self.heads) * self.heads}.",
+            f"`expansion` must give a feed-forward width in [1, {MOST_ROWS}]: got "
+            f"{self.expansion} for dim={self.dim}. Use 4.",
         )
         require(
             self.mixer == "attention" or self.positions != "rope",
-            "`positions=rope` needs `mixer=attention`: others have no queries to turn. "
-            "Use positions=none or learned.",
+            f"`positions=rope` needs `mixer=attention`: got {self.mixer}. Use "
+            "positions=none or learned.",
         )
-        require(
-            self.positions != "rope" or self.head_dim % 2 == 0,
-            f"RoPE needs an even head width: got {self.head_dim}. Change `heads`.",
-        )
+        if self.mixer == "attention":
+            rope = self.positions == "rope"
+            _require_heads("dim", self.dim, "heads", self.heads, rope)
         require(
             0 <= self.puzzle_dim <= self.prefix * self.dim,
-            f"`puzzle_dim` must lie between 0 and prefix * dim = "
+            "`puzzle_dim` must be in 0 .. prefix * dim = "
             f"{self.prefix * self.dim}: got {self.puzzle_dim}.",
         )
         require(
             self.puzzle_dim > 0 or self.prefix == 0,
-            f"`prefix` positions are filled from the puzzle table: got "
-            f"prefix={self.prefix} with puzzle_dim=0. Use prefix=0.",
+            f"`prefix` needs a puzzle table: got prefix={self.prefix} with "
+            "puzzle_dim=0. Use prefix=0.",
         )
         require(
             self.variant != "hier6" or self.L_cycles <= 6,
-            f"hier6 has six scratchpads, one a refinement: got "
-            f"L_cycles={self.L_cycles}. Use at most 6.",
+            f"variant=hier6 has six latents: got L_cycles={self.L_cycles}. Use at most "
+            "6.",
         )
         require(
             self.variant != "transformer" or self.H_cycles == 1,
-            f"the transformer baseline is one call a step: got "
+            "variant=transformer has no recursion: got "
             f"H_cycles={self.H_cycles}. Use H_cycles=1.",
         )
 
@@ -760,22 +677,22 @@ class TRMConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ACTConfig:
-    """Adaptive computation time: how many supervision steps a puzzle gets."""
+    """Adaptive computation time: the number of supervision steps per puzzle."""
 
     max_steps: int = 16
-    """Supervision steps after which a puzzle is forced to halt. N_sup in the paper,
-    `halt_max_steps` officially."""
+    """Maximum of supervision steps per puzzle. N_sup in the paper, `halt_max_steps`
+    officially."""
 
     exploration: float = 0.1
-    """Probability of demanding a random least number of steps, drawn for each row at
-    each training step. `halt_exploration_prob`."""
+    """Probability of a random minimum of steps, drawn per row and training step.
+    `halt_exploration_prob`."""
 
     halt: Literal["positive", "compare", "never"] = "positive"
-    """When a row may halt early in training: `positive`: q_halt > 0 (TRM). `compare`:
+    """Rule for an early halt in training. `positive`: q_halt > 0 (TRM). `compare`:
     q_halt > q_continue (HRM). `never`: `act_enabled=False` of the baseline."""
 
     continue_loss: bool = False
-    """Train q_continue by Q-learning, one more forward a step (HRM; goes with
+    """Train q_continue by Q-learning, with one more forward per step (HRM; needs
     `halt=compare`). Officially `no_ACT_continue=False`."""
 
     loss: Literal["stablemax", "softmax"] = "stablemax"
@@ -785,24 +702,17 @@ class ACTConfig:
     """Share of each cell's target that is spread evenly over the vocabulary."""
 
     q_weight: float = 0.5
-    """Weight of the halting head's loss beside that of the cells. Officially 0.5."""
+    """Weight of the halting loss relative to the loss of the cells. Officially 0.5."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_steps", largest=MOST_STEPS)
-        require(
-            0.0 <= self.label_smoothing < 1.0,
-            f"`label_smoothing` must lie in [0, 1): got {self.label_smoothing}.",
-        )
+        require_within(self, "[0, 1)", "label_smoothing")
         require_not_negative(self, "q_weight")
         require(
             not self.continue_loss or self.halt == "compare",
-            f"`continue_loss` needs `halt=compare`, which uses what it trains: got "
-            f"halt={self.halt}.",
+            f"`continue_loss` needs `halt=compare`: got halt={self.halt}.",
         )
-        require(
-            0.0 <= self.exploration <= 1.0,
-            f"`exploration` is a probability: got {self.exploration}.",
-        )
+        require_within(self, "[0, 1]", "exploration")
 
 
 # -- optimization ----------------------------------------------------------------------
@@ -810,10 +720,10 @@ class ACTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The update of a model's parameters."""
+    """The optimizer of a model's parameters."""
 
     name: Literal["adam_atan2", "adamw"] = "adam_atan2"
-    """Update rule. TRM's official code uses AdamATan2, the paper's text says AdamW."""
+    """Update rule. TRM's official code uses AdamATan2, the paper mentions AdamW."""
 
     lr: float = 1e-4
     """Peak learning rate. `lr`; nanoGPT's `learning_rate`."""
@@ -822,21 +732,21 @@ class OptimConfig:
     """Updates of linear warm-up. `lr_warmup_steps`; nanoGPT's `warmup_iters`."""
 
     schedule: Literal["cosine", "wsd"] = "cosine"
-    """After the warm-up. `cosine`: down to the end. `wsd`: stable, then linear decay
-    (arXiv 2404.06395)."""
+    """Learning rate after the warm-up. `cosine`: decay to the end. `wsd`: constant,
+    then linear decay (arXiv 2404.06395)."""
 
     min_ratio: float = 1.0
-    """Final over peak rate; 1 keeps it. `lr_min_ratio`; nanoGPT's
+    """Final divided by peak learning rate; 1: constant. `lr_min_ratio`; nanoGPT's
     `min_lr / learning_rate`."""
 
     decay_share: float = 0.4
-    """Share of the updates, at the end, in which `wsd` decays."""
+    """Last share of the updates, in which `wsd` decays."""
 
     weight_decay: float = 1.0
-    """Decoupled decay, times the rate. `weight_decay`."""
+    """Decoupled decay, times the learning rate. `weight_decay`."""
 
     decay: Literal["all", "matrices"] = "all"
-    """What decays: every parameter (TRM), or those of two or more axes (nanoGPT)."""
+    """Decay every parameter (TRM), or those with two or more axes (nanoGPT)."""
 
     beta1: float = 0.9
     """Decay of the first moment. `beta1`."""
@@ -848,62 +758,53 @@ class OptimConfig:
     """Added to the root of the second moment; AdamW only (AdamATan2 has none)."""
 
     clip: float = 0.0
-    """Largest global norm of a gradient; 0 for no clipping. nanoGPT's `grad_clip`."""
+    """Maximum global norm of a gradient; 0: no clipping. nanoGPT's `grad_clip`."""
 
     ema: float = 0.999
-    """Decay of the averaged weights that are evaluated; 0 for none. `ema_rate`."""
+    """Decay of the averaged weights used in evaluations; 0: no average. `ema_rate`."""
 
     muon: bool = False
-    """Update the matrices of hidden layers by Muon (Jordan 2024), and by `name` only
-    the rest: embeddings, heads, vectors."""
+    """Update the matrices of hidden layers with Muon (Jordan 2024); `name` then applies
+    only to embeddings, heads and vectors."""
 
     muon_rate: float = 1.0
-    """Rate of these matrices, and of their decay, over that of the rest. Their updates
+    """Factor of the learning rate of Muon's matrices, and of their decay. Their updates
     have the size of Adam's: a root mean square of 0.2 (arXiv 2502.16982)."""
 
     muon_momentum: float = 0.95
     """Decay of Muon's momentum."""
 
     muon_nesterov: bool = True
-    """Whether the momentum is Nesterov's: the newest gradient counts once more."""
+    """Use Nesterov momentum."""
 
     muon_steps: int = 5
-    """Newton-Schulz steps of an update: with fewer, small singular values stay small,
-    and an update takes less time."""
+    """Newton-Schulz steps per update: fewer are faster, but small singular values stay
+    small."""
 
     def __post_init__(self) -> None:
-        require_finite_positive(self, "lr", "eps")
-        require(
-            0.0 <= self.min_ratio <= 1.0,
-            f"`min_ratio` must lie in [0, 1]: got {self.min_ratio}.",
-        )
-        require(
-            0.0 < self.decay_share <= 1.0,
-            f"`decay_share` must lie in (0, 1]: got {self.decay_share}.",
-        )
-        for name in ("ema", "beta1", "beta2", "muon_momentum"):
-            value = getattr(self, name)
-            require(0.0 <= value < 1.0, f"`{name}` must lie in [0, 1): got {value}.")
+        require_within(self, "(0, inf)", "lr", "eps", "muon_rate")
+        require_within(self, "[0, 1]", "min_ratio")
+        require_within(self, "(0, 1]", "decay_share")
+        require_within(self, "[0, 1)", "ema", "beta1", "beta2", "muon_momentum")
         require_not_negative(self, "warmup", "weight_decay", "clip")
-        require_finite_positive(self, "muon_rate")
         require_positive(self, "muon_steps", largest=100)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableConfig:
-    """The update of the puzzle table: SignSGD on the rows that a batch touches."""
+    """The optimizer of the puzzle table: SignSGD on the rows in a batch."""
 
     lr: float = 1e-4
-    """Peak learning rate, warmed up and decayed like the network's. `puzzle_emb_lr`."""
+    """Peak learning rate; follows the network's schedule. `puzzle_emb_lr`."""
 
     weight_decay: float = 1.0
-    """Decay of the touched rows, times the rate. `puzzle_emb_weight_decay`."""
+    """Decay of the updated rows, times the rate. `puzzle_emb_weight_decay`."""
 
     def __post_init__(self) -> None:
         require_not_negative(self, "lr", "weight_decay")
 
 
-# -- machines and runs -----------------------------------------------------------------
+# -- devices and runs ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -911,116 +812,106 @@ class MeshConfig:
     """The device mesh. The batch is split over both axes, parameters over `model`."""
 
     data: int | None = None
-    """Size of the `data` axis. None: all devices that `model` leaves."""
+    """Size of the axis `data`. None: the number of devices divided by `model`."""
 
     model: int = 1
-    """Size of the `model` axis, over which parameters, averages and optimizer state are
-    split (gathered once a step)."""
+    """Size of the axis `model`. Parameters, averages and optimizer state are split over
+    it, and gathered once per step."""
 
     distributed: bool = False
-    """Join the other processes of this run first (`jax.distributed.initialize`). A TPU
-    pod, Slurm, MPI and Kubernetes tell JAX the rest; elsewhere give the next three."""
+    """Join the other processes of this run first (`jax.distributed.initialize`). TPU
+    pods, Slurm, MPI and Kubernetes are detected; otherwise set the next three."""
 
     coordinator: str = ""
-    """`HOST:PORT` of the first process, if no cluster tells it."""
+    """`HOST:PORT` of the first process. Empty: detect."""
 
     processes: int | None = None
-    """Processes of the run, if no cluster tells it."""
+    """Number of processes. None: detect."""
 
     process: int | None = None
-    """Number of this process, from 0, if no cluster tells it."""
+    """Number of this process, from 0. None: detect."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "model")
-        for name in ("data", "processes"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
-        given = (self.coordinator or None, self.processes, self.process)
-        told = sum(value is not None for value in given)
+        require_positive(self, "model", "data", "processes")
+        values = (self.coordinator or None, self.processes, self.process)
+        given = sum(value is not None for value in values)
         require(
-            told in (0, 3) and (told == 0 or self.distributed),
-            "`coordinator`, `processes` and `process` go together, and with "
+            given == 0 or (given == 3 and self.distributed),
+            "`coordinator`, `processes` and `process` need each other and "
             f"`distributed`: got {self.coordinator!r}, {self.processes}, "
             f"{self.process}, distributed={self.distributed}. Give all or none.",
         )
-        require(
-            self.process is None or 0 <= self.process < (self.processes or 0),
-            f"`process` must lie in 0 .. processes - 1: got {self.process} of "
-            f"{self.processes}.",
-        )
+        if self.processes is not None:
+            require_within(self, f"[0, {self.processes - 1}]", "process")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """When and how the test split is evaluated (on the averaged weights)."""
+    """When and how to evaluate the test split (with the averaged weights)."""
 
     epochs: float = 5000.0
-    """Epochs of training between two evaluations; always one at the end.
-    `eval_interval`."""
+    """Epochs between evaluations; the last one is at the end. `eval_interval`."""
 
     puzzles: int | None = 10000
-    """Puzzles of the evaluations on the way, the first ones; None for all. (The
-    recipe's full evaluations cost 45 % of its compute.)"""
+    """First puzzles to use in evaluations before the end; None: all. (The recipe's full
+    evaluations take 45 % of its computation.)"""
 
     final_puzzles: int | None = None
-    """Puzzles of the last evaluation; None for all."""
+    """First puzzles to use in the last evaluation; None: all."""
 
     batch_size: int | None = None
-    """Puzzles evaluated at once, over all devices. None: the training batch."""
+    """Puzzles per batch, over all devices. None: the training batch size."""
 
     mode: Literal["fixed", "halt"] = "fixed"
-    """`fixed`: `max_steps` for every puzzle (official). `halt`: a puzzle stops by the
-    rule of training."""
+    """`fixed`: `max_steps` for every puzzle (official). `halt`: the halting rule of
+    training."""
 
     def __post_init__(self) -> None:
-        require_finite_positive(self, "epochs")
-        for name in ("puzzles", "final_puzzles"):
-            if getattr(self, name) is not None:
-                require_positive(self, name)
-        if self.batch_size is not None:
-            require_positive(self, "batch_size", largest=MOST_ROWS)
+        require_within(self, "(0, inf)", "epochs")
+        require_positive(self, "puzzles", "final_puzzles")
+        require_positive(self, "batch_size", largest=MOST_ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Files and reports of a run. May differ when a run is continued."""
+    """Files and reports of a run. May change when a run is resumed."""
 
     log_every: int = 50
     """Steps between two lines of metrics."""
 
     save_every: int = 1000
-    """Steps between two checkpoints; also after each evaluation and on SIGTERM."""
+    """Steps between two checkpoints; also saved after evaluations and on SIGTERM."""
 
     save: Literal["always", "best"] = "always"
-    """`best`: only an evaluation as good as the best so far saves, and the end of the
-    run. nanoGPT's `always_save_checkpoint`."""
+    """`best`: save only after an evaluation that is at least as good as the best one,
+    and at the end. nanoGPT's `always_save_checkpoint`."""
 
     eval_only: bool = False
     """Evaluate the newest checkpoint of the run directory, or the weights of
-    `init_from`, on all there is, and stop. The run is left as it is. `eval_only`."""
+    `init_from`, on all data, and stop. The run is not changed. `eval_only`."""
 
     keep_last: int = 2
-    """Newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
 
     keep_best: int = 1
-    """Best evaluated checkpoints to keep besides; 0 for none."""
+    """Number of best evaluated checkpoints to keep in addition."""
 
     keep_every: int = 0
-    """Keep each checkpoint whose step is a multiple of this; 0 for none."""
+    """Keep each checkpoint whose step is a multiple of this; 0: none."""
 
     wandb: str = ""
-    """Weights & Biases project to report to; empty for none (extra `wandb`)."""
+    """Weights & Biases project for reports; empty: none (extra `wandb`)."""
 
     tensorboard: bool = False
-    """Write TensorBoard events beside the metrics (extra `tensorboard`)."""
+    """Write TensorBoard events (extra `tensorboard`)."""
 
     profile: str = ""
-    """`FIRST:COUNT`: write a trace of so many steps, from step FIRST on (the first of a
-    run is 1), into the folder `profile` of the run. Empty for none."""
+    """`FIRST:COUNT`: trace COUNT steps from step FIRST onwards (a run begins with 1)
+    into the folder `profile` of the run. Empty: no trace."""
 
     compilation_cache: str | None = "~/.cache/tiny-recursive-jax"
-    """Folder of compiled programs kept between runs; None for none. The variable
-    `JAX_COMPILATION_CACHE_DIR` goes before it."""
+    """Folder of compiled programs for later runs; None: no cache. Overridden by
+    `JAX_COMPILATION_CACHE_DIR`."""
 
     def __post_init__(self) -> None:
         require_positive(self, "log_every", "save_every", "keep_last")
@@ -1034,7 +925,7 @@ class RunConfig:
 
     @property
     def profiled(self) -> range:
-        """Numbers of the steps to trace."""
+        """Steps to trace."""
         if not self.profile:
             return range(0)
         first, count = map(int, self.profile.split(":"))
@@ -1042,87 +933,145 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTRM:
-    """One training run of a Tiny Recursive Model: all that decides its numbers."""
+class Training:
+    """Settings of both kinds of training runs."""
 
-    batch_size: int = 768
-    """Puzzles in flight, over all devices. `global_batch_size`."""
+    batch_size: int
+    """Examples per update, over all devices."""
 
     batch_schedule: str = ""
-    """Batch sizes from certain steps on, as `0:768,20000:3072`; before the first, and
-    throughout if empty, `batch_size`."""
+    """Batch sizes from certain steps onwards, like `0:768,20000:3072`; before the first
+    step, or if empty: `batch_size`."""
 
     batch_lr: Literal["none", "sqrt", "linear"] = "none"
-    """Factor of the learning rate while the batch is another than `batch_size`: none,
-    their quotient, or its root. (Not of the puzzle table's: a row is updated as often.)
-    """
+    """Factor of the learning rate for a scheduled batch size: 1, or its quotient by
+    `batch_size`, or the root of it. (Not for the puzzle table: its rows are not updated
+    less often.)"""
 
-    epochs: float = 50000.0
-    """Passes over the groups of puzzles; an epoch shows one image of each. `epochs`."""
-
-    seed: int = 0
-    """Seed of the weights, the data's order and the exploration. `seed`."""
+    seed: int
+    """Seed of the weights, the data's order and all draws in training."""
 
     seeds: tuple[int, ...] = ()
     """Train once per seed, one after the other, into RUN/seed<N>. Empty: `seed` alone.
     """
 
+    steps_per_call: int = 1
+    """Updates per dispatch to the devices."""
+
+    run_dir: str = ""
+    """Folder of the run; the same command resumes it. Empty: `runs/<preset>-<time>`.
+    nanoGPT's `out_dir`."""
+
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size", largest=MOST_ROWS)
+        require_positive(self, "steps_per_call", largest=MOST_STEPS)
+        for seed in (self.seed, *self.seeds):
+            require_seed(seed)
+        require(
+            len(set(self.seeds)) == len(self.seeds),
+            f"`seeds` must be distinct: got {', '.join(map(str, self.seeds))}.",
+        )
+        for size in self.batches.values:
+            require(
+                1 <= size <= MOST_ROWS,
+                f"Sizes in `batch_schedule` must be in [1, {MOST_ROWS}]: got {size}.",
+            )
+
+    @property
+    def batches(self) -> Piecewise[int]:
+        """The batch size at each step; changes are delayed to the next dispatch.
+
+        Raises:
+            UserError: if `batch_schedule` is malformed, or its steps do not ascend.
+        """
+        name, call = "batch_schedule", self.steps_per_call
+        parts = _parts(name, self.batch_schedule, r"(\d+):(\d+)", "0:768,20000:3072")
+        pairs = [(ceil_div(int(step), call) * call, int(size)) for step, size in parts]
+        return piecewise(name, self.batch_size, pairs)
+
+    def phases(self, total: int) -> list[tuple[int, Any, dict[str, int]]]:
+        """Return the phases of a run of `total` steps.
+
+        Each is the first step, a configuration without a schedule of batches, and the
+        values to report with the metrics.
+        """
+        firsts = [first for first in self.batches.firsts if first <= total]
+        return [(first, *self._at_batch(self.batches.at(first))) for first in firsts]
+
+    def _at_batch(self, batch: int) -> tuple[Any, dict[str, int]]:
+        """Return the configuration with this batch size, and values to report."""
+        power = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}[self.batch_lr]
+        lr = (batch / self.batch_size) ** power * self.optim.lr
+        optim = replace(self.optim, lr=lr)
+        plain = replace(self, batch_size=batch, batch_schedule="", optim=optim)
+        return plain, {"batch_size": batch} if self.batch_schedule else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTRM(Training):
+    """One training run of a Tiny Recursive Model."""
+
+    batch_size: int = 768
+    """Puzzles in progress, over all devices. `global_batch_size`."""
+
+    epochs: float = 50000.0
+    """Passes over the groups of puzzles; an epoch has one augmentation of each.
+    `epochs`."""
+
+    seed: int = 0
+    """Seed of the weights, the data's order and the exploration. `seed`."""
+
     loop: Literal["stream", "episode"] = "stream"
-    """`stream`: one update a batch, halted rows refilled (official code). `episode`:
-    updates on one batch until all its rows halt or `max_steps` (paper, figure 3)."""
+    """`stream`: one update per batch, halted rows are refilled (official code).
+    `episode`: update on one batch until all its rows have halted (paper, figure 3)."""
 
     supervision_steps: int = 1
-    """Supervision steps whose mean gradient makes one update (`stream` only)."""
+    """Supervision steps per update, which uses their mean gradient (`stream` only)."""
 
     accumulation: int = 1
-    """Slices of the batch that go through the network one after another, to save
-    memory. The update is the same."""
+    """Slices of the batch that are processed one after the other, to save memory. The
+    update does not depend on it."""
 
     steps_per_call: int = 1
-    """Updates made by one dispatch to the devices (`stream` only). The run's length is
-    rounded up to a multiple of it, so that one program serves all."""
+    """Updates per dispatch to the devices (`stream` only). The run's length is rounded
+    up to a multiple."""
 
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; parameters, losses and norms are float32. `forward_dtype`."""
 
     init_from: str = "scratch"
-    """First weights: `scratch`; the directory of another run; or an official
-    checkpoint, a file, a folder, or `owner/name` on the Hugging Face hub. The model is
-    then theirs. `load_checkpoint`."""
+    """Initial weights: `scratch`; the directory of another run; or an official
+    checkpoint, a file, a folder, or `owner/name` on the Hugging Face hub. Weights also
+    set the model's sizes. `load_checkpoint`."""
 
     init_table: Literal["keep", "mean", "zeros"] = "keep"
-    """The puzzle table that goes with them. `keep`: theirs if it has as many rows as
-    the data have puzzles, else as `mean` (official). `mean`: all rows the mean of
-    theirs. `zeros`: a fresh one."""
+    """Puzzle table for loaded weights. `keep`: the loaded table if the number of
+    puzzles is equal, else like `mean` (official). `mean`: all rows are the mean of the
+    loaded rows. `zeros`: a new table."""
 
     freeze: bool = False
-    """Train the puzzle table alone; the network stays as it is. `freeze_weights`."""
+    """Train only the puzzle table. `freeze_weights`."""
 
     depth_schedule: str = ""
-    """`H_cycles`x`L_cycles` of training from certain steps or shares of the run on, as
-    `0:1x2,30%:2x4,60%:3x6` (CGAR, arXiv 2511.08653). Before the first, throughout if
-    empty, and in every evaluation: those of `model`."""
-
-    run_dir: str = ""
-    """Folder of the run; the same command on it continues the run. Empty:
-    `runs/<preset>-<time>`."""
+    """`H_cycles`x`L_cycles` in training from certain steps or shares of the run
+    onwards, like `0:1x2,30%:2x4,60%:3x6` (CGAR, arXiv 2511.08653). Before the first, if
+    empty, and in evaluations: the values of `model`."""
 
     model: TRMConfig = field(default_factory=TRMConfig)
     act: ACTConfig = field(default_factory=ACTConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
     table: TableConfig = field(default_factory=TableConfig)
     data: PuzzleDataConfig = field(default_factory=PuzzleDataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "accumulation", largest=MOST_ROWS)
-        require_positive(
-            self, "supervision_steps", "steps_per_call", largest=MOST_STEPS
-        )
-        require_finite_positive(self, "epochs")
-        require_seeds(self)
+        super().__post_init__()
+        require_positive(self, "accumulation", largest=MOST_ROWS)
+        require_positive(self, "supervision_steps", largest=MOST_STEPS)
+        require_within(self, "(0, inf)", "epochs")
         for size in self.batches.values:
             require(
                 size % self.accumulation == 0,
@@ -1137,26 +1086,16 @@ class TrainTRM:
         require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
         require(
             not self.freeze or self.model.puzzle_dim > 0 or self.init_from != "scratch",
-            "`freeze` trains the puzzle table alone: got puzzle_dim=0, no table. Train "
-            "with freeze=False.",
+            "`freeze` needs a puzzle table: got puzzle_dim=0. Use freeze=False.",
         )
         for *_, depth in self._depth_parts:
             self.model_at(depth)
 
-    @property
-    def batches(self) -> Piecewise[int]:
-        """The batch size of each step."""
-        return _batches(self)
-
-    def phases(self, total: int) -> list[tuple[int, "TrainTRM", dict[str, int]]]:
-        """Return the plain configurations that a run of `total` steps goes through.
-
-        Each with its first step and the values to report with its metrics. None has a
-        schedule of batches; a schedule of depths has one depth left.
-        """
+    def phases(self, total: int) -> list[tuple[int, Any, dict[str, int]]]:
+        """Return the phases of a run; a schedule of depths has one depth left."""
         batches, depths, phases = self.batches, self.depths(total), []
         for first in sorted({*batches.firsts, *depths.firsts}):
-            plain, values = _at_batch(self, batches.at(first))
+            plain, values = self._at_batch(batches.at(first))
             if self.depth_schedule:
                 high, low = depths.at(first)
                 plain = replace(plain, depth_schedule=f"0:{high}x{low}")
@@ -1165,23 +1104,23 @@ class TrainTRM:
         return [phase for phase in phases if phase[0] <= total]
 
     def depths(self, total: int) -> Piecewise[tuple[int, int]]:
-        """`H_cycles` and `L_cycles` at each step of a run of `total` steps.
+        """Return `H_cycles` and `L_cycles` at each step of a run of `total` steps.
 
-        What begins within a dispatch begins with the next one.
+        Changes are delayed to the next dispatch.
 
         Raises:
             UserError: if the steps do not ascend.
         """
         call, pairs = self.steps_per_call, []
-        for place, percent, depth in self._depth_parts:
-            step = Fraction(place) * total / 100 if percent else Fraction(place)
+        for first, percent, depth in self._depth_parts:
+            step = Fraction(first) * total / 100 if percent else Fraction(first)
             pairs.append((math.ceil(step / call) * call, depth))
         start = self.model.H_cycles, self.model.L_cycles
         return piecewise("depth_schedule", start, pairs)
 
     @property
     def deepest(self) -> tuple[int, int]:
-        """`H_cycles` and `L_cycles` of training where it recurses the most."""
+        """`H_cycles` and `L_cycles` of the deepest recursion in training."""
         parts = self._depth_parts
         depths = [depth for *_, depth in parts]
         if not parts or float(parts[0][0]) > 0:
@@ -1189,12 +1128,12 @@ class TrainTRM:
         return max(depths, key=lambda depth: (math.prod(depth), depth[1]))
 
     def model_at(self, depth: tuple[int, int]) -> TRMConfig:
-        """The model with other `H_cycles` and `L_cycles`."""
+        """Return the model configuration with other `H_cycles` and `L_cycles`."""
         return replace(self.model, H_cycles=depth[0], L_cycles=depth[1])
 
     @property
     def _depth_parts(self) -> list[tuple[str, str, tuple[int, int]]]:
-        """Where each depth begins, whether that is `%` of the run, and the depth."""
+        """Parts of `depth_schedule`: first step, `%` or empty, depth."""
         form = r"(\d+(?=:)|\d+(?:\.\d+)?(?=%))(%?):(\d+)x(\d+)"
         parts = _parts("depth_schedule", self.depth_schedule, form, "0:1x2,30%:2x4")
         return [(at, unit, (int(high), int(low))) for at, unit, high, low in parts]
@@ -1202,14 +1141,14 @@ class TrainTRM:
 
 @dataclass(frozen=True, kw_only=True)
 class TextEvalConfig:
-    """When and how the loss on both splits is estimated."""
+    """When and how to estimate the loss on both splits."""
 
     interval: int = 2000
-    """Steps between two evaluations; always one at the end. `eval_interval`."""
+    """Steps between evaluations; the last one is at the end. `eval_interval`."""
 
     iters: int = 200
-    """`microbatch_size` sequences of each split are evaluated so many times; they are
-    drawn once and are the same at every evaluation, on any mesh. `eval_iters`."""
+    """Batches of `microbatch_size` sequences per split. They are drawn once, and equal
+    at every evaluation and on every mesh. `eval_iters`."""
 
     def __post_init__(self) -> None:
         require_positive(self, "interval", "iters")
@@ -1227,89 +1166,54 @@ ADAMW = OptimConfig(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainGPT:
-    """One training run of a GPT: all that decides its numbers."""
+class TrainGPT(Training):
+    """One training run of a GPT."""
 
     batch_size: int = 480
-    """Sequences of an update, over all devices. `batch_size` times
+    """Sequences per update, over all devices. `batch_size` times
     `gradient_accumulation_steps`."""
 
-    batch_schedule: str = ""
-    """Batch sizes from certain steps on, as `0:768,20000:3072`; before the first, and
-    throughout if empty, `batch_size`."""
-
-    batch_lr: Literal["none", "sqrt", "linear"] = "none"
-    """Factor of the learning rate while the batch is another than `batch_size`: none,
-    their quotient, or its root."""
-
     microbatch_size: int = 12
-    """Most sequences that a device takes through the model at once; their gradients are
-    added up. `batch_size`."""
+    """Maximum of sequences that a device processes at once; gradients are accumulated.
+    `batch_size`."""
 
     max_iters: int = 600000
     """Updates. `max_iters` (which makes one more)."""
 
     lr_decay_iters: int | None = None
-    """Updates over which the rate decays. None: all. `lr_decay_iters`."""
+    """Updates until the end of the learning rate decay. None: all. `lr_decay_iters`."""
 
     init_from: str = "scratch"
-    """First weights: `scratch`; the directory of another run; `gpt2`, `gpt2-medium`,
+    """Initial weights: `scratch`; the directory of another run; `gpt2`, `gpt2-medium`,
     `gpt2-large` or `gpt2-xl` from the Hugging Face hub; a local folder of such a model;
-    a `ckpt.pt` of nanoGPT. The model is then theirs. With `resume` there must be a run
-    to go on with. `init_from`."""
+    a `ckpt.pt` of nanoGPT. Weights also set the model's sizes. `resume` requires an
+    existing run. `init_from`."""
 
     seed: int = 1337
     """Seed of the weights, the data's order and dropout."""
 
-    seeds: tuple[int, ...] = ()
-    """Train once per seed, one after the other, into RUN/seed<N>. Empty: `seed` alone.
-    """
-
     steps_per_call: int = 1
-    """Updates made by one dispatch to the devices; must divide `max_iters`."""
+    """Updates per dispatch to the devices; must divide `max_iters`."""
 
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Compute type; parameters, losses and norms are float32. `float16` scales the loss
-    as `GradScaler` does. `dtype`."""
-
-    run_dir: str = ""
-    """Folder of the run; the same command on it continues the run. Empty:
-    `runs/<preset>-<time>`. `out_dir`."""
+    like `GradScaler`. `dtype`."""
 
     model: GPTConfig = field(default_factory=GPTConfig)
     optim: OptimConfig = ADAMW
     data: TextDataConfig = field(default_factory=TextDataConfig)
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        require_positive(self, "batch_size", "microbatch_size", largest=MOST_ROWS)
-        require_positive(self, "max_iters")
-        require_positive(self, "steps_per_call", largest=MOST_STEPS)
-        require_seeds(self)
-        if self.lr_decay_iters is not None:
-            require_positive(self, "lr_decay_iters")
+        super().__post_init__()
+        require_positive(self, "microbatch_size", largest=MOST_ROWS)
+        require_positive(self, "max_iters", "lr_decay_iters")
         require(
             self.max_iters % self.steps_per_call == 0,
             f"`steps_per_call` must divide `max_iters`: got max_iters="
             f"{self.max_iters}, steps_per_call={self.steps_per_call}.",
         )
         require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
-        assert self.batches  # or it says why not
-
-    @property
-    def batches(self) -> Piecewise[int]:
-        """The batch size of each step."""
-        return _batches(self)
-
-    def phases(self, total: int) -> list[tuple[int, "TrainGPT", dict[str, int]]]:
-        """Return the plain configurations that a run of `total` steps goes through.
-
-        Each with its first step and the values to report with its metrics.
-        """
-        firsts = [first for first in self.batches.firsts if first <= total]
-        return [(first, *_at_batch(self, self.batches.at(first))) for first in firsts]
 
 
 MAY_CHANGE = (
@@ -1318,8 +1222,8 @@ MAY_CHANGE = (
     *("data.paths", "data.path", "data.build", "data.prefetch"),
     *("model.attention", "model.unroll", "model.remat", "model.loss_chunk"),
 )
-"""Settings in which a continued run may differ from its beginning. The data must be the
-same wherever they lie; a longer run follows the schedule of its new length."""
+"""Settings that may change when a run is resumed. The content of the data must not
+change; the schedules follow a new length of the run."""
 
 EVALUATION_MAY_CHANGE = ("act.max_steps",)
-"""Settings of model and halting in which an evaluation alone may differ, besides."""
+"""More settings that may change when a run is only evaluated."""

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from configs import RunError, UserError, require
 
@@ -39,12 +39,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 class Output:
-    """A text stream that is silent once it cannot be written to: closed, full, broken.
-
-    All else is that of the stream it stands for.
+    """A text stream that ignores output errors: closed pipe, full disk.
 
     Attributes:
-        lost: why something could not be written; None if nothing is lost.
+        lost: the first output error; None if there is none.
     """
 
     def __init__(self, stream: Any):
@@ -52,7 +50,7 @@ class Output:
         self.lost = None if stream else ValueError("it is closed")
 
     def write(self, text: str) -> int:
-        """Write as far as that goes."""
+        """Write; a no-op after an output error."""
         try:
             return self._stream.write(text)
         except (OSError, ValueError) as error:
@@ -60,19 +58,19 @@ class Output:
             return len(text)
 
     def flush(self) -> None:
-        """Flush as far as that goes."""
+        """Flush; a no-op after an output error."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError | ValueError) -> None:
-        """Write to nowhere from now on, what is still in the stream included."""
+        """Discard the stream's buffer and all later output."""
         self.lost = error
-        nowhere = open(os.devnull, "w")  # noqa: SIM115
+        null = open(os.devnull, "w")  # noqa: SIM115
         with suppress(OSError, ValueError):
-            os.dup2(nowhere.fileno(), self._stream.fileno())
-        self._stream = nowhere
+            os.dup2(null.fileno(), self._stream.fileno())
+        self._stream = null
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -97,60 +95,49 @@ def keep_freed_memory() -> None:
 def parse(
     presets: Presets[Config], about: str | None, argv: Sequence[str] | None = None
 ) -> tuple[str, Config]:
-    """The preset's name and the configuration of a command line.
+    """Return the preset's name and the configuration of a command line.
 
-    Ends the process with a message if the command line cannot be understood, or asks
-    for help.
+    Prints help or tyro's message and exits if there is no configuration to return.
 
     Args:
-        presets: name to (one line on it, configuration); the first is the default.
-        about: the script's docstring: what it does, and examples.
-        argv: the arguments; None for the process's own.
+        presets: name to (description, configuration); the first is the default.
+        about: the script's docstring, with examples.
+        argv: the arguments; None: `sys.argv`.
+
+    Raises:
+        UserError: if the preset, a file or a value is wrong.
     """
     import tyro
 
-    from train import help
-
-    argv, about = sys.argv[1:] if argv is None else argv, about or ""
+    from train.help import help_text
     from train.runs.base import checked, starting_point
 
-    names = tuple(presets)
-    chosen = argv[0] if argv and argv[0] in names else names[0]
+    argv, about = list(sys.argv[1:] if argv is None else argv), about or ""
+    named = bool(argv) and not argv[0].startswith("-")
+    require(
+        not named or argv[0] in presets,
+        f"Preset not found: `{' '.join(argv[:1])}`. Use one of {', '.join(presets)}.",
+    )
     if {"-h", "--help", "--help-all"} & set(argv):
-        say = help.full if "--help-all" in argv else help.short
-        print("\n".join(say(about, presets, chosen)))
+        preset = argv[0] if named else next(iter(presets))
+        print(help_text(about, presets, preset, full="--help-all" in argv))
         raise SystemExit(0)
     title, base, argv = starting_point(presets, argv)
-    default, argv = _without_build(base, argv)
-    kind = type(default)
-    name_type = tyro.conf.Positional[Literal[names]]  # pyright: ignore[reportInvalidTypeForm]
-
+    default, argv = _without_build(base, argv[named:])
     line: Any = dataclasses.make_dataclass(
         "CommandLine",
-        [
-            ("preset", name_type, dataclasses.field(default=names[0])),
-            (
-                "config",
-                tyro.conf.AvoidSubcommands[kind],
-                dataclasses.field(default=default),
-            ),
-        ],
+        [("config", tyro.conf.AvoidSubcommands[type(default)], default)],
         frozen=True,
     )
     program = re.search(r"python -m [\w.]+", about)
-    given = tyro.cli(line, args=list(argv), prog=program and program.group())
-    require(
-        given.preset == chosen,
-        f"The preset must be the first argument: got `{given.preset}` after a flag. "
-        f"Write `{given.preset} {' '.join(a for a in argv if a != given.preset)}`.",
-    )
-    return title, checked(given.config, base)
+    config = tyro.cli(line, args=argv, prog=program and program.group()).config
+    return title, checked(config, base)
 
 
 def _without_build(config: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
-    """The configuration and the arguments after `--config.data.build None`.
+    """Apply `--config.data.build None` and remove it from the arguments.
 
-    tyro takes the choice of a class or of None for a subcommand, never for a flag.
+    For tyro, a union of classes and None is a subcommand, never a flag.
     """
     flag, words = "--config.data.build", list(argv)
     for i, word in enumerate(words):
@@ -163,10 +150,10 @@ def _without_build(config: Any, argv: Sequence[str]) -> tuple[Any, list[str]]:
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """Turns what a person can mend into a message and an exit status.
+    """Print errors that a user can fix as a message and exit.
 
-    Bad input and files: 2; a run that cannot go on, or memory that is not enough: 1. A
-    traceback is for what should not happen. The other processes of the run end too.
+    Exit status: 2 for bad input and files, 1 for a run that has to stop or is out of
+    memory. Other errors keep their traceback. Ends the other processes of the run too.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -174,26 +161,26 @@ def clean_exit() -> Iterator[None]:
         return
     except SystemExit as end:
         if any(thread.name == "compiling" for thread in threading.enumerate()):
-            _end(int(end.code or 0))  # what compiles cannot be told to stop
+            _end(int(end.code or 0))  # a compilation cannot be stopped
         raise
     except UserError as error:
         message, status = str(error), 2
     except RunError as error:
         message, status = str(error), 1
     except OSError as error:
-        message = f"{error}. Check the path, its rights and the room left."
+        message = f"{error}. Check the path, its permissions and the free space."
         status = 2
     except KeyboardInterrupt:
-        _tell_others("interrupted")
+        _end_others("interrupted")
         raise SystemExit(130) from None
     except BaseException as error:
-        _tell_others(f"{type(error).__name__}: {error}")
+        _end_others(f"{type(error).__name__}: {error}")
         if not _is_out_of_memory(error):
             raise
         message, status = _out_of_memory(error), 1
     print(f"error: {message}", file=sys.stderr, flush=True)
-    if _tell_others(message) or status == 1:
-        _end(status)  # threads may be waiting for what will never come
+    if _end_others(message) or status == 1:
+        _end(status)  # threads may wait forever
     raise SystemExit(status)
 
 
@@ -204,15 +191,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _out_of_memory(error: BaseException) -> str:
     first = (str(error).strip() or "MemoryError").splitlines()[0]
     return (
-        f"A run must fit in memory: it does not ({first}). Use a smaller "
-        "`--config.batch-size`, more `--config.accumulation` (a GPT: a smaller "
-        "`--config.microbatch-size`; `gpt.sample`: a smaller `--batch`), or a smaller "
-        "model."
+        f"Out of memory: {first}. Use a smaller `--config.batch-size`, more "
+        "`--config.accumulation` (for a GPT: a smaller `--config.microbatch-size`; "
+        "`gpt.sample`: a smaller `--batch`), or a smaller model."
     )
 
 
-def _tell_others(message: str) -> bool:
-    """End the other processes of this run; whether there are any."""
+def _end_others(message: str) -> bool:
+    """End the other processes of this run; return True if there are any."""
     if "train.devices" not in sys.modules:
         return False
     from train.devices import end_others
@@ -221,7 +207,7 @@ def _tell_others(message: str) -> bool:
 
 
 def _end(status: int) -> None:
-    """End the process now."""
+    """End the process without waiting for threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""What the train scripts say when asked: `--help` in short, `--help-all` in full."""
+"""Text of `--help` (common settings) and `--help-all` (every setting)."""
 
 import ast
 import dataclasses
@@ -8,13 +8,11 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 WIDTH = 80
 
-OFTEN = (
+COMMON = (
     *("run_dir", "data.paths", "data.path", "batch_size", "epochs", "max_iters"),
     *("run.wandb", "run.tensorboard", "seed", "seeds", "precision", "init_from"),
     *("microbatch_size", "accumulation", "optim.lr"),
@@ -22,122 +20,122 @@ OFTEN = (
     *("run.log_every", "run.save_every", "run.profile"),
     *("mesh.data", "mesh.model", "mesh.distributed"),
 )
-"""What people change most, in the order in which it is shown."""
+"""Settings in `--help`, in this order."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Setting:
     """One field of a configuration."""
 
     name: str
-    """With the names of what it is part of, `model.dim`."""
+    """With the parts that contain it, like `model.dim`."""
 
     values: str
-    """What it takes, in short."""
+    """Accepted values, like `INT|None`."""
 
     default: Any
     about: str
 
-    def lines(self) -> list[str]:
-        """In print: the flag, then the sentences."""
-        part, _, own = f"--config.{self.name.replace('_', '-')}".rpartition(".")
-        flag = f"{part}.{own}"
+    def __str__(self) -> str:
+        part, _, field = f"--config.{self.name.replace('_', '-')}".rpartition(".")
+        flag = f"{part}.{field}"
         if isinstance(self.default, bool):
-            flag += f", {part}.no-{own}"
+            flag += f", {part}.no-{field}"
         value = self.default
         if isinstance(value, tuple):
             value = " ".join(map(str, value))
         value = "empty" if value == "" else value
-        head = " ".join(word for word in (flag, self.values, f" ({value})") if word)
-        return [*wrap(head, 2, 8), *wrap(self.about, 6)]
+        head = " ".join(filter(None, (flag, self.values, f"({value})")))
+        return f"{_wrap(head, 2, 8)}\n{_wrap(self.about, 6)}"
 
 
-def wrap(text: str, indent: int, later: int | None = None) -> list[str]:
-    """Sentences in lines of at most `WIDTH` characters, indented.
-
-    Args:
-        text: may have line breaks, which are of its source and do not count.
-        indent: of the first line.
-        later: of the others; None for the same.
-    """
-    return textwrap.wrap(
+def _wrap(text: str, first: int, rest: int | None = None) -> str:
+    """Wrap text to `WIDTH`, with the indentations of the first and the other lines."""
+    return textwrap.fill(
         re.sub(r"\n\s*", " ", text),
         WIDTH,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * (indent if later is None else later),
+        initial_indent=" " * first,
+        subsequent_indent=" " * (first if rest is None else rest),
         break_on_hyphens=False,
         break_long_words=False,
     )
 
 
-@cache
 def docstrings(kind: type) -> dict[str, str]:
-    """What stands below each field of a dataclass."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    (definition,) = tree.body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for field, below in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            value = below.value if isinstance(below, ast.Expr) else None
-            if isinstance(value, ast.Constant):
-                found[field.target.id] = str(value.value)
-    return found
+    """Return the docstrings below the fields of a dataclass and its bases."""
+    texts = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(definition, ast.ClassDef)
+        for node, below in zip(definition.body, definition.body[1:], strict=False):
+            match node, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(text))),
+                ):
+                    texts[name] = text
+    return texts
 
 
-def describe(hint: Any) -> str:
-    """What a type takes, in short."""
-    origin, kinds = typing.get_origin(hint), typing.get_args(hint)
+def _describe(hint: Any) -> str:
+    """Return the accepted values of a type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return "{" + ",".join(map(str, kinds)) + "}"
+        return "{" + ",".join(map(str, arguments)) + "}"
     if origin in (types.UnionType, typing.Union):
-        return "|".join(map(describe, kinds))
+        return "|".join(map(_describe, arguments))
     if origin is tuple:
-        return f"[{describe(kinds[0])} ...]"
+        return f"[{_describe(arguments[0])} ...]"
     if hint is bool:
         return ""
     return "None" if hint is type(None) else hint.__name__.upper()
 
 
 def settings(config: Any, prefix: str = "") -> Iterator[Setting]:
-    """All settings of a configuration, those of its parts after its own."""
+    """Yield all settings of a configuration, then the settings of its parts."""
     hints, about = typing.get_type_hints(type(config)), docstrings(type(config))
     parts = []
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
             parts.append((value, f"{name}."))
-        elif name != "data.build":  # None; `train/cli.py` says why it is no flag
+        elif name != "data.build":  # None, which is no flag: see `cli.parse`
             text = about.get(field.name, "")
-            yield Setting(name, describe(hints[field.name]), value, text)
+            yield Setting(name, _describe(hints[field.name]), value, text)
     for value, name in parts:
         yield from settings(value, name)
 
 
-def short(about: str, presets: Mapping[str, tuple[str, Any]], preset: str) -> list[str]:
-    """The most useful: examples, presets, what is changed most."""
+def help_text(
+    about: str, presets: Mapping[str, tuple[str, Any]], preset: str, *, full: bool
+) -> str:
+    """Return the help: examples, presets, and common or all settings.
+
+    Args:
+        about: the docstring of the script.
+        presets: name to (description, configuration).
+        preset: its values are shown.
+        full: show all settings.
+    """
     known = {setting.name: setting for setting in settings(presets[preset][1])}
     column = max(map(len, presets)) + 4
-    lines = [*about.strip().splitlines(), "", "Presets, the first without a name:"]
+    lines = [about.strip(), "", "Presets (the default first):"]
     for name, (text, _) in presets.items():
-        first, *rest = wrap(text, column)
-        lines += [f"  {name:{column - 2}s}{first.lstrip()}", *rest]
-    lines += ["", f"What is changed most (in brackets: as it is in `{preset}`):"]
-    for name in OFTEN:
-        lines += known[name].lines() if name in known else []
-    lines += ["", "Other starting points than a preset:"]
-    lines += ["  --config.run-dir RUN  A run that goes on, with all its settings."]
-    lines += ["  --config-file FILE  The `config.json` of any run, for a new one."]
-    return [*lines, "", f"All {len(known)} settings: --help-all"]
-
-
-def full(about: str, presets: Mapping[str, tuple[str, Any]], preset: str) -> list[str]:
-    """Everything, part by part."""
-    lines, part = short(about, presets, preset)[:-1], None
-    lines += [f"All settings (in brackets: as they are in `{preset}`):"]
-    for setting in settings(presets[preset][1]):
-        if setting.name.rpartition(".")[0] != part:
-            part = setting.name.rpartition(".")[0]
+        lines.append(_wrap(f"{name:{column - 2}}{text}", 2, column))
+    lines += ["", f"Common settings (in parentheses: the value in `{preset}`):"]
+    lines += [str(known[name]) for name in COMMON if name in known]
+    lines += ["", "Instead of a preset:"]
+    lines += ["  --config.run-dir RUN  Resume a run with all its settings."]
+    lines += ["  --config-file FILE  Start a run with the settings of a `config.json`."]
+    if not full:
+        return "\n".join([*lines, "", f"All {len(known)} settings: --help-all"])
+    lines += ["", f"All settings (in parentheses: the value in `{preset}`):"]
+    part = None
+    for name, setting in known.items():
+        if name.rpartition(".")[0] != part:
+            part = name.rpartition(".")[0]
             lines += ["", f"{part or 'the run'}:"]
-        lines += setting.lines()
-    return lines
+        lines.append(str(setting))
+    return "\n".join(lines)

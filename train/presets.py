@@ -1,4 +1,4 @@
-"""Presets: settings that have a name on the command line."""
+"""Presets: named configurations for the command line."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ _SMALL = TrainTRM(
     table=TableConfig(lr=2e-3),
     run=RunConfig(log_every=100, save_every=500),
 )
-"""For one CPU core."""
+"""For one CPU core; its optimizer suits most small models."""
 
 _ARC1 = TrainTRM(
     epochs=100000.0,
@@ -55,27 +55,19 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         TrainTRM(),
     ),
     "quickstart": (
-        "6x6 Sudoku made up here; less than a minute on two CPU cores.",
-        TrainTRM(
+        "Generated 6x6 Sudoku; less than a minute on two CPU cores.",
+        replace(
+            _SMALL,
             batch_size=16,
             epochs=10.0,
-            precision="float32",
-            model=TRMConfig(
+            model=replace(
+                _SMALL.model,
                 dim=32,
-                prefix=1,
                 puzzle_dim=32,
-                H_cycles=1,
                 L_cycles=1,
-                inner_multiple=32,  # not 256, which is three times the work
+                inner_multiple=32,  # the default 256 triples the computation
             ),
-            act=ACTConfig(max_steps=8),
-            optim=OptimConfig(
-                lr=3e-3,
-                warmup=100,
-                min_ratio=0.1,
-                weight_decay=0.1,
-                ema=0.99,
-            ),
+            optim=replace(_SMALL.optim, lr=3e-3, warmup=100, ema=0.99),
             table=TableConfig(lr=3e-3),
             data=PuzzleDataConfig(
                 paths=("datasets/sudoku-6x6",),
@@ -86,31 +78,13 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
     "sudoku-easy": (
-        "9x9 Sudoku made up here, as in newspapers; four minutes on one CPU core.",
-        TrainTRM(
-            batch_size=32,
+        "Generated 9x9 Sudoku, as in newspapers; four minutes on one CPU core.",
+        replace(
+            _SMALL,
             epochs=32.0,
-            precision="float32",
-            model=TRMConfig(
-                mixer="units",
-                dim=64,
-                inner_multiple=64,
-                prefix=1,
-                puzzle_dim=64,
-                H_cycles=1,
-                L_cycles=2,
-            ),
-            act=ACTConfig(max_steps=8, loss="softmax"),
-            optim=OptimConfig(
-                lr=2e-3,
-                warmup=100,
-                min_ratio=0.1,
-                weight_decay=0.1,
-                muon=True,
-                muon_rate=3.0,
-                ema=0.99,
-            ),
-            table=TableConfig(lr=2e-3),
+            model=replace(_SMALL.model, mixer="units", inner_multiple=64),
+            act=replace(_SMALL.act, loss="softmax"),
+            optim=replace(_SMALL.optim, warmup=100, muon=True, muon_rate=3.0, ema=0.99),
             data=PuzzleDataConfig(
                 paths=("datasets/sudoku-9x9",),
                 build=GeneratedSudoku(
@@ -118,12 +92,11 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
                 ),
             ),
             eval=EvalConfig(epochs=8.0, puzzles=250, batch_size=125),
-            run=RunConfig(log_every=100, save_every=500),
         ),
     ),
     "sudoku-small": (
-        "Sudoku-Extreme 1k, rows, columns and boxes told, 100 thousand parameters: "
-        "18 % after 25 minutes on one CPU core.",
+        "Sudoku-Extreme 1k, mixes rows, columns and boxes, 100 thousand parameters: 18 "
+        "% after 25 minutes on one CPU core.",
         replace(
             _SMALL,
             epochs=480.0,
@@ -199,7 +172,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
     "maze-small": (
-        "8x8 mazes made up here, token MLP; a quarter of an hour on two CPU cores.",
+        "Generated 8x8 mazes, token MLP; 15 minutes on two CPU cores.",
         replace(
             _SMALL,
             epochs=10.0,
@@ -222,8 +195,8 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
     "arc1": (
-        "ARC-AGI-1, attention: 44.6 % in the paper; four 80 GB GPUs, 3 days. With "
-        "L_cycles 6 others report 52.8 % against their 43.0 % with 4.",
+        "ARC-AGI-1, attention: 44.6 % in the paper; four 80 GB GPUs, 3 days. (Reported "
+        "elsewhere: 52.8 % with L_cycles 6, 43.0 % with 4.)",
         _ARC1,
     ),
     "arc2": (
@@ -241,7 +214,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
 }
-"""Name -> (task, the paper's result, hardware; configuration). The first is default."""
+"""Name -> (description, configuration). The first is the default."""
 
 _GPT2 = GPTConfig(bias=True, activation="gelu_tanh")
 _MODERN = GPTConfig(
@@ -252,7 +225,7 @@ _CHARACTERS = TextDataConfig(path="datasets/shakespeare-char", build=Shakespeare
 
 
 def _evaluate(init_from: str) -> TrainGPT:
-    """An evaluation of OpenAI's weights. Source: nanoGPT, `config/eval_gpt2*.py`."""
+    """Evaluate OpenAI's weights. Source: nanoGPT, `config/eval_gpt2*.py`."""
     return TrainGPT(
         batch_size=8,
         microbatch_size=8,
@@ -269,15 +242,15 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         TrainGPT(run=RunConfig(log_every=1)),
     ),
     "gpt2-medium": (
-        "The same with 350M parameters.",
+        "GPT-2 with 350M parameters.",
         TrainGPT(model=GPTConfig(n_layer=24, n_head=16, n_embd=1024)),
     ),
     "gpt2-large": (
-        "The same with 774M parameters.",
+        "GPT-2 with 774M parameters.",
         TrainGPT(model=GPTConfig(n_layer=36, n_head=20, n_embd=1280)),
     ),
     "gpt2-xl": (
-        "The same with 1558M parameters.",
+        "GPT-2 with 1558M parameters.",
         TrainGPT(model=GPTConfig(n_layer=48, n_head=25, n_embd=1600)),
     ),
     "train-gpt2": (
@@ -288,8 +261,8 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         ),
     ),
     "gpt2-fast": (
-        "162M (124M and an own head) on FineWeb with Muon; made for val loss 3.28 "
-        "in 3,250 updates, not run.",
+        "162M (124M and an untied head) on FineWeb with Muon; intended for val loss "
+        "3.28 in 3,250 updates, not run.",
         TrainGPT(
             batch_size=512,
             microbatch_size=32,
@@ -331,8 +304,8 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         ),
     ),
     "shakespeare-char-fast": (
-        "The same task and size with Muon and what the field has learnt; half a minute "
-        "on one CPU core.",
+        "shakespeare-char-cpu with Muon and newer techniques; half a minute on one CPU "
+        "core.",
         TrainGPT(
             batch_size=12,
             microbatch_size=12,
@@ -383,8 +356,17 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         "OpenAI's GPT-2 124M on OpenWebText: val loss 3.12 in nanoGPT.",
         _evaluate("gpt2"),
     ),
-    "eval-gpt2-medium": ("The same of 350M: 2.84.", _evaluate("gpt2-medium")),
-    "eval-gpt2-large": ("The same of 774M: 2.67.", _evaluate("gpt2-large")),
-    "eval-gpt2-xl": ("The same of 1558M: 2.54.", _evaluate("gpt2-xl")),
+    "eval-gpt2-medium": (
+        "OpenAI's GPT-2 350M on OpenWebText: val loss 2.84 in nanoGPT.",
+        _evaluate("gpt2-medium"),
+    ),
+    "eval-gpt2-large": (
+        "OpenAI's GPT-2 774M on OpenWebText: val loss 2.67 in nanoGPT.",
+        _evaluate("gpt2-large"),
+    ),
+    "eval-gpt2-xl": (
+        "OpenAI's GPT-2 1558M on OpenWebText: val loss 2.54 in nanoGPT.",
+        _evaluate("gpt2-xl"),
+    ),
 }
-"""Name -> (task, nanoGPT's result, hardware; configuration). The first is default."""
+"""Name -> (description, configuration). The first is the default."""
