@@ -22,6 +22,10 @@ PRESETS = {
     "train.compile": compile.PRESETS,
 }
 WITH_COMMANDS = ("data.prepare", "benchmarks.time_to_accuracy")
+NEW_FILES = (
+    "trm/variants/twice.py",
+    "trm/linear_mixer.py",
+)  # of CONTRIBUTING's recipes
 NO_COMMAND = re.compile(r"\.\.\.|\[|--help|--command|MODULE")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -43,6 +47,14 @@ def test_links(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not heading or heading in anchors(target), link
+
+
+@each_page
+def test_paths(page: Path) -> None:
+    """Modules in backquotes exist."""
+    packages = "benchmarks|data|gpt|tests|train|trm"
+    for path in re.findall(rf"`((?:{packages})/[\w/]+\.py)`", page.read_text()):
+        assert (ROOT / path).exists() or "NAME" in path or path in NEW_FILES, path
 
 
 @each_page
