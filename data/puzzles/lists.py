@@ -7,16 +7,17 @@ import csv
 import gzip
 import shlex
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64, UInt8
 
-from configs import MazeHard, SudokuExtreme, UserError
+from configs import MazeHard, SudokuExtreme, UserError, require
 
+Boards = UInt8[np.ndarray, "_ seq"]
 HEADER = ["source", "question", "answer", "rating"]
 
 
@@ -28,6 +29,51 @@ class Rows(NamedTuple):
     ratings: Int64[np.ndarray, " rows"]
     lines: list[int]
     """Last line of each row in the file."""
+
+
+def read_splits(
+    config: SudokuExtreme | MazeHard,
+    command: str,
+    out: Path,
+    read: Callable[[Path], tuple[Boards, Boards]],
+) -> tuple[tuple[Boards, Boards], tuple[Boards, Boards]]:
+    """Return questions and answers for training, subsampled, and for testing.
+
+    Args:
+        config: settings that name the files or the source.
+        command: command of `python -m data.prepare`, for an error message.
+        out: the folder to make, for an error message.
+        read: returns questions and answers of a file.
+
+    Raises:
+        UserError: if a split has no puzzle or puzzles have different sizes.
+    """
+    splits = []
+    for split in ("train", "test"):
+        paths = find_lists(config, split, command, out)
+        questions, answers = zip(*map(read, paths), strict=True)
+        require(
+            any(map(len, questions)),
+            f"A split must have a puzzle: got none for {split} in "
+            f"{', '.join(map(str, paths))}. Use other files or fewer conditions.",
+        )
+        splits.append((questions, answers))
+    sizes = sorted({part.shape[1] for questions, _ in splits for part in questions})
+    require(
+        len(sizes) == 1,
+        "Puzzles of a dataset must have the same size: got "
+        f"{', '.join(map(str, sizes))} cells. Build a dataset for each size.",
+    )
+    train, test = (
+        (np.concatenate(questions), np.concatenate(answers))
+        for questions, answers in splits
+    )
+    total = len(train[0])
+    if config.subsample is not None and config.subsample < total:
+        rng = np.random.default_rng((config.seed, 0))
+        chosen = rng.choice(total, config.subsample, replace=False)
+        train = train[0][chosen], train[1][chosen]
+    return train, test
 
 
 def find_lists(
@@ -89,13 +135,6 @@ def names_of(config: SudokuExtreme | MazeHard) -> str:
     return ", ".join(files) or config.source
 
 
-def draw_subsample(total: int, subsample: int | None, seed: int) -> np.ndarray:
-    """Return the training puzzles: `subsample` of `total`, or all of them in order."""
-    if subsample is None or subsample >= total:
-        return np.arange(total)
-    return np.random.default_rng((seed, 0)).choice(total, subsample, replace=False)
-
-
 def read_rows(path: str | Path, cells: int | None = None) -> Rows:
     """Read a `.csv` or `.csv.gz` file.
 
@@ -151,3 +190,12 @@ def bad_row(path: Path, line: int, wanted: str, got: object) -> UserError:
         f"{path}, line {line}: a row must have {wanted}: got {got}. "
         "Correct or remove the line, or download the file again."
     )
+
+
+def require_rows(
+    path: Path, lines: Sequence[int], faults: Mapping[str, Bool[np.ndarray, " rows"]]
+) -> None:
+    """Raise `UserError` for the first row with a fault; keys are what it must have."""
+    for wanted, wrong in faults.items():
+        if wrong.any():
+            raise bad_row(path, lines[int(wrong.argmax())], wanted, "other cells")

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from configs import MazeHard, UserError, require
+from configs import MazeHard, UserError
 from data.folder import check_vacant
 from data.puzzles.lists import (
     bad_row,
-    draw_subsample,
-    find_lists,
     names_of,
     read_rows,
+    read_splits,
+    require_rows,
 )
 from data.puzzles.maze.flood import LARGEST
 from data.puzzles.maze.kind import GOAL, START, VOCAB, Mazes, is_solution, to_tokens
@@ -32,24 +32,10 @@ def build(config: MazeHard, out: Path) -> None:
         UserError: if `out` is not vacant, or the CSV files are bad or unavailable.
     """
     check_vacant(out)
-    lists = {
-        split: [read_csv(path) for path in find_lists(config, split, "maze", out)]
-        for split in ("train", "test")
-    }
-    sizes = {questions.shape[1] for part in lists.values() for questions, _ in part}
-    require(
-        len(sizes) == 1,
-        "Mazes of a dataset must have the same size: got "
-        f"{', '.join(map(str, sorted(sizes)))} cells. Build a dataset for each size.",
-    )
-    train, test = (
-        [np.concatenate(mazes) for mazes in zip(*part, strict=True)]
-        for part in lists.values()
-    )
-    chosen = draw_subsample(len(train[0]), config.subsample, config.seed)
+    train, test = read_splits(config, "maze", out, read_csv)
     write_mazes(
-        Examples(train[0][chosen], train[1][chosen]),
-        Examples(test[0], test[1]),
+        Examples(*train),
+        Examples(*test),
         out,
         dihedral=config.dihedral,
         extra={"seed": config.seed, "source": names_of(config)},
@@ -101,15 +87,14 @@ def read_csv(path: str | Path) -> tuple[Mazes, Mazes]:
         raise bad_row(path, rows.lines[0], wanted, f"{cells} cells")
     questions, answers = to_tokens(rows.questions), to_tokens(rows.answers)
     faults = {
-        "a question of `#`, spaces, `S` and `G`": (questions == 0) | (questions > GOAL),
-        "one start": (questions == START).sum(axis=1, keepdims=True) != 1,
-        "one goal": (questions == GOAL).sum(axis=1, keepdims=True) != 1,
+        "a question of `#`, spaces, `S` and `G`": (
+            (questions == 0) | (questions > GOAL)
+        ).any(axis=1),
+        "one start": (questions == START).sum(axis=1) != 1,
+        "one goal": (questions == GOAL).sum(axis=1) != 1,
         "an answer that marks a shortest path with `o` and changes nothing else": (
-            ~is_solution(questions, answers)[:, None]
+            ~is_solution(questions, answers)
         ),
     }
-    for wanted, wrong in faults.items():
-        if wrong.any():
-            line = rows.lines[int(wrong.any(axis=1).argmax())]
-            raise bad_row(path, line, wanted, "other cells")
+    require_rows(path, rows.lines, faults)
     return questions, answers

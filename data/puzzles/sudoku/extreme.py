@@ -5,20 +5,15 @@ augmentations come from a seed, and rows are checked.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from configs import SudokuExtreme, UserError
+from configs import SudokuExtreme
 from data.folder import check_vacant, require_memory
-from data.puzzles.lists import (
-    bad_row,
-    draw_subsample,
-    find_lists,
-    names_of,
-    read_rows,
-)
+from data.puzzles.lists import names_of, read_rows, read_splits, require_rows
 from data.puzzles.sudoku.board import BOXES, Box, is_solved
 from data.puzzles.sudoku.symmetries import augment
 from data.puzzles.writer import Examples, write_puzzles
@@ -35,10 +30,8 @@ def build(config: SudokuExtreme, out: Path) -> None:
             augmentations do not fit into memory.
     """
     check_vacant(out)
-    train = _read_split(config, "train", out)
-    test = _read_split(config, "test", out)
-    chosen = draw_subsample(len(train[0]), config.subsample, config.seed)
-    train = (train[0][chosen], train[1][chosen])
+    read = partial(read_csv, min_difficulty=config.min_difficulty)
+    train, test = read_splits(config, "sudoku", out, read)
     check_memory(len(train[0]), config.augmentations, BOX)
     rng = np.random.default_rng((config.seed, 1))
     augmented = augment(*train, config.augmentations, BOX, rng)
@@ -66,23 +59,6 @@ def check_memory(puzzles: int, augmentations: int, box: Box) -> None:
         f"{puzzles:,} puzzles with {augmentations:,} augmentations each",
         "Use fewer `--augmentations` or puzzles.",
     )
-
-
-def _read_split(
-    config: SudokuExtreme, split: str, out: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read questions and answers of all files of a split, in order."""
-    paths = find_lists(config, split, "sudoku", out)
-    tables = [read_csv(path, config.min_difficulty) for path in paths]
-    questions, answers = (
-        np.concatenate(boards) for boards in zip(*tables, strict=True)
-    )
-    if not len(questions):
-        raise UserError(
-            f"A split must have a puzzle: {', '.join(map(str, paths))} have none rated "
-            f"{config.min_difficulty} or more. Lower `--min-difficulty`."
-        )
-    return questions, answers
 
 
 def read_csv(
@@ -127,7 +103,4 @@ def _check_boards(
             np.minimum(answers, 10), BOX
         ),
     }
-    for wanted, wrong in faults.items():
-        if wrong.any():
-            line = lines[int(wrong.argmax())]
-            raise bad_row(path, line, wanted, "other cells")
+    require_rows(path, lines, faults)
