@@ -25,6 +25,7 @@ from tyro.conf import subcommand
 
 from benchmarks import machine
 from configs import require
+from train import cli
 
 FOLDER = machine.RESULTS / "time_to_accuracy"
 
@@ -173,4 +174,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from configs import MeshConfig, require
+from configs import MeshConfig, ceil_div, require
 
 AXES = ("data", "model")
 BATCH = PartitionSpec(AXES)
@@ -113,7 +113,7 @@ def require_divides(mesh: Mesh, batch: int) -> None:
         batch % mesh.size == 0,
         f"The batch must divide by the {mesh.size} devices of the mesh: got {batch}. "
         f"Use {batch // mesh.size * mesh.size or mesh.size} or "
-        f"{-(-batch // mesh.size) * mesh.size}.",
+        f"{ceil_div(batch, mesh.size) * mesh.size}.",
     )
 
 

@@ -1,1 +1,1 @@
-"""What a step costs and how fast it can be at best, from its compiled program."""
+"""Memory, collectives and least time of a train step, from its compiled program."""
