@@ -1,4 +1,4 @@
-"""Starting JAX, the other processes of a run, and signals."""
+"""Start JAX, coordinate the processes of a run, and handle signals."""
 
 import atexit
 import itertools
@@ -24,15 +24,15 @@ DAY = 24 * 3600 * 1000
 """A day in milliseconds, the unit of JAX's coordination service."""
 
 SILENCE = 30
-"""Seconds without a sign of life after which a process counts as dead, and JAX ends the
-others (its own default is 100)."""
+"""Seconds without a heartbeat after which a process counts as dead and JAX ends the
+others (JAX's default: 100)."""
 
 _CALLS = itertools.count()
-"""Numbers of what the first process does for all."""
+"""Numbers the calls of `first_process_does`."""
 
 ECHO = 0.5
-"""Seconds in which a signal counts as the one before: launchers pass on a Ctrl-C that
-the terminal has sent to their children already."""
+"""Seconds in which a repeated signal counts as the same one: launchers forward a Ctrl-C
+that the terminal has already sent to their children."""
 
 
 def start(mesh: MeshConfig, run: RunConfig) -> None:
@@ -47,15 +47,13 @@ def start(mesh: MeshConfig, run: RunConfig) -> None:
         backend = jax.default_backend()
     except RuntimeError as error:
         raise UserError(
-            "The devices must be available: JAX found none "
-            f"({str(error).splitlines()[0]}). Check `JAX_PLATFORMS` and the installed "
-            "extra (`cuda`, `tpu`), or use JAX_PLATFORMS=cpu."
+            f"No devices found ({str(error).splitlines()[0]}). Check `JAX_PLATFORMS` "
+            "and the installed extra (`cuda`, `tpu`), or use JAX_PLATFORMS=cpu."
         ) from error
     _keep_programs(run.compilation_cache, backend)
 
 
 def _join(mesh: MeshConfig) -> None:
-    """Join the other processes of this run."""
     try:
         jax.distributed.initialize(
             mesh.coordinator or None,
@@ -65,8 +63,8 @@ def _join(mesh: MeshConfig) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            "The processes of a run must find each other: they did not "
-            f"({str(error).splitlines()[0]}). Where no cluster tells them, give "
+            "Could not connect to the other processes of the run "
+            f"({str(error).splitlines()[0]}). Without a cluster manager, set "
             "`--config.mesh.coordinator HOST:PORT`, `--config.mesh.processes N` and "
             "`--config.mesh.process I`."
         ) from error
@@ -77,7 +75,7 @@ def _join(mesh: MeshConfig) -> None:
 
 
 def _keep_programs(folder: str | None, backend: str) -> None:
-    """Keep compiled programs between runs, in a folder or where JAX is told to."""
+    """Cache compiled programs; `JAX_COMPILATION_CACHE_DIR` overrides `folder`."""
     if folder is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     path = open_path(os.path.expanduser(folder))
@@ -89,16 +87,16 @@ def _keep_programs(folder: str | None, backend: str) -> None:
 
 
 def _coordination() -> Any:
-    """JAX's client of the service that all processes of a run share; None if alone."""
-    from jax._src import distributed  # there is no public way to it
+    """Return JAX's client of the coordination service; None with one process."""
+    from jax._src import distributed  # no public API
 
     return distributed.global_state.client
 
 
 def _end_with_others(over: threading.Event) -> None:
-    """End this process when another one says that it has ended with an error."""
+    """End this process when another one reports an error."""
     while not over.wait(1.0):
-        with suppress(Exception):  # there is no such key
+        with suppress(Exception):  # no such key yet
             message = _coordination().key_value_try_get("train/ended")
             print(f"error: {message}", file=sys.stderr, flush=True)
             _let_others_see()
@@ -106,32 +104,32 @@ def _end_with_others(over: threading.Event) -> None:
 
 
 def _let_others_see() -> None:
-    """Give the other processes the time to ask, in the one that answers them."""
+    """Wait, in the process that hosts the service, until the others have polled it."""
     if jax.process_index() == 0:
         time.sleep(3.0)
 
 
 def end_others(message: str) -> bool:
-    """Tell the other processes of this run to end, and why; whether there are any."""
+    """End the other processes of this run with a message; return if there are any."""
     client = _coordination()
     if client is None or jax.process_count() == 1:
         return False
-    said = f"Process {jax.process_index()} of this run has ended: {message}"
+    report = f"Process {jax.process_index()} of this run has ended: {message}"
     try:
-        client.key_value_set("train/ended", said)
+        client.key_value_set("train/ended", report)
         _let_others_see()
     except Exception:
-        time.sleep(5.0)  # another was first, and is about to end this process
+        time.sleep(5.0)  # another process was first, and is about to end this one
     return True
 
 
 def first_process_does(action: Callable[[], None]) -> None:
-    """Have the first process do something, while the others wait, a day if need be.
+    """Run `action` in the first process while the others wait, for up to a day.
 
-    All of them must ask equally often: they agree on the number of a call.
+    Collective: all processes must call it the same number of times.
 
     Raises:
-        UserError: if it failed in the first process.
+        UserError: if `action` failed in the first process.
     """
     if jax.process_count() == 1:
         action()
@@ -145,20 +143,20 @@ def first_process_does(action: Callable[[], None]) -> None:
 
 
 def all_agree(flag: bool) -> bool:
-    """Whether the flag is set in all processes; they must all ask."""
+    """True if `flag` is true on every process. Collective."""
     if jax.process_count() == 1:
         return flag
     return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
 
 class Interrupt:
-    """Notices a wish to stop, of this process or of any other of the run.
+    """Records a signal to stop, sent to this or to any other process of the run.
 
-    SIGTERM, SIGINT (Ctrl-C) and SIGHUP mean so. A second one ends the process at once.
-    (What is being saved then is lost; the checkpoints before it are not.)
+    SIGTERM, SIGINT (Ctrl-C) and SIGHUP stop the run. A second signal ends the process
+    at once: a save under way is lost, earlier checkpoints are not.
 
-    With several processes JAX's own handler watches for SIGTERM (it makes all processes
-    agree on a step), and the others are passed on as one.
+    With several processes JAX handles SIGTERM (all processes agree on a step), and the
+    other signals are forwarded as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -169,29 +167,29 @@ class Interrupt:
         self._before: dict[signal.Signals, Any] = {}
 
     def listen(self) -> None:
-        """Notice signals from now on."""
+        """Install the handlers. A no-op if they are installed."""
         if self._before:
             return
-        wanted = [signal.SIGINT, signal.SIGHUP]
+        numbers = [signal.SIGINT, signal.SIGHUP]
         if not self._several:
-            wanted.append(signal.SIGTERM)
-        self._before = {name: signal.signal(name, self._notice) for name in wanted}
+            numbers.append(signal.SIGTERM)
+        self._before = {name: signal.signal(name, self._notice) for name in numbers}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self._since = signal.Signals(number), now
         elif now - self._since > ECHO:
-            os._exit(128 + number)  # no clean-up: it would wait for a save
+            os._exit(128 + number)  # cleaning up would wait for a save
         else:
             return
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def wanted(self) -> bool:
-        """Whether to stop now; the same answer in all processes.
+        """Return whether to stop now; equal on all processes.
 
-        All of them must ask equally often: they agree on the number of a call.
+        Collective: all processes must call it the same number of times.
         """
         self._calls += 1
         if not self._several:
@@ -200,10 +198,10 @@ class Interrupt:
 
     @property
     def status(self) -> int:
-        """Exit status of a process ended by the signal."""
+        """The exit status of a process ended by the signal."""
         return 128 + int(self.signal or signal.SIGTERM)
 
     def close(self) -> None:
-        """Put the handlers from before back."""
+        """Restore the previous handlers."""
         for name, handler in self._before.items():
             signal.signal(name, handler)

@@ -1,4 +1,4 @@
-"""Evaluate a model under training: averages over whole splits."""
+"""Evaluate a model during training: averages over whole splits."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ class Split:
     """Examples to evaluate, in batches of equal size; the last may be padded."""
 
     name: str
-    """Prefix of the names of its metrics."""
+    """Prefix of the metrics' names."""
 
     examples: int
     batches: int
 
     batch: Callable[[int], PyTree[np.ndarray]]
-    """This process's rows of a batch, by its number; called in a thread."""
+    """Returns this process's rows of a batch, given its number. Called in a thread."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Evaluation:
     values: Values
     examples: int
     rate: float
-    """Examples a second."""
+    """Examples per second."""
 
     first: tuple[PyTree, PyTree]
     """A global batch and its predictions."""
@@ -56,16 +56,16 @@ def evaluate(
 ) -> Evaluation | None:
     """Return averages over each split; None if `stop` returned true.
 
-    Sums are added on the host in double precision, in the order of the batches, each
-    while the next one runs.
+    Sums are added on the host in double precision, in the order of the batches, while
+    the next batch runs.
 
     Args:
         step: the compiled evaluation of a batch.
         model: the weights to evaluate.
         table: the puzzle table; () without one.
         splits: to evaluate.
-        place: from this process's rows to a global batch.
-        prefetch: batches prepared ahead.
+        place: converts this process's rows to a global batch.
+        prefetch: number of batches prepared ahead.
         terminal: shows the progress.
         stop: called before each batch.
     """

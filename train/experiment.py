@@ -1,16 +1,16 @@
 """An experiment: one kind of model, its data and its optimizer.
 
-Everything that a run has to know is a method here. `train/run.py` trains it;
-`train/trm.py` and `train/gpt.py` have one experiment each. An experiment of one's own
-overrides what it changes (`docs/own-experiment.md`).
+Its methods are all that `train/run.py` needs to train it. `train/trm.py` and
+`train/gpt.py` define one experiment each. For a new experiment, subclass one of them
+and override methods (`docs/own-experiment.md`).
 
-A module of the model may describe itself to the optimizer by attributes:
+Attributes of a model's modules inform the optimizer:
 
-- `trained = False`: its arrays are saved, but neither trained nor averaged;
-- `stacked = True`: its arrays have a leading axis of layers, so that one vector a layer
-  is a vector to the optimizer, not a matrix;
-- `matrices = {"qkv.weight": (1, 3)}`: the array of this name has 1 axis of inputs, and
-  its other axes hold 3 matrices side by side (Muon updates each of them alone).
+- `trained = False`: arrays are saved, but neither trained nor averaged;
+- `stacked = True`: arrays have a leading axis of layers, so that an array of one vector
+  per layer is not treated as a matrix;
+- `matrices = {"qkv.weight": (1, 3)}`: this array has 1 axis of inputs, and 3 matrices
+  side by side in its other axes (Muon updates each separately).
 """
 
 import abc
@@ -39,10 +39,10 @@ from train.watch.speed import Values
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """How a step is carried out.
+    """Execution of a step.
 
-    None of it changes what is computed, but for the rounding of `precision` and the
-    number of `supervision_steps` that share an update.
+    Only `precision` (by rounding) and `supervision_steps` (which share one update)
+    change the result.
     """
 
     batch_size: int
@@ -57,20 +57,20 @@ class StepConfig:
         return jnp.dtype(self.precision)
 
     def matmuls(self) -> contextlib.AbstractContextManager:
-        """True float32 products where float32 is asked for (GPUs and TPUs round)."""
+        """Use full float32 products for float32 (GPUs and TPUs round by default)."""
         if self.precision == "float32":
             return jax.default_matmul_precision("highest")
         return contextlib.nullcontext()
 
     def keys(self, number: Array, rows: Int[Array, " rows"]) -> Key[Array, " rows"]:
-        """A key for each row of the global batch in supervision step `number`."""
+        """Return one key per row of the global batch in supervision step `number`."""
         key = jax.random.fold_in(jax.random.key(self.seed), number)
         return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """Steps that one program makes, from `first` up to but not including `end`."""
+    """The steps `first` to `end - 1`, which share one compiled program."""
 
     first: int
     end: int
@@ -78,28 +78,28 @@ class Phase:
     """The experiment with the batch size and the depth of these steps."""
 
     values: dict[str, int]
-    """What the schedules set, reported beside the metrics."""
+    """Values of the schedules, reported with the metrics."""
 
 
 class AbstractExperiment(abc.ABC):
     """One kind of model, its data and its optimizer.
 
     The traced methods are pure functions over the rows of one device. A *filled carry*
-    is what `refill` returns. The defaults suit a model without memory and without a
-    puzzle table.
+    is the result of `refill`. The defaults suit a model without carry and puzzle
+    table.
 
     Attributes:
         config: of the run.
-        title: preset or name, for the run's directory and its first line.
+        title: preset or name, used for the run's directory and in its first line.
         mesh: the devices.
-        sizes: sizes of the model that come from the data.
+        sizes: sizes of the model taken from the data.
     """
 
     kind: ClassVar[str]
-    """Kind of model, as `train/models.py` lists it."""
+    """Kind of model, as in `train/models.py`."""
 
     unit: ClassVar[str] = "examples"
-    """Name of the rows of a batch, in print."""
+    """Name of a batch's rows in printed output."""
 
     def __init__(
         self,
@@ -109,13 +109,13 @@ class AbstractExperiment(abc.ABC):
         mesh: Mesh | None = None,
         sizes: Sizes | None = None,
     ):
-        """Describe a run; its data are opened when they are first needed.
+        """Describe a run. Its data are opened on first use.
 
         Args:
             config: of the run.
             title: preset or name.
-            mesh: the devices; None for those of `config.mesh`.
-            sizes: sizes of the model, for an experiment without data; None to take them
+            mesh: the devices; None to use `config.mesh`.
+            sizes: sizes of the model, for an experiment without data; None to read them
                 from the data.
         """
         self.config, self.title = config, title
@@ -139,24 +139,24 @@ class AbstractExperiment(abc.ABC):
     def cast(self, model: Any, dtype: jnp.dtype) -> Any:
         """Cast a model to the compute type.
 
-        All leaves but those whose gradients add up, over rows or over several uses, in
-        float32.
+        Leaves whose gradients must be summed in float32, over rows or over several
+        uses, are not cast.
         """
 
     @abc.abstractmethod
     def loss(
         self, model: Any, rows: PyTree, carry: PyTree, keys: Key[Array, " batch"]
     ) -> Loss:
-        """Return the loss summed over rows; its weight, the next carry, the metrics.
+        """Return the loss summed over rows, and (weight, next carry, metrics).
 
-        An update follows the gradient of the loss summed over the global batch, divided
-        by the summed weight (rows, or tokens).
+        An update uses the gradient of the loss summed over the global batch, divided by
+        the summed weight (rows, or tokens).
 
         Args:
             model: cast.
-            rows: of the puzzle table, one for each of `row_ids`.
+            rows: of the puzzle table, one per id in `row_ids`.
             carry: filled.
-            keys: one for each row.
+            keys: one per row.
         """
 
     @abc.abstractmethod
@@ -176,7 +176,7 @@ class AbstractExperiment(abc.ABC):
     def row_ids(self, carry: PyTree) -> PyTree:
         """Return the rows of the puzzle table that a filled carry looks up.
 
-        An id beyond the table stands for a row that counts for nothing.
+        An id beyond the table marks a row of padding.
         """
         return ()
 
@@ -218,7 +218,7 @@ class AbstractExperiment(abc.ABC):
     @property
     @abc.abstractmethod
     def positions(self) -> int:
-        """Positions of a row, as attention sees it."""
+        """Length of a row in attention."""
 
     @abc.abstractmethod
     def make_optimizer(self, total: int) -> Optimizer:
@@ -231,7 +231,7 @@ class AbstractExperiment(abc.ABC):
 
     @property
     def averaged(self) -> bool:
-        """Whether averaged weights are kept, and evaluated."""
+        """Whether averaged weights are kept and evaluated."""
         return self.config.optim.ema > 0
 
     @property
@@ -240,7 +240,7 @@ class AbstractExperiment(abc.ABC):
         return False
 
     def rates(self, examples: float) -> Values:
-        """Return what to report of the speed, given the examples a second."""
+        """Return metrics of speed, given the examples per second."""
         return {}
 
     @abc.abstractmethod
@@ -252,7 +252,7 @@ class AbstractExperiment(abc.ABC):
     @cached_property
     @abc.abstractmethod
     def sizes(self) -> Sizes:
-        """Sizes of the model that come from the data."""
+        """Sizes of the model taken from the data."""
 
     @property
     @abc.abstractmethod
@@ -271,7 +271,7 @@ class AbstractExperiment(abc.ABC):
 
     @abc.abstractmethod
     def train_batch(self, number: int) -> PyTree:
-        """Return this process's rows of training batch `number`; called in a thread."""
+        """Return this process's rows of training batch `number`. Called in a thread."""
 
     @property
     @abc.abstractmethod
@@ -280,7 +280,7 @@ class AbstractExperiment(abc.ABC):
 
     @abc.abstractmethod
     def eval_splits(self, when: Literal["between", "last", "only"]) -> Sequence[Split]:
-        """Return what to evaluate on the way, at the end, or without training."""
+        """Return the splits to evaluate during, at the end of, or without training."""
 
     @abc.abstractmethod
     def score(self, values: Values) -> float:
@@ -288,27 +288,27 @@ class AbstractExperiment(abc.ABC):
 
     @abc.abstractmethod
     def summary(self, evaluation: Evaluation) -> str:
-        """Return an evaluation in print."""
+        """Return an evaluation as text to print."""
 
     def advice(self, folder: Any) -> str:
-        """Return what to do with a complete run; empty for nothing."""
+        """Return a hint printed after a complete run; empty for none."""
         return ""
 
     def first_weights(self) -> tuple[Any, PyTree] | None:
-        """Return a model and the rows of a table to begin with; None for fresh ones."""
+        """Return the first model and table rows; None to initialize them."""
         return None
 
     def check(self) -> None:
-        """Raise `UserError` unless mesh, batches and data go together."""
+        """Raise `UserError` unless mesh, batches and data are compatible."""
         for size in self.config.batches.values:
             require_divides(self.mesh, size)
 
     # -- schedules ---------------------------------------------------------------------
 
     def phases(self) -> list[Phase]:
-        """Return the phases of the run, one after another.
+        """Return the phases of the run in order.
 
-        The experiment of a phase has no schedule but that of the learning rate.
+        The experiment of a phase has no schedule except the learning rate's.
 
         Raises:
             UserError: if the run is too long.

@@ -1,4 +1,4 @@
-"""Make a missing dataset, and prepare batches ahead of the devices."""
+"""Build a missing dataset, and prepare batches ahead of the devices."""
 
 import queue
 import threading
@@ -16,16 +16,16 @@ T = TypeVar("T")
 
 
 def prepare_missing(folder: str, build: Any) -> None:
-    """Make the dataset in `folder` if it is missing and a build is configured.
+    """Build the dataset in `folder` if it is missing and a build is configured.
 
-    The first process makes it while the others wait.
+    The first process builds it while the others wait.
 
     Raises:
-        ValueError: if it cannot be made.
+        ValueError: if it cannot be built.
     """
     path = open_path(folder)
     if is_remote(path):
-        return  # it is copied when it is opened
+        return  # copied when opened
 
     def make() -> None:
         if not path.exists():
@@ -45,8 +45,8 @@ def prepare_missing(folder: str, build: Any) -> None:
 class Prefetch(Generic[T]):
     """Iterates over `make(item)` for each of `items`, keeping up to `depth` ready.
 
-    A background thread makes them; `get` raises its errors. A context manager, which
-    ends the thread.
+    A background thread makes them; `get` raises its errors. Leaving the context ends
+    the thread.
 
     Attributes:
         waited: seconds that the last `get` took.

@@ -1,7 +1,7 @@
-"""The gradient of one update: where grad meets `shard_map`.
+"""The gradient of one update: `grad` inside `shard_map`.
 
-Each device gathers the parameters, cast as the experiment says, works on its own rows
-of the batch without any communication, and reduces its gradients once.
+Each device gathers the parameters, cast by the experiment, works on its own rows of the
+batch without communication, and reduces its gradients once.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from train.table import TABLE, lookup
 
 
 class Grads(eqx.Module):
-    """Gradients of some rows, as sums in float32, and what comes out beside them."""
+    """Gradients summed over rows in float32, with their weight and metrics."""
 
     model: PyTree
     """Of the trained leaves."""
@@ -44,16 +44,16 @@ def loss_and_grads(
     carry: PyTree,
     keys: Key[Array, " batch"],
 ) -> tuple[Grads, PyTree]:
-    """Gradients of the loss of some rows, in one go, and the next carry.
+    """Return the gradients of the loss of a batch's rows, and the next carry.
 
     Args:
-        experiment: what is to be learned.
+        experiment: defines the loss.
         model: whole, and cast.
-        loss_scale: what the mean loss is multiplied by while differentiating, and the
-            gradients divided by; None for nothing.
-        rows: that they look up in the puzzle table, or ().
-        carry: refilled.
-        keys: one for each row.
+        loss_scale: factor on the mean loss while differentiating, divided out of the
+            gradients; None for no factor.
+        rows: looked up in the puzzle table, or ().
+        carry: filled.
+        keys: one per row.
     """
     loss, pull, (weight, carry, metrics) = jax.vjp(
         partial(experiment.loss, carry=carry, keys=keys), model, rows, has_aux=True
@@ -77,9 +77,9 @@ def accumulate_grads(
     carry: PyTree,
     keys: Key[Array, " batch"],
 ) -> tuple[Grads, PyTree]:
-    """`loss_and_grads` of slices of the rows, one after another, to save memory.
+    """Apply `loss_and_grads` to slices of the rows, one after another, to save memory.
 
-    The last slice is smaller where their number does not divide the rows.
+    The last slice is smaller if `slices` does not divide the number of rows.
     """
     one = partial(loss_and_grads, experiment, model, loss_scale)
     count = keys.shape[0]
@@ -108,12 +108,12 @@ def accumulate_grads(
 
 
 def concatenate(parts: Sequence[PyTree]) -> PyTree:
-    """One after another."""
+    """Concatenate trees along the leading axis."""
     return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 
 def add(*parts: Grads) -> Grads:
-    """Sums; of the table's rows all."""
+    """Sum gradients; concatenate the gradients of the table's rows."""
     total = lambda trees: jax.tree.map(lambda *x: sum(x[1:], x[0]), *trees)
     return Grads(
         total([part.model for part in parts]),
@@ -131,15 +131,15 @@ def make_gradients(
     *,
     refill: bool,
 ) -> Callable[..., tuple[PyTree, PyTree, Array, Metrics, PyTree]]:
-    """The gradients of one update, by all devices.
+    """Return a function that computes the gradients of one update on all devices.
 
     Args:
-        experiment: what is to be learned.
+        experiment: defines the loss.
         mesh: the devices.
         config: slices, supervision steps, precision, seed.
         state: shapes of the state, for its layout.
-        refill: whether each supervision step takes in its batch (else the carry is
-            filled already).
+        refill: whether each supervision step refills the carry from its batch; if
+            false, the carry is filled already.
 
     Returns:
         `model, table, carry, loss scale, updates, batch -> grads, (ids, row grads),
@@ -188,8 +188,8 @@ def make_gradients(
         table_grads = concatenate(looked_up), sums.rows
         return grads, table_grads, weight, metrics, carry
 
-    # No collective stands inside of what is differentiated, so gradients are each
-    # device's own until `reduce`, and nothing needs `check_vma`.
+    # Nothing that is differentiated contains a collective, so gradients stay local to
+    # each device until `reduce`, and nothing needs `check_vma`.
     return jax.shard_map(
         device,
         mesh=mesh,

@@ -1,8 +1,8 @@
-"""The device mesh, the layout of every array on it, and the way between layouts.
+"""The device mesh, the layout of arrays on it, and conversions between layouts.
 
 The batch is split over both axes. Parameters, their average and the optimizer's state
-are split over `model` along their largest divisible axis, gathered once at the top of a
-device's work, and their gradients reduced once at its end. No model knows of this.
+are split over `model` along their largest divisible axis. Each device gathers the
+parameters once, and reduces the gradients once. Models do not depend on the mesh.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ REPLICATED = PartitionSpec()
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
-    """A (data, model) mesh over this run's devices, of all processes.
+    """Return a (data, model) mesh over the devices of all processes.
 
     Args:
-        config: sizes of its axes.
-        devices: others than this run's.
+        config: sizes of the axes.
+        devices: None for `jax.devices()`.
 
     Raises:
         ValueError: if the sizes do not fit the number of devices.
@@ -55,14 +55,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def split_axis(shape: tuple[int, ...], mesh: Mesh) -> int | None:
-    """The axis of a parameter that is split over `model`: the largest divisible one."""
+    """Return the largest axis that can be split over `model`; None if there is none."""
     size = mesh.shape["model"]
     axes = [i for i, n in enumerate(shape) if n % size == 0 and n > 0]
     return max(axes, key=lambda i: shape[i]) if axes and size > 1 else None
 
 
 def layout(tree: PyTree, mesh: Mesh) -> PyTree[PartitionSpec]:
-    """Partition specs of parameters, or of anything of their shapes."""
+    """Return the partition specs of parameters, or of any tree of the same shapes."""
 
     def spec(leaf: Any) -> PartitionSpec:
         axis = split_axis(leaf.shape, mesh)
@@ -76,7 +76,7 @@ def _axis_of(spec: PartitionSpec) -> int | None:
 
 
 def gather(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
-    """Inside `shard_map`: whole parameters from their parts."""
+    """Gather whole parameters from their parts, inside `shard_map`."""
 
     def whole(x: Array, spec: PartitionSpec) -> Array:
         axis = _axis_of(spec)
@@ -88,7 +88,7 @@ def gather(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
 
 
 def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
-    """Inside `shard_map`: sums over all devices, split like the parameters."""
+    """Sum over all devices, split like the parameters, inside `shard_map`."""
 
     def total(x: Array, spec: PartitionSpec) -> Array:
         axis = _axis_of(spec)
@@ -101,27 +101,27 @@ def reduce(tree: PyTree[Array], specs: PyTree[PartitionSpec]) -> PyTree[Array]:
 
 
 def everywhere(tree: PyTree[Array]) -> PyTree[np.ndarray]:
-    """Global arrays, whole, on the host of every process."""
+    """Return whole global arrays on the host of every process."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def require_divides(mesh: Mesh, batch: int) -> None:
-    """Raise `UserError` unless a batch divides by the number of devices."""
+    """Raise `UserError` unless the number of devices divides the batch."""
     require(
         batch % mesh.size == 0,
-        f"The batch must divide by the {mesh.size} devices of the mesh: got {batch}. "
+        f"The batch must be a multiple of the mesh's {mesh.size} devices: got {batch}. "
         f"Use {batch // mesh.size * mesh.size or mesh.size} or "
         f"{ceil_div(batch, mesh.size) * mesh.size}.",
     )
 
 
 def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
-    """Row numbers of a global batch that this process's devices hold, ascending.
+    """Return the ascending row numbers of a global batch on this process's devices.
 
     Raises:
-        ValueError: if the batch does not divide by the number of devices.
+        ValueError: if the number of devices does not divide the batch.
     """
     require_divides(mesh, batch)
     slices = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch,))
@@ -130,12 +130,12 @@ def process_rows(mesh: Mesh, batch: int) -> np.ndarray:
 
 
 def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyTree]:
-    """A function from this process's rows of a batch to global device arrays.
+    """Return a function from this process's rows of a batch to global device arrays.
 
     Args:
         mesh: the devices.
         batch: rows of the global batch.
-        leading: axes in front of the rows (several batches stacked).
+        leading: number of axes before the rows (for stacked batches).
     """
     rows = process_rows(mesh, batch)
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * leading, AXES))
@@ -155,12 +155,12 @@ def global_batch(mesh: Mesh, batch: int, leading: int) -> Callable[[PyTree], PyT
 
 
 def first_rows(tree: PyTree[Array]) -> PyTree:
-    """The rows of global arrays on the first device of this process, on the host."""
+    """Return the rows on the first device of this process, on the host."""
     return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), tree)
 
 
 def describe_layout(tree: PyTree, mesh: Mesh) -> tuple[str, str]:
-    """A table of all arrays (path, shape, spec, bytes on each device), and its sums."""
+    """Return a table of arrays (path, shape, spec, bytes per device) and its sums."""
     lines, parameters, total = [], 0, 0
     for path, leaf in jax.tree.leaves_with_path(tree):
         axis = split_axis(leaf.shape, mesh)

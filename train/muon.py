@@ -1,12 +1,11 @@
-"""Muon: updates of the matrices of hidden layers, with all singular values near 1.
+"""Muon: updates with all singular values near 1, for the matrices of hidden layers.
 
-Which arrays these are a model says itself (`train/experiment.py`). Queries, keys and
-values, gate and up, and the layers of a stack are matrices each, however they are
-stored.
+A model lists these arrays in its `matrices` (`train/experiment.py`). Queries, keys,
+values, gate, up and the layers of a stack are separate matrices, however stored.
 
 Source: Jordan 2024, `KellerJordan/Muon` and kellerjordan.github.io/posts/muon, which
-also finds queries, keys and values better apart; Liu et al. 2025, arXiv 2502.16982, for
-the size of an update; the rule itself is `optax.contrib.scale_by_muon`.
+also recommends separate queries, keys and values; Liu et al. 2025, arXiv 2502.16982,
+for the size of an update; the rule itself is `optax.contrib.scale_by_muon`.
 """
 
 import math
@@ -22,23 +21,23 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from configs import OptimConfig
 
 ADAMS_SIZE = 0.2
-"""Root mean square of an entry of Adam's updates, as arXiv 2502.16982 finds it."""
+"""Root mean square of the entries of Adam's updates, from arXiv 2502.16982."""
 
 
 class Axes(NamedTuple):
-    """How an array is read as matrices: `layers inputs parts*outputs`."""
+    """The axes of an array that holds matrices: `layers inputs parts*outputs`."""
 
     layers: int
-    """Axes of stacked layers in front: 0 or 1."""
+    """Number of leading axes of stacked layers: 0 or 1."""
 
     inputs: int
-    """Axes after these that a product sums over."""
+    """Number of axes, after `layers`, that a product sums over."""
 
     parts: int
-    """Matrices side by side in the axes that are left."""
+    """Number of matrices side by side in the remaining axes."""
 
     def split(self, x: Float[Array, "*axes"]) -> Float[Array, "matrices rows columns"]:
-        """The matrices."""
+        """Return the matrices."""
         rows = math.prod(x.shape[self.layers : self.layers + self.inputs])
         layers = math.prod(x.shape[: self.layers])
         x = x.reshape(layers, rows, self.parts, -1).swapaxes(1, 2)
@@ -47,13 +46,13 @@ class Axes(NamedTuple):
     def join(
         self, matrices: Float[Array, "matrices rows columns"], shape: tuple[int, ...]
     ) -> Float[Array, "*axes"]:
-        """The array of this shape that has these matrices."""
+        """Return the array of `shape` that holds these matrices."""
         apart = matrices.reshape(-1, self.parts, *matrices.shape[1:])
         return apart.swapaxes(1, 2).reshape(shape)
 
 
 def hidden_matrices(tree: PyTree) -> dict[str, Axes]:
-    """The arrays in hidden layers of a model's parameters, by their path."""
+    """Return the matrices of hidden layers in a model's parameters, by path."""
     found = {}
     for path, _ in jax.tree.leaves_with_path(tree):
         node, layers = tree, 0
@@ -78,7 +77,7 @@ def _child(node: Any, key: Any) -> Any:
 
 
 def _separate(tree: PyTree) -> tuple[PyTree, PyTree]:
-    """The matrices of hidden layers, and the rest, each with None for the other."""
+    """Split a tree into the matrices of hidden layers and the rest (None elsewhere)."""
     axes = hidden_matrices(tree)
     return eqx.partition(
         tree, jax.tree.map_with_path(lambda path, _: keystr(path) in axes, tree)
@@ -130,7 +129,7 @@ def with_muon(
 
 
 def scale_hidden(factor: float) -> optax.GradientTransformation:
-    """Updates, those of the matrices of hidden layers times `factor`."""
+    """Multiply the updates of the matrices of hidden layers by `factor`."""
 
     def scale(updates: PyTree, params: PyTree | None = None) -> PyTree:
         del params

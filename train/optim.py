@@ -1,6 +1,6 @@
 """Optimizers, schedules, and which leaves of a model are trained.
 
-Built from optax; the AdamATan2 rule and clipping as PyTorch does it are ours.
+Built from optax, with AdamATan2 and PyTorch's clipping added.
 """
 
 import math
@@ -21,9 +21,9 @@ Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
 
 def split_trainable(model: PyTree) -> tuple[PyTree, PyTree]:
-    """The model's trained leaves and its buffers, each with None for the other.
+    """Split a model into trained leaves and buffers (None elsewhere).
 
-    What says so is the class (`train/experiment.py`), not a name.
+    Modules with `trained = False` hold buffers (`train/experiment.py`).
     """
 
     def is_buffer(node: Any) -> bool:
@@ -34,7 +34,7 @@ def split_trainable(model: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def warmup_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Schedule:
-    """Rate of update `count + 1`: linear to `peak`, then cosine to `min_ratio * peak`.
+    """Return the rate of update `count + 1`: linear, then cosine to `min_ratio * peak`.
 
     Source: `pretrain.py`, `cosine_schedule_with_warmup_lr_lambda`; updates count
     from 1.
@@ -46,7 +46,7 @@ def warmup_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Sch
 
 
 def nanogpt_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Schedule:
-    """Rate of update `count`: linear, then cosine to `min_ratio * peak` at `total`.
+    """Return the rate of update `count`: linear, then cosine to `min_ratio * peak`.
 
     Source: nanoGPT, `train.py`, `get_lr`: the warm-up begins at 1 / (warmup + 1), and
     updates count from 0.
@@ -65,9 +65,9 @@ def nanogpt_cosine(peak: float, warmup: int, total: int, min_ratio: float) -> Sc
 def warmup_stable_decay(
     peak: float, warmup: int, total: int, min_ratio: float, decay_share: float
 ) -> Schedule:
-    """Rate of update `count`: linear to `peak`, `peak`, linear to `min_ratio * peak`.
+    """Return the rate of update `count`: linear up, constant, linear down.
 
-    The last update has the last rate but one: the next would have `min_ratio * peak`.
+    The rate would be `min_ratio * peak` at update `total`, one after the last.
 
     Source: Hu et al. 2024, arXiv 2404.06395 (WSD); Haegele et al. 2024, arXiv
     2405.18392, for a linear end of a fifth of the run or more.
@@ -88,13 +88,13 @@ def make_schedule(
     total: int,
     cosine: Callable[[float, int, int, float], Schedule],
 ) -> Schedule:
-    """The schedule that a configuration names.
+    """Return the schedule that a configuration selects.
 
     Args:
-        config: says which, and its shape.
+        config: kind of schedule, and its shape.
         peak: largest rate.
         total: updates.
-        cosine: the model's own one: `peak, warmup, total, min_ratio -> schedule`.
+        cosine: the model's cosine schedule: `peak, warmup, total, min_ratio`.
     """
     shape = peak, config.warmup, total, config.min_ratio
     if config.schedule == "wsd":
@@ -118,10 +118,10 @@ _ATAN = (
 
 
 def atan2_positive(y: Float[Array, "*axes"], x: Float[Array, "*axes"]) -> Array:
-    """`arctan2(y, x)` for x >= 0 to 2e-7 of its value, with 0 at the origin.
+    """Return `arctan2(y, x)` for x >= 0, to a relative 2e-7, with 0 at the origin.
 
-    XLA calls the C library's scalar function for each entry on a CPU, which takes
-    longer than all the rest of the update.
+    On a CPU, XLA calls the C library's scalar function for each entry, which takes
+    longer than the rest of the update.
     """
     size = jnp.abs(y)
     low, high = jnp.minimum(size, x), jnp.maximum(size, x)
@@ -135,7 +135,7 @@ def atan2_positive(y: Float[Array, "*axes"], x: Float[Array, "*axes"]) -> Array:
 
 
 class AdamATan2State(eqx.Module):
-    """Updates made, and the two moments."""
+    """The number of updates made, and the two moments."""
 
     count: Int[Array, ""]
     mu: PyTree
@@ -143,10 +143,10 @@ class AdamATan2State(eqx.Module):
 
 
 def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
-    """Adam with `atan2(m, sqrt(v_hat)) / (1 - b1^t)` for the quotient: no epsilon.
+    """Return Adam with `atan2(m, sqrt(v_hat)) / (1 - b1^t)` as its update; no epsilon.
 
-    Source: the package adam-atan2 0.0.3 (which the official code uses; the first moment
-    is corrected outside of atan2, and there is no factor); arXiv 2407.05872.
+    Source: the package adam-atan2 0.0.3, used by the official code (it corrects the
+    first moment outside of atan2, and has no factor); arXiv 2407.05872.
     """
 
     def init(params: PyTree) -> AdamATan2State:
@@ -172,9 +172,9 @@ def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
 
 
 def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
-    """Gradients scaled down to a global norm of `largest` if theirs is larger.
+    """Scale gradients down to a global norm of at most `largest`.
 
-    By one factor: optax's divides each entry, which costs a pass over all of them.
+    Multiplies by one factor; optax divides each entry, which costs another pass.
 
     Source: PyTorch, `clip_grad_norm_`, its 1e-6 included.
     """
@@ -188,7 +188,7 @@ def clip_by_global_norm(largest: float) -> optax.GradientTransformation:
 
 
 def matrices(params: PyTree) -> PyTree[bool]:
-    """Which parameters have two or more axes, an axis of stacked layers not counted.
+    """Return which parameters have two or more axes, not counting stacked layers.
 
     Source: nanoGPT, `configure_optimizers`.
     """
@@ -202,12 +202,12 @@ def matrices(params: PyTree) -> PyTree[bool]:
 
 
 TableUpdate = Callable[[Array, tuple[Array, Array], Int[Array, ""]], Array]
-"""`rows, (their numbers, gradients), updates made -> rows`: see `train/table.py`."""
+"""`rows, (row numbers, gradients), updates made -> rows`: see `train/table.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """How the parameters, their average and the puzzle table change."""
+    """Updates of the parameters, of their average and of the puzzle table."""
 
     tx: optax.GradientTransformation
     schedule: Schedule
@@ -218,7 +218,7 @@ class Optimizer:
 def make_optimizer(
     config: OptimConfig, schedule: Schedule, table_update: TableUpdate | None = None
 ) -> Optimizer:
-    """The optimizer that a configuration describes, at the rate of a schedule."""
+    """Return the optimizer of a configuration, with the rate of a schedule."""
     return Optimizer(
         tx=make_tx(config, schedule),
         schedule=schedule,
@@ -228,7 +228,7 @@ def make_optimizer(
 
 
 def make_tx(config: OptimConfig, schedule: Schedule) -> optax.GradientTransformation:
-    """The gradient transformation of a model; decay is decoupled."""
+    """Return the gradient transformation of a model, with decoupled weight decay."""
     match config.name:
         case "adam_atan2":
             scale = scale_by_adam_atan2(config.beta1, config.beta2)
@@ -246,13 +246,13 @@ def make_tx(config: OptimConfig, schedule: Schedule) -> optax.GradientTransforma
         scale,
         optax.add_decayed_weights(config.weight_decay, mask),
         rate,
-        # optax also allows numbers where we have arrays.
+        # optax's type also allows numbers.
         optax.scale_by_learning_rate(schedule),  # pyright: ignore[reportArgumentType]
     )
 
 
 def update_ema(ema: Any, model: Any, decay: float) -> Any:
-    """`decay * ema + (1 - decay) * model` on trained leaves; buffers stay.
+    """Return `decay * ema + (1 - decay) * model` on trained leaves; keep buffers.
 
     Source: `models/ema.py`, `EMAHelper`; paper section 4.7.
     """

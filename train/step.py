@@ -1,8 +1,7 @@
 """The train step and the evaluation step, compiled.
 
-A step is `state, batch -> state, metrics`, made once by a factory that closes over what
-never changes. The optimizer sees global arrays; the compiler splits it like the
-parameters.
+A step is `state, batch -> state, metrics`, made once per experiment and layout. The
+optimizer works on global arrays; the compiler splits its work like the parameters.
 """
 
 from collections.abc import Callable
@@ -25,10 +24,10 @@ from train.state import LossScale, TrainState, all_finite, state_shardings
 from train.table import TABLE, lookup, update_rows
 
 TrainStep = Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]
-"""State and batch in, state and metrics out."""
+"""`state, batch -> state, metrics`."""
 
 EvalStep = Callable[[Any, PyTree, PyTree], tuple[Metrics, PyTree]]
-"""Model, puzzle table and batch in, metrics and predictions out."""
+"""`model, puzzle table, batch -> metrics, predictions`."""
 
 
 def make_update(
@@ -40,7 +39,7 @@ def make_update(
     *,
     refill: bool,
 ) -> TrainStep:
-    """One optimizer update, traced into larger programs; see `make_train_step`."""
+    """Return a function that makes one update, not compiled; see `make_train_step`."""
     gradients = make_gradients(experiment, mesh, config, state, refill=refill)
     shardings = state_shardings(state, mesh)
     one = jnp.ones(())
@@ -98,16 +97,16 @@ def skip_overflow(
     grads: PyTree,
     metrics: Metrics,
 ) -> tuple[TrainState, Metrics]:
-    """The update, or if a number overflowed no update; and the next loss scale.
+    """Undo the update if a number overflowed, and adjust the loss scale.
 
     A skipped update consumes its batch, but counts neither for the schedule nor in the
     metrics.
     """
     finite = all_finite(grads) & all_finite(metrics)
-    kept = lambda s: (s.updates, s.model, s.ema, s.table, s.opt_state)
-    chosen = optax.tree.where(finite, kept(after), kept(before))
+    undone = lambda s: (s.updates, s.model, s.ema, s.table, s.opt_state)
+    chosen = optax.tree.where(finite, undone(after), undone(before))
     after = eqx.tree_at(
-        lambda s: (*kept(s), s.scale),
+        lambda s: (*undone(s), s.scale),
         after,
         (*chosen, scale.after(finite)),
         is_leaf=lambda x: x is None,
@@ -130,22 +129,21 @@ def make_train_step(
     episode: bool = False,
     compiled: bool = True,
 ) -> TrainStep:
-    """The train step, `state, batch -> state, metrics`.
+    """Return the train step, `state, batch -> state, metrics`.
 
     Args:
-        experiment: what is to be learned.
-        optimizer: how parameters change.
+        experiment: defines loss, evaluation and carry.
+        optimizer: updates the parameters.
         mesh: the devices.
         config: slices, supervision steps, precision, seed.
         state: a state, or its shapes.
         episode: update on one batch until all of its rows are done (paper, figure 3),
             instead of once (official code).
-        compiled: whether to compile it, donating the state that is passed in.
+        compiled: compile the step, which then donates its state.
 
     Returns:
         The step. A batch has axes `calls, supervision steps, rows, ...` (episode:
-        `rows, ...`). One dispatch makes an update for each call; metrics are summed
-        over them.
+        `rows, ...`). A step makes one update per call, and sums the metrics over calls.
     """
     update = make_update(experiment, optimizer, mesh, config, state, refill=not episode)
 
@@ -184,12 +182,12 @@ def make_train_step(
 def make_eval_step(
     experiment: AbstractExperiment, mesh: Mesh, config: StepConfig, model: Any
 ) -> EvalStep:
-    """The compiled evaluation, `model, table, batch -> metrics, predictions`.
+    """Return the compiled evaluation, `model, table, batch -> metrics, predictions`.
 
     Args:
-        experiment: what is to be learned.
+        experiment: defines the evaluation.
         mesh: the devices.
-        config: its batch size and precision.
+        config: batch size and precision.
         model: a model, or its shapes.
     """
     specs = layout(model, mesh)

@@ -1,7 +1,7 @@
-"""The puzzle table on the mesh: its rows are split over all devices, whole on none.
+"""The puzzle table, with its rows split over all devices.
 
-An ARC table has a million rows, of which a step looks up a few hundred. All devices
-hear all ids; each gives the rows that it holds, and changes these alone.
+An ARC table has a million rows; a step looks up a few hundred. Ids are gathered on all
+devices; each device returns and updates only the rows it holds.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from jaxtyping import Array, Float, Int, PyTree
 from train.mesh import AXES, BATCH
 
 TABLE = BATCH
-"""How its rows lie on a mesh."""
+"""The partition of the rows."""
 
 
 class Table(eqx.Module):
-    """Rows, the last of which may only be there to give all devices as many."""
+    """Rows, padded so that every device has the same number."""
 
     rows: Float[Array | np.ndarray, "padded width"]
     length: int = eqx.field(static=True)
-    """Rows that count."""
+    """Number of rows without padding."""
 
     def over(self, devices: int) -> "Table":
-        """The table with so many rows that they divide by the devices."""
+        """Return the table padded to a multiple of `devices` rows."""
         missing = -self.length % devices + self.length - len(self.rows)
         if not missing:
             return self
@@ -36,17 +36,17 @@ class Table(eqx.Module):
 
 
 def is_table(node: Any) -> bool:
-    """Whether a node of a tree is a table."""
+    """Return whether a node of a tree is a table."""
     return isinstance(node, Table)
 
 
 def make_table(rows: PyTree, devices: int = 1) -> PyTree:
-    """The table of these rows; () of a model without one."""
+    """Return the table of these rows; () for a model without one."""
     return jax.tree.map(lambda r: Table(r, len(r)).over(devices), rows)
 
 
 def _places(table: Table, ids: Int[Array, " ids"]) -> Int[Array, " ids"]:
-    """Where this device's part has the rows of these ids; beyond it if it has not."""
+    """Return the ids' positions in this device's part; its length for missing ids."""
     size = len(table.rows)
     place = ids - jax.lax.axis_index(AXES) * size
     return jnp.where((place >= 0) & (place < size), place, size)
@@ -54,9 +54,9 @@ def _places(table: Table, ids: Int[Array, " ids"]) -> Int[Array, " ids"]:
 
 @jax.named_scope("table")
 def lookup(table: PyTree, ids: PyTree) -> PyTree:
-    """Inside `shard_map`: the rows of this device's ids; zeros for an id beyond them.
+    """Return the rows of this device's ids, inside `shard_map`.
 
-    Exact: to every row all other devices add zeros.
+    Ids beyond the table give zeros. The sum is exact: all other devices add zeros.
     """
 
     def find(table: Table, ids: Int[Array, " ids"]) -> Float[Array, "ids width"]:
@@ -74,14 +74,14 @@ def update_rows(
     grads: Float[Array, "ids width"],
     count: Int[Array, ""],
 ) -> Table:
-    """Inside `shard_map`: the table after the gradients of all devices' ids.
+    """Return the table updated by the gradients of all devices, inside `shard_map`.
 
     Args:
-        update: `rows, (their numbers, gradients), updates made -> rows`; a number
-            beyond the rows is of one that is not here.
+        update: `rows, (row numbers, gradients), updates made -> rows`; ignores row
+            numbers beyond the rows.
         table: this device's part.
-        ids: that this device has looked up.
-        grads: of the rows looked up.
+        ids: looked up by this device.
+        grads: gradient of each looked-up row.
         count: updates made.
     """
     gather = lambda a: jax.lax.all_gather(a, AXES, tiled=True)
