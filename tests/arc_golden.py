@@ -1,9 +1,9 @@
 """The golden ARC case: input and output of the official builder and evaluator.
 
-`golden/arc` holds the builder's input (`raw`), what it wrote with 5 augmentations and
+`golden/arc` contains the builder's input (`raw`), its output with 5 augmentations and
 seed 1 (`dataset`, its arrays in `dataset.npz`), predictions for its test split with
-padding, and what the evaluator made of them, in batches of 7 (commit e7b6871). The ten
-tasks are of fchollet/ARC-AGI (Apache-2.0).
+padding, and the evaluator's result in batches of 7 (commit e7b6871). The ten tasks are
+from fchollet/ARC-AGI (Apache-2.0).
 """
 
 import json
@@ -18,7 +18,7 @@ BATCH = 7
 
 
 def write_official(out: Path) -> Path:
-    """The dataset as the official builder wrote it."""
+    """Write the dataset of the official builder."""
     shutil.copytree(FOLDER / "dataset", out)
     with np.load(FOLDER / "dataset.npz") as arrays:
         for name in arrays.files:
@@ -31,9 +31,9 @@ def expected(name: str):
 
 
 def predictions() -> list[tuple[np.ndarray, ...]]:
-    """Arguments of `Votes.add`, batch by batch."""
+    """Return the arguments of `Votes.add`, batch by batch."""
     names = ("puzzle_identifiers", "inputs", "preds", "q_halt_logits")
     with np.load(FOLDER / "predictions.npz") as stored:
         columns = [stored[name] for name in names]
     starts = range(0, len(columns[0]), BATCH)
-    return [tuple(own[i : i + BATCH] for own in columns) for i in starts]
+    return [tuple(column[i : i + BATCH] for column in columns) for i in starts]

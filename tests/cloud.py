@@ -17,9 +17,9 @@ ROOT = Path(__file__).parent.parent
 
 @contextmanager
 def emulator() -> Iterator[str]:
-    """The address of a bucket, for this process and those that it starts.
+    """Start a server in memory, in a child process; yield the address of a bucket.
 
-    It is a process of its own, and keeps what is written in memory.
+    This process and its children use it for `gs://`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -28,8 +28,8 @@ def emulator() -> Iterator[str]:
     os.environ |= {
         "STORAGE_EMULATOR_HOST": url,  # gcsfs
         "TENSORSTORE_GCS_HTTP_URL": url,
-        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # TensorStore looks for others
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it asks the real service
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # TensorStore searches for credentials
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would call the real service
     }
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.cloud", str(port)],
@@ -59,8 +59,8 @@ def _wait_for(url: str) -> None:
 def serve(port: int) -> None:
     """Serve until killed.
 
-    Of an object's content the real service says the generation too, without which
-    TensorStore cannot write what it has read.
+    Like the real service, send the generation with an object's content: without it,
+    TensorStore cannot overwrite the object.
     """
     from gcp_storage_emulator.exceptions import NotFound
     from gcp_storage_emulator.handlers import objects
@@ -69,13 +69,13 @@ def serve(port: int) -> None:
 
     def with_generation(request: Any, response: Any, storage: Any, **_: Any) -> None:
         download(request, response, storage)
-        place = request.params["bucket_name"], request.params["object_id"]
+        path = request.params["bucket_name"], request.params["object_id"]
         with suppress(NotFound):
-            generation = storage.get_file_obj(*place)["generation"]
+            generation = storage.get_file_obj(*path)["generation"]
             response["x-goog-generation"] = generation
 
     objects.download = with_generation
-    from gcp_storage_emulator.server import create_server  # it takes what it finds
+    from gcp_storage_emulator.server import create_server  # imports `download`
 
     create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET).run()
 

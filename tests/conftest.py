@@ -1,7 +1,7 @@
 """Eight CPU devices for all tests, set up before JAX is imported.
 
-Programs here run once or twice, so LLVM does not optimize them unless told to: that
-would take a third of the time. XLA's own passes are the same.
+Programs run once or twice here, so LLVM does not optimize them: that would take a third
+of the time. XLA's own passes are unchanged.
 """
 
 import os
@@ -22,7 +22,7 @@ from configs import MeshConfig
 from tests.cloud import emulator
 from train.mesh import make_mesh
 
-# Tests build the same small programs again and again.
+# Tests compile the same small programs repeatedly.
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -30,7 +30,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes for all tests; none of its own for the files that are named."""
+    """Return 2 for the whole suite, 0 if files are named."""
     named = any(".py" in word for word in config.invocation_params.args)
     return 0 if named else 2
 

@@ -1,6 +1,6 @@
-"""Golden cases: what the official code computes, and our objects built to match.
+"""Golden cases of the official code, and matching objects of this code.
 
-Each case is `golden/<name>.npz` with `golden/<name>.json`: tiny configurations run
+Each case is `golden/<name>.npz` with `golden/<name>.json`: a tiny configuration run
 through the official PyTorch code (commit e7b6871) on a CPU.
 """
 
@@ -39,7 +39,9 @@ VARIANTS = {"trm_singlez": "single_z", "trm_hier6": "hier6"}
 
 
 @dataclass(frozen=True)
-class Golden:
+class Stored:
+    """Arrays and options of a case."""
+
     name: str
 
     @cached_property
@@ -59,6 +61,9 @@ class Golden:
             if name.startswith(prefix)
         }
 
+
+@dataclass(frozen=True)
+class Golden(Stored):
     @cached_property
     def config(self) -> TRMConfig:
         o = self.options

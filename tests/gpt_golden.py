@@ -1,54 +1,33 @@
-"""Golden cases of nanoGPT, and our objects built to match.
+"""Golden cases of nanoGPT, and matching objects of this code.
 
 Each case is `golden/<name>.npz` with `golden/<name>.json`: a tiny configuration run
 through nanoGPT on a CPU.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from configs import GPTConfig, OptimConfig, TrainGPT
 from data.text.dataset import Tokens
 from gpt.model import GPT, build_gpt
 from gpt.weights import from_named
+from tests.golden import Stored
 from train.experiment import StepConfig
 from train.gpt import GPTExperiment
 from train.optim import Optimizer, make_tx
 from train.state import TrainState, new_state
 
-FOLDER = Path(__file__).parent / "golden"
 CASES = ("gpt", "gpt_no_bias")
 
 
 @dataclass(frozen=True)
-class GPTGolden:
-    name: str
+class GPTGolden(Stored):
     unroll: int = 1
     remat: bool = False
     chunk: int = 10**6
-
-    @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
-        with np.load(FOLDER / f"{self.name}.npz") as stored:
-            return {name: stored[name] for name in stored.files}
-
-    @cached_property
-    def options(self) -> dict[str, Any]:
-        return json.loads((FOLDER / f"{self.name}.json").read_text())
-
-    def tree(self, prefix: str) -> dict[str, np.ndarray]:
-        return {
-            name.removeprefix(f"{prefix}/"): array
-            for name, array in self.arrays.items()
-            if name.startswith(f"{prefix}/")
-        }
 
     @cached_property
     def config(self) -> GPTConfig:

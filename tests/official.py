@@ -1,4 +1,4 @@
-"""Checkpoints as the official code writes them, of the golden cases."""
+"""Checkpoints of the golden cases, in the format of the official code."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tests.golden import Golden
 from trm.official.state_dict import write_state_dict
 
 STYLES = ("_orig_mod.model.inner.", "model.inner.", "")
-"""Compiled, not compiled, and the network alone."""
+"""Prefixes of names: compiled, not compiled, the network alone."""
 
 ARCH = {
     "trm": "recursive_reasoning.trm@TinyRecursiveReasoningModel_ACTV1",
@@ -20,19 +20,19 @@ ARCH = {
     "hrm": "recursive_reasoning.hrm@HierarchicalReasoningModel_ACTV1",
     "transformer": "recursive_reasoning.transformers_baseline@Model_ACTV2",
 }
-# Options that `all_config.yaml` does not hold: they come from the data.
+# Options that `all_config.yaml` does not contain: they come from the data.
 OF_DATA = ("batch_size", "seq_len", "vocab_size", "num_puzzle_identifiers")
 RATES = ("puzzle_emb_lr", "puzzle_emb_weight_decay", "ema_rate", "global_batch_size")
 
 
 def weights_of(golden: Golden, style: str = "") -> dict[str, np.ndarray]:
-    """The weights after six updates, by official names."""
+    """Return the weights after six updates, by official names."""
     named = golden.tree("weights") | golden.tree("step5/weights_after")
     return {style + name: array for name, array in named.items()}
 
 
 def rounded(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The weights with fresh latents in bfloat16, as bfloat16 training saves them."""
+    """Return the weights with initial latents in bfloat16, as trained in bfloat16."""
     narrow = np.dtype(jnp.bfloat16)
     return {
         name: array.astype(narrow) if name.endswith("_init") else array
@@ -41,7 +41,7 @@ def rounded(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def options_of(golden: Golden) -> dict[str, Any]:
-    """What `all_config.yaml` says of a case."""
+    """Return the content of a case's `all_config.yaml`."""
     stored = golden.options
     optimizer = stored["optimizer"]
     skipped = (*OF_DATA, "arch", "loss_type", "optimizer")
@@ -72,15 +72,15 @@ def write_official(
     narrow: bool = False,
     before: bool = False,
 ) -> Path:
-    """A checkpoint of a case with its `all_config.yaml`, in a folder of their own.
+    """Write a checkpoint of a case and its `all_config.yaml`; return its path.
 
     Args:
-        folder: of both.
+        folder: of both files.
         golden: the case.
         file: name of the checkpoint.
-        style: what all names begin with.
-        narrow: whether fresh latents are in bfloat16.
-        before: whether it is of the weights before the first update.
+        style: prefix of all names.
+        narrow: store initial latents in bfloat16.
+        before: write the weights before the first update.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = weights_of(golden, style)

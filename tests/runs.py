@@ -1,4 +1,4 @@
-"""Train scripts in processes of their own, for tests of whole runs."""
+"""Start scripts as child processes, for tests of whole runs."""
 
 import atexit
 import json
@@ -8,32 +8,59 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from configs import MeshConfig, PuzzleDataConfig, TrainTRM
 from data.storage import AnyPath
+from train.presets import TRM_PRESETS
 
 ROOT = Path(__file__).parent.parent
 RATES = ("examples_per_second", "tokens_per_second", "data_wait_seconds")
 Settings = dict[str, object]
 
+TINY: Settings = {
+    "batch-size": 8,
+    "model.dim": 16,
+    "model.puzzle-dim": 16,
+    "model.layers": 1,
+    "act.max-steps": 3,
+    "eval.batch-size": 8,
+    "run.log-every": 1,
+}
+"""A tiny TRM that evaluates and logs often."""
+
+
+def quick(dataset: Path, **changes: Any) -> TrainTRM:
+    """Return `quickstart` for 4 epochs with batches of 8 puzzles, on one device."""
+    base = replace(
+        TRM_PRESETS["quickstart"][1],
+        batch_size=8,
+        epochs=4.0,
+        data=PuzzleDataConfig(paths=(str(dataset),), build=None, block=4),
+        mesh=MeshConfig(data=1),
+    )
+    return replace(base, **changes)
+
 
 def words(preset: str, settings: Settings) -> list[str]:
-    """A command line's arguments."""
+    """Return the arguments of a command line."""
     pairs = [(f"--config.{name}", str(value)) for name, value in settings.items()]
     return [preset, *(word for pair in pairs for word in pair)]
 
 
 @cache
 def programs() -> str:
-    """Compiled programs of all runs here; not shared, since some runs are killed."""
+    """Return a folder for compiled programs; not shared, since some runs are killed."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     return folder.name
 
 
 def environment(devices: int = 1, **variables: str) -> dict[str, str]:
-    """The variables of a process with so many CPU devices."""
+    """Return the environment of a process with `devices` CPU devices."""
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -46,12 +73,12 @@ def environment(devices: int = 1, **variables: str) -> dict[str, str]:
     }
 
 
-def start(
-    module: str, argv: Sequence[str], devices: int = 1, **variables: str
+def launch(
+    argv: Sequence[str], devices: int = 1, **variables: str
 ) -> subprocess.Popen[str]:
-    """A module as a process of its own."""
+    """Start Python with these arguments."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *argv],
+        [sys.executable, *argv],
         cwd=ROOT,
         env=environment(devices, **variables),
         stdout=subprocess.PIPE,
@@ -60,15 +87,37 @@ def start(
     )
 
 
+def start(
+    module: str, argv: Sequence[str], devices: int = 1, **variables: str
+) -> subprocess.Popen[str]:
+    """Start a module."""
+    return launch(["-m", module, *argv], devices, **variables)
+
+
+def trm_words(dataset: Path, folder: Path, **more: object) -> list[str]:
+    """Return the arguments of a run of 96 steps with an evaluation every 24."""
+    settings = {"data.paths": dataset, "run-dir": folder, "epochs": 12}
+    settings |= {"optim.warmup": 20, "eval.epochs": 3, "run.save-every": 4}
+    return words("quickstart", {**TINY, **settings, **more})
+
+
+def start_trm(
+    dataset: Path, folder: Path, devices: int = 1, **more: object
+) -> subprocess.Popen[str]:
+    """Start the run of `trm_words`."""
+    return start("train.trm", trm_words(dataset, folder, **more), devices)
+
+
 def finish(process: subprocess.Popen[str], status: int = 0) -> tuple[str, str]:
-    """What a run prints, on each of the two channels."""
-    out, err = process.communicate(timeout=180)
+    """Wait for a process, check its status, and return its stdout and stderr."""
+    out, err = process.communicate(timeout=600)
     assert process.returncode == status, out[-2000:] + err[-4000:]
     return out, err
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
+    """Wait until a condition holds, while a process runs."""
+    end = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -76,7 +125,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 
 def metrics(folder: AnyPath) -> list[dict]:
-    """All lines of metrics, without speed and time, which no two runs share."""
+    """Return all lines of metrics, without the fields that depend on time."""
     text = (folder / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     lines = [line for line in lines if line["split"] != "time"]
@@ -85,7 +134,7 @@ def metrics(folder: AnyPath) -> list[dict]:
 
 
 def last_step(folder: Path) -> int:
-    """Step of the newest complete line of metrics."""
+    """Return the step of the newest complete line of metrics; 0 without one."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith("\n")]

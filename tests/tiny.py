@@ -1,6 +1,7 @@
-"""A tiny TRM, its optimizer, state and puzzles, for tests of the machinery."""
+"""A tiny TRM with optimizer, state and puzzles, for tests."""
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import equinox as eqx
@@ -10,10 +11,17 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from configs import ACTConfig, EvalConfig, OptimConfig, TrainTRM, TRMConfig
+from configs import (
+    ACTConfig,
+    EvalConfig,
+    MeshConfig,
+    OptimConfig,
+    TrainTRM,
+    TRMConfig,
+)
 from data.puzzles.dataset import IGNORE, Puzzle
 from train.experiment import StepConfig
-from train.mesh import global_batch
+from train.mesh import global_batch, make_mesh
 from train.optim import Optimizer, make_tx, warmup_cosine
 from train.state import TrainState, new_state
 from train.trm import TRMExperiment
@@ -37,8 +45,13 @@ ACT = ACTConfig(max_steps=3, exploration=0.3)
 PLAN = StepConfig(batch_size=BATCH, precision="float32", seed=0)
 
 
+@cache
+def mesh_of(data: int, model: int) -> Mesh:
+    return make_mesh(MeshConfig(data=data, model=model))
+
+
 def model(config: TRMConfig = MODEL, seed: int = 0) -> TRM:
-    """A model whose halting head is not all zero, so that rows halt at random."""
+    """Return a model with a random halting head, so that rows halt at random."""
     built = build_trm(config, vocab=VOCAB, seq=SEQ, key=jax.random.key(seed))
     halt = jax.random.normal(jax.random.key(seed + 1), built.halt_head.weight.shape)
     bias = jnp.array([-0.3, 0.2])
@@ -48,7 +61,7 @@ def model(config: TRMConfig = MODEL, seed: int = 0) -> TRM:
 
 
 def optimizer(optimizer: optax.GradientTransformation | None = None) -> Optimizer:
-    """Plain SGD unless told otherwise: AdamATan2 would amplify rounding."""
+    """Return SGD by default, as AdamATan2 would amplify rounding."""
     constant = lambda rate: lambda count: jnp.asarray(rate, jnp.float32)
     return Optimizer(
         tx=optimizer or optax.sgd(0.1),
@@ -73,7 +86,7 @@ def objective(act: ACTConfig = ACT, *, early_halt: bool = False) -> TRMExperimen
 
 
 def gradients(made: Any, state: TrainState, batch: Any) -> Any:
-    """Mean gradients, ids and gradients of the table's rows, carry, metrics."""
+    """Return mean gradients, (ids, gradients) of table rows, carry and metrics."""
     inputs = (state.model, state.table, state.carry, state.scale, state.updates)
     grads, (ids, rows), weight, metrics, carry = jax.jit(made)(*inputs, batch)
     mean = lambda tree: jax.tree.map(lambda g: g / weight, tree)
@@ -89,7 +102,7 @@ def init(
     precision: Any = "float32",
     puzzles: int = PUZZLES,
 ) -> Any:
-    """The function that makes the first state."""
+    """Return a function that creates the first state."""
     step_config = replace(PLAN, precision=precision)
     table = 0.1 * jax.random.normal(jax.random.key(9), (puzzles, config.puzzle_dim))
 
@@ -102,7 +115,7 @@ def init(
 
 
 def puzzles(seed: int, *leading: int) -> Puzzle:
-    """Random boards; labels are a fixed function of the inputs, a few not scored."""
+    """Return random boards; labels are a fixed function of the inputs, some ignored."""
     rng = np.random.default_rng(seed)
     inputs = rng.integers(1, VOCAB, (*leading, SEQ)).astype(np.int32)
     labels = np.where(inputs == 1, IGNORE, VOCAB - inputs).astype(np.int32)
@@ -111,29 +124,28 @@ def puzzles(seed: int, *leading: int) -> Puzzle:
 
 
 def batch(mesh: Mesh, seed: int, calls: int = 1, supervision_steps: int = 1) -> Puzzle:
-    """A global input of the train step; batch `i` of it is `puzzles(seed + i)`."""
+    """Return a global input of the train step; its batch `i` is `puzzles(seed + i)`."""
     drawn = [puzzles(seed + i, BATCH) for i in range(calls * supervision_steps)]
     stack = lambda *a: np.stack(a).reshape(calls, supervision_steps, *a[0].shape)
     return global_batch(mesh, BATCH, 2)(jax.tree.map(stack, *drawn))
 
 
 def assert_close(a: Any, b: Any, tolerance: float = 1e-5) -> None:
-    """All leaves equal to `tolerance` times the largest magnitude of each."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    for x, y in pairs:
+    """Compare leaves up to `tolerance` times the largest magnitude in each."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         scale = max(np.abs(y).max(initial=0.0), 1e-6)
         np.testing.assert_allclose(x / scale, y / scale, atol=tolerance)
 
 
 def assert_equal(a: Any, b: Any) -> None:
-    """All leaves equal bit for bit."""
+    """Compare leaves bit for bit."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 def host(state: TrainState) -> TrainState:
-    """On the host, without rows of the table that do not count: as on one device."""
+    """Copy a state to the host, without padding of the table."""
     state = jax.device_get(state)
     rows = state.table.rows[: state.table.length]
     return eqx.tree_at(lambda s: s.table.rows, state, rows)

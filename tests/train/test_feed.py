@@ -1,3 +1,5 @@
+"""The input of training: datasets built on the way, dispatches, first states."""
+
 import itertools
 from dataclasses import replace
 from functools import partial
@@ -8,14 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import (
-    GeneratedSudoku,
-    MeshConfig,
-    PuzzleDataConfig,
-    RunConfig,
-    TrainTRM,
-)
-from data.build import prepare
+from configs import GeneratedSudoku, RunConfig
+from tests.runs import quick
 from tests.tiny import assert_equal
 from train import devices
 from train.feed import prepare_missing
@@ -27,28 +23,10 @@ from train.step import make_train_step
 from train.trm import TRMExperiment
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "sudoku-4x4"
-    prepare(GeneratedSudoku(size=4, train=40, test=20), out)
-    return out
-
-
-def config(dataset: Path, **changes: object) -> TrainTRM:
-    base = replace(
-        TRM_PRESETS["quickstart"][1],
-        batch_size=8,
-        epochs=4.0,
-        data=PuzzleDataConfig(paths=(str(dataset),), build=None, block=4),
-        mesh=MeshConfig(data=1),
-    )
-    return replace(base, **changes)  # pyright: ignore[reportArgumentType]
-
-
 def test_the_first_process_prepares_for_all(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch
+    puzzles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As often as it is asked; a key of JAX's service is set once."""
+    """Repeated calls use new keys of JAX's coordination service."""
     keys: list[str] = []
 
     def key_value_set(key: str, value: str) -> None:
@@ -67,23 +45,23 @@ def test_the_first_process_prepares_for_all(
         monkeypatch.setattr(devices, "_CALLS", itertools.count())
         for _ in range(2):
             devices.first_process_does(lambda: calls.append("made"))
-            prepare_missing(str(dataset), GeneratedSudoku(size=4))
+            prepare_missing(str(puzzles), GeneratedSudoku(size=4))
     assert calls == ["made"] * 2
     assert keys == []
 
 
-def test_steps_are_whole_dispatches(dataset: Path) -> None:
+def test_steps_are_whole_dispatches(puzzles: Path) -> None:
     """4 epochs of 40 puzzles in batches of 8 are 20 batches."""
-    total = lambda **changes: TRMExperiment(config(dataset, **changes)).total
+    total = lambda **changes: TRMExperiment(quick(puzzles, **changes)).total
     assert total() == 20
     assert total(steps_per_call=3) == 21
     assert total(supervision_steps=4) == 5
 
 
-def test_dispatches_take_the_same_batches(dataset: Path) -> None:
-    """Their numbers do not depend on the shape of the input."""
-    single = partial(dispatch, TRMExperiment(config(dataset)))
-    both = TRMExperiment(config(dataset, steps_per_call=2, supervision_steps=2))
+def test_dispatches_take_the_same_batches(puzzles: Path) -> None:
+    """Batch numbers do not depend on the shape of the input."""
+    single = partial(dispatch, TRMExperiment(quick(puzzles)))
+    both = TRMExperiment(quick(puzzles, steps_per_call=2, supervision_steps=2))
     stacked = dispatch(both, 2)
     assert stacked.inputs.shape == (2, 2, 8, 16)
     for i in range(4):
@@ -92,10 +70,10 @@ def test_dispatches_take_the_same_batches(dataset: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
-    """No prefix, no table: trained, saved and restored like any other."""
+def test_a_model_without_puzzle_table(puzzles: Path, tmp_path: Path) -> None:
+    """It is trained, saved and restored like any other."""
     model = replace(TRM_PRESETS["quickstart"][1].model, prefix=0, puzzle_dim=0)
-    experiment = TRMExperiment(config(dataset, model=model))
+    experiment = TRMExperiment(quick(puzzles, model=model))
     mesh, state = experiment.mesh, init_state(experiment.init, experiment.mesh)
     step = make_train_step(
         experiment, experiment.optimizer, mesh, experiment.step_config, state
@@ -109,7 +87,7 @@ def test_a_model_without_puzzle_table(dataset: Path, tmp_path: Path) -> None:
     assert_equal(restored, jax.device_get(state))
 
 
-def test_the_first_state_has_the_types_of_every_state(dataset: Path) -> None:
-    """A weak type would compile the second step anew."""
-    state = jax.eval_shape(TRMExperiment(config(dataset)).init)
+def test_the_first_state_has_the_types_of_every_state(puzzles: Path) -> None:
+    """With a weak type, the second step would be compiled again."""
+    state = jax.eval_shape(TRMExperiment(quick(puzzles)).init)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,7 @@ def settings_of(text: Path, folder: Path, **more: object) -> Settings:
 
 @pytest.fixture(scope="session")
 def complete(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an uninterrupted run; what it printed is in `out`, `err`."""
+    """The directory of an uninterrupted run, with its output in `out` and `err`."""
     folder = tmp_path_factory.mktemp("complete") / "run"
     out, err = finish(start(settings_of(text, folder)))
     (folder / "out").write_text(out)
@@ -76,7 +75,7 @@ def complete(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_a_run_leaves_and_says(complete: Path) -> None:
+def test_a_run_writes_its_files_and_prints_progress(complete: Path) -> None:
     lines = metrics(complete)
     train = [line for line in lines if line["split"] == "train"]
     assert [line["step"] for line in train] == list(range(1, 41))
@@ -85,23 +84,22 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     assert {"train_loss", "val_loss"} <= evaluations[0].keys()
     assert evaluations[-1]["val_loss"] < evaluations[0]["val_loss"]
     assert {"loss", "grad_norm", "lr"} <= train[0].keys()
-    assert "mfu" not in train[0], "the peak of a CPU is not known"
+    assert "mfu" not in train[0], "the peak of a CPU is unknown"
     rows = map(json.loads, (complete / "metrics.jsonl").read_text().splitlines())
     raw = next(row for row in rows if row["split"] == "train")
     assert raw["tokens_per_second"] == pytest.approx(8 * raw["examples_per_second"])
     out = (complete / "out").read_text()
-    assert "40 steps of 8 sequences on a 1 x 1 mesh" in out
+    assert "1 x 1 mesh" in out
     assert f"python -m gpt.sample --run-dir {complete}" in out
-    assert (complete / "err").read_text() == "", "no noise"
+    assert (complete / "err").read_text() == ""
 
 
 def test_evaluation_only(complete: Path, text: Path) -> None:
-    """Nothing of the run changes; the same sequences, the same loss."""
+    """It changes nothing in the run, and gives the same loss."""
     before = contents(complete)
     settings = settings_of(text, complete, **{"init-from": "resume"})
     process = runs.start("train.gpt", [*words(settings), "--config.run.eval-only"])
-    out, err = finish(process)
-    assert "After 40 steps" in out
+    _, err = finish(process)
     assert err == ""
     row = json.loads((complete / "evaluations.jsonl").read_text())
     assert (row["split"], row["examples"]) == ("eval-only", 2 * 3 * 4)
@@ -115,13 +113,13 @@ def test_evaluation_only(complete: Path, text: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a run."""
+    """Return every file of a run."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def kill(settings: Settings, folder: Path, step: int) -> None:
-    """Start a run, or go on with it, and kill it once it has come to a step."""
+    """Start or resume a run, and kill it once it has reached a step."""
     process = start(settings)
     wait_for(lambda: last_step(folder) >= step, process)
     process.kill()
@@ -157,19 +155,19 @@ def test_killed_on_both_sides_of_a_change_of_batch(text: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_another_mesh_evaluates_the_same(text: Path, tmp_path: Path) -> None:
-    found = []
+    losses = []
     for sizes in ((1, 1), (4, 2)):
         folder = tmp_path / str(sizes[0])
         more = {"mesh.data": sizes[0], "mesh.model": sizes[1], "model.dropout": 0.0}
         more |= {"max-iters": 5, "optim.name": "adamw"}
         finish(start(settings_of(text, folder, **more), devices=8))
-        found.append(metrics(folder)[-1]["val_loss"])
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        losses.append(metrics(folder)[-1]["val_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.slow
-def test_best_only_saves_what_is_best(text: Path, tmp_path: Path) -> None:
-    """At a rate at which the loss goes up and down."""
+def test_best_saves_only_improvements(text: Path, tmp_path: Path) -> None:
+    """At a learning rate at which the loss goes up and down."""
     more = {"run.save": "best", "run.keep-last": 100, "eval.interval": 1}
     more |= {"optim.lr": 0.1, "optim.clip": 0.0}
     finish(start(settings_of(text, tmp_path / "run", **more)))
@@ -179,34 +177,34 @@ def test_best_only_saves_what_is_best(text: Path, tmp_path: Path) -> None:
             best = line["val_loss"]
             expected.add(line["step"])
     saved = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert saved == expected | {40}, "and the last"
+    assert saved == expected | {40}, "the last step is always saved"
     assert 1 < len(saved) < 40
 
 
-def test_weights_of_fewer_positions_are_no_secret(tmp_path: Path) -> None:
+def test_weights_of_fewer_positions_give_a_warning(tmp_path: Path) -> None:
     model = GPTConfig(block_size=32)
     config = TrainGPT(init_from=str(GOLDEN), model=model, run_dir=str(tmp_path))
-    with pytest.warns(match="has 24 positions: `block_size` is 24, not 32"):
+    with pytest.warns(match="24, not 32"):
         assert resolve(config)[0].model.block_size == 24
 
 
 def test_a_run_begins_with_the_weights_of_another(
     complete: Path, text: Path, tmp_path: Path
 ) -> None:
-    """All of them, dropout as configured; the loss of its evaluation is theirs."""
+    """With all weights, its own dropout, and a lower first loss."""
     model = GPTConfig(n_layer=5, block_size=8, dropout=0.1)
     data = TextDataConfig(path=str(text), build=None)
     where = {"init_from": str(complete), "run_dir": str(tmp_path)}
     config, source = resolve(TrainGPT(model=model, data=data, **where))
     assert source is not None
-    theirs = load_run(complete)
-    assert config.model.n_layer == theirs.config.model.n_layer == 2
+    first = load_run(complete)
+    assert config.model.n_layer == first.config.model.n_layer == 2
     assert config.model.dropout == 0.1
-    assert_equal(source.load("xla"), theirs.model)
+    assert_equal(source.load("xla"), first.model)
     more = {"init-from": complete, "max-iters": 1, "eval.interval": 1}
     finish(start(settings_of(text, tmp_path / "run", **more)))
-    first = metrics(tmp_path / "run")[0]
-    assert first["loss"] < metrics(complete)[0]["loss"] - 0.1
+    line = metrics(tmp_path / "run")[0]
+    assert line["loss"] < metrics(complete)[0]["loss"] - 0.1
 
 
 def test_first_weights_must_be_of_the_same_tokens(
@@ -227,10 +225,10 @@ def test_first_weights_must_be_of_the_same_tokens(
 
 
 @pytest.mark.slow
-def test_how_a_run_with_first_weights_is_computed_may_change(
+def test_a_run_with_first_weights_may_change_its_computation(
     complete: Path, text: Path, tmp_path: Path
 ) -> None:
-    """What is computed may not: a run that goes on refuses it."""
+    """Its model may not change: a run that resumes refuses it."""
     more = {"init-from": complete, "max-iters": 1, "eval.interval": 1}
     settings = settings_of(text, tmp_path / "run", **more)
     finish(start(settings))
@@ -238,23 +236,23 @@ def test_how_a_run_with_first_weights_is_computed_may_change(
     model = GPTConfig(remat=True, loss_chunk=7, dropout=0.3, n_layer=5)
     where = {"init_from": str(complete), "run_dir": str(tmp_path / "run")}
     resumed, _ = resolve(TrainGPT(data=data, model=model, **where))
-    found = resumed.model
-    assert (found.remat, found.loss_chunk, found.n_layer) == (True, 7, 2)
+    model = resumed.model
+    assert (model.remat, model.loss_chunk, model.n_layer) == (True, 7, 2)
     _, err = finish(start(settings | {"model.dropout": 0.3}), 2)
     assert "model.dropout: 0.2 -> 0.3" in err
 
 
-def test_a_run_of_puzzles_is_no_gpt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_a_trm_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     trm = LoadedRun("trm", None, None, (), 1)
     monkeypatch.setattr("train.gpt_weights.is_run", lambda path: True)
     monkeypatch.setattr("train.gpt_weights.load_run", lambda path: trm)
-    with pytest.raises(UserError, match=r"is a run of `train\.trm`"):
+    with pytest.raises(UserError, match="runs/trm"):
         find_weights(TrainGPT(init_from="runs/trm"))
 
 
 @pytest.mark.slow
-def test_first_weights_are_not_missed_later(text: Path, tmp_path: Path) -> None:
-    """A run that began with a folder of weights goes on without it."""
+def test_first_weights_are_not_needed_to_resume(text: Path, tmp_path: Path) -> None:
+    """A run that began with a folder of weights resumes without it."""
     weights = Path(shutil.copytree(GOLDEN, tmp_path / "weights"))
     more: Settings = {"init-from": weights, "max-iters": 10, "eval.interval": 5}
     more |= {"model.block-size": 6, "run.save-every": 2}
@@ -264,8 +262,8 @@ def test_first_weights_are_not_missed_later(text: Path, tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     shutil.rmtree(weights)
-    out, _ = finish(start(where))
-    assert "Going on from step" in out
+    finish(start(where))
+    assert last_step(tmp_path / "run") == 10
     finish(runs.start("train.gpt", [*words(where), "--config.run.eval-only"]))
 
 
@@ -279,34 +277,33 @@ def test_float16_run(text: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "value"),
     [
-        ({"model.n-head": 3}, "`n_head` must divide `n_embd`"),
-        ({"steps-per-call": 7}, "`steps_per_call` must divide `max_iters`"),
-        ({"batch-size": 6, "mesh.data": 4}, "batch must divide by the 4 devices"),
-        ({"init-from": "resume"}, "needs a run to go on with"),
-        ({"init-from": "nothing/here/it is"}, "error:"),
-        ({"model.vocab-size": 3}, "`vocab_size` must hold the"),
+        ({"model.n-head": 3}, "`n_head`"),
+        ({"steps-per-call": 7}, "steps_per_call=7"),
+        ({"batch-size": 6, "mesh.data": 4}, "4 devices"),
+        ({"init-from": "resume"}, "--config.init-from resume"),
+        ({"init-from": "nothing/here/it is"}, "nothing/here/it is"),
+        ({"model.vocab-size": 3}, "`vocab_size`"),
         ({"model.block-size": 100000}, "block"),
-        ({"model.attention": "cudnn"}, "kernel `cudnn` needs an NVIDIA GPU"),
-        ({"model.attention": "splash"}, "kernel `splash` needs a TPU"),
+        ({"model.attention": "cudnn"}, "cudnn"),
+        ({"model.attention": "splash"}, "splash"),
         ({"data.path": "tests"}, "train.bin"),
     ],
 )
 def test_bad_input(
     more: Settings,
-    said: str,
+    value: str,
     text: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = {**settings_of(text, tmp_path / "run"), "mesh.data": 1, **more}
-    monkeypatch.setattr(sys, "argv", ["train.gpt", *words(settings)])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SystemExit) as caught, cli.clean_exit():
-        main(*cli.parse(GPT_PRESETS, ""))
+        main(*cli.parse(GPT_PRESETS, "", words(settings)))
     assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert said in captured.err
-    assert "Traceback" not in captured.err
+    message = capsys.readouterr().err
+    assert value in message
+    assert "Traceback" not in message

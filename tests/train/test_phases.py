@@ -1,4 +1,4 @@
-"""Runs whose steps change on the way: in depth, in the batch."""
+"""Runs with schedules of depth and of batch size."""
 
 import json
 import shutil
@@ -17,19 +17,16 @@ import pytest
 from configs import (
     ACTConfig,
     EvalConfig,
-    GeneratedSudoku,
     MeshConfig,
     OptimConfig,
-    PuzzleDataConfig,
     RunConfig,
     TrainGPT,
     TrainTRM,
     TRMConfig,
     UserError,
 )
-from data.build import prepare
 from tests import tiny
-from tests.runs import metrics
+from tests.runs import metrics, quick
 from tests.tiny import assert_equal
 from train.presets import TRM_PRESETS
 from train.programs import enter
@@ -38,30 +35,19 @@ from train.trm import TRMExperiment, main
 from trm.act import init_carry, refill
 from trm.objective import supervision_loss
 
-# Compiling beside a save: filters of warnings are those of all threads.
+# Warning filters are shared with the thread that saves.
 pytestmark = pytest.mark.filterwarnings("ignore:Some donated buffers")
 
 CGAR = "0:1x2,30%:2x4,60%:3x6"
 
 
-@pytest.fixture(scope="module")
-def puzzles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "sudoku-4x4"
-    prepare(GeneratedSudoku(size=4, train=40, test=8), out)
-    return out
-
-
 def config(puzzles: Path, **changes: Any) -> TrainTRM:
-    """20 steps of 8 puzzles, with H 2 and L 2, on one device."""
-    preset = TRM_PRESETS["quickstart"][1]
-    base = replace(
-        preset,
-        batch_size=8,
-        epochs=4.0,
-        model=replace(preset.model, dim=16, puzzle_dim=16, layers=1, H_cycles=2),
+    """Return a run of 20 steps with H_cycles 2."""
+    model = TRM_PRESETS["quickstart"][1].model
+    base = quick(
+        puzzles,
+        model=replace(model, dim=16, puzzle_dim=16, layers=1, H_cycles=2),
         act=ACTConfig(max_steps=3),
-        data=PuzzleDataConfig(paths=(str(puzzles),), build=None, block=4),
-        mesh=MeshConfig(data=1),
         eval=EvalConfig(epochs=4.0, batch_size=8),
         run=RunConfig(log_every=1, save_every=7, keep_last=99, compilation_cache=None),
     )
@@ -72,10 +58,10 @@ def config(puzzles: Path, **changes: Any) -> TrainTRM:
 
 
 def test_depths_of_cgar() -> None:
-    """30, 30 and 40 percent of the steps; shares are rounded up."""
+    """30, 30 and 40 percent of the steps, rounded up."""
     depths = TrainTRM(depth_schedule=CGAR).depths(1000)
-    found = [depths.at(step) for step in range(1000)]
-    assert found == [(1, 2)] * 300 + [(2, 4)] * 300 + [(3, 6)] * 400
+    scheduled = [depths.at(step) for step in range(1000)]
+    assert scheduled == [(1, 2)] * 300 + [(2, 4)] * 300 + [(3, 6)] * 400
     assert TrainTRM(depth_schedule=CGAR).depths(7).firsts == (0, 3, 5)
 
 
@@ -91,26 +77,25 @@ def test_phases_begin_with_a_dispatch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "said"),
+    ("schedule", "value"),
     [
-        ("0:1x2;9:3x6", "got `0:1x2;9:3x6`"),
-        ("0:1x2,", "got ``"),
-        ("-1:1x2", "got `-1:1x2`"),
+        ("0:1x2;9:3x6", "0:1x2;9:3x6"),
+        ("0:1x2,", "``"),
+        ("-1:1x2", "-1:1x2"),
         ("0:0x2", "`H_cycles`"),
         ("0:1x0", "`L_cycles`"),
     ],
 )
-def test_what_is_no_schedule(schedule: str, said: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_bad_schedules_of_depth(schedule: str, value: str) -> None:
+    with pytest.raises(UserError, match=value):
         TrainTRM(depth_schedule=schedule)
-    assert said in str(caught.value)
 
 
 def test_steps_must_ascend() -> None:
-    """Known where the length of the run is known."""
+    """This depends on the length of the run."""
     config = TrainTRM(depth_schedule="50:1x2,10%:2x4")
     config.depths(1000)
-    with pytest.raises(UserError, match=r"`depth_schedule` must ascend: got 50, 10"):
+    with pytest.raises(UserError, match="50, 10"):
         config.depths(100)
 
 
@@ -120,7 +105,7 @@ def test_a_model_without_cycles_has_no_depths() -> None:
         replace(baseline, depth_schedule="0:2x2")
 
 
-# -- what a shallow step computes ------------------------------------------------------
+# -- a shallow step --------------------------------------------------------------------
 
 
 SLOW = pytest.mark.slow
@@ -130,7 +115,7 @@ VARIANTS = ["trm", *(pytest.param(name, marks=SLOW) for name in RELATIVES)]
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_shallow_step_is_that_of_a_shallow_model(puzzles: Path, variant: Any) -> None:
-    """Loss, gradients and carry, bit for bit; the weights are the deep model's."""
+    """Equal bit for bit in loss, gradients and carry, with the deep model's weights."""
     model = replace(config(puzzles).model, variant=variant, H_cycles=3, L_cycles=3)
     act = ACTConfig(max_steps=3)
     if variant == "hrm":
@@ -147,7 +132,7 @@ def test_a_shallow_step_is_that_of_a_shallow_model(puzzles: Path, variant: Any) 
 
 
 def outcome(loss: Callable[..., Any], model: TRMConfig) -> Any:
-    """Loss, gradients' leaves and the next carry of one step."""
+    """Return the loss, the gradients' leaves and the next carry of one step."""
     built = tiny.build_trm(model, vocab=6, seq=16, key=jax.random.key(0))
     rng = np.random.default_rng(0)
     boards = jnp.asarray(rng.integers(1, 6, (4, 16)), jnp.int32)
@@ -171,7 +156,7 @@ def run(config: TrainTRM, folder: Path, **changes: Any) -> list[dict]:
 
 
 def stopped_at(folder: Path, step: int, out: Path) -> Path:
-    """A copy of a run as if it had been killed after it had saved this step."""
+    """Copy a run, without the checkpoints after `step`."""
     shutil.copytree(folder, out)
     for checkpoint in (out / "checkpoints").iterdir():
         if int(checkpoint.name) > step:
@@ -182,14 +167,14 @@ def stopped_at(folder: Path, step: int, out: Path) -> Path:
 def test_a_run_of_several_depths(
     puzzles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is traced once; evaluated is the configured one; resuming is exact."""
+    """Each is traced once; the evaluation has the configured one; resuming is exact."""
     traced: list[int] = []
 
-    def noted(model: Any, *args: Any, **options: Any) -> Any:
+    def recorded(model: Any, *args: Any, **options: Any) -> Any:
         traced.append(model.cycles)
         return supervision_loss(model, *args, **options)
 
-    monkeypatch.setattr("train.trm.supervision_loss", noted)
+    monkeypatch.setattr("train.trm.supervision_loss", recorded)
     made = config(puzzles, depth_schedule="0:1x1,7:2x2,60%:1x2")
     lines = run(made, tmp_path / "whole")
     assert traced == [1, 2, 1]
@@ -211,18 +196,17 @@ def test_a_run_of_several_depths(
 
 
 @pytest.mark.parametrize("kind", [TrainTRM, TrainGPT])
-def test_what_is_no_schedule_of_batches(kind: Any) -> None:
+def test_bad_schedules_of_batches(kind: Any) -> None:
     assert kind(batch_schedule="20:96").batches.values == (kind().batch_size, 96)
     assert kind().batches.values == (kind().batch_size,)
-    for schedule, said in (
-        ("0:8;4:16", "got `0:8;4:16`"),
-        ("10%:16", "got `10%:16`"),
+    for schedule, value in (
+        ("0:8;4:16", "0:8;4:16"),
+        ("10%:16", "10%:16"),
         ("0:0", "`batch_schedule`"),
-        ("9:8,4:16", "`batch_schedule` must ascend: got 9, 4"),
+        ("9:8,4:16", "9, 4"),
     ):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=value):
             kind(batch_schedule=schedule)
-        assert said in str(caught.value)
 
 
 def test_rates_of_other_batches() -> None:
@@ -238,14 +222,14 @@ def test_rates_of_other_batches() -> None:
 
 def test_every_batch_must_fit(puzzles: Path) -> None:
     made = config(puzzles, batch_schedule="4:20", mesh=MeshConfig(data=8))
-    with pytest.raises(UserError, match="must divide by the 8 devices"):
+    with pytest.raises(UserError, match="8 devices"):
         TRMExperiment(made).check()
-    with pytest.raises(UserError, match="`accumulation` must divide `batch_size`"):
+    with pytest.raises(UserError, match="accumulation"):
         config(puzzles, batch_schedule="4:18", accumulation=4)
 
 
-def test_rows_that_come_and_go(puzzles: Path) -> None:
-    """New ones have halted; the last are dropped; the others stay as they are."""
+def test_rows_are_added_and_dropped(puzzles: Path) -> None:
+    """New rows have halted, the last rows are dropped, the others do not change."""
     made = config(puzzles, batch_schedule="0:4,1:6,2:2")
     _, grown, shrunk = (phase.experiment for phase in TRMExperiment(made).phases())
     built = tiny.build_trm(made.model, vocab=6, seq=16, key=jax.random.key(0))
@@ -264,14 +248,14 @@ def test_rows_that_come_and_go(puzzles: Path) -> None:
 def test_a_run_of_several_batches(
     puzzles: Path, tmp_path: Path, devices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Resumed before, at and after a change it is the same; each is traced once."""
+    """Each batch size is traced once, and resuming is exact around every change."""
     traced: list[int] = []
 
-    def noted(model: Any, rows: Any, carry: Any, *args: Any, **options: Any) -> Any:
+    def recorded(model: Any, rows: Any, carry: Any, *args: Any, **options: Any) -> Any:
         traced.append(len(carry.steps))
         return supervision_loss(model, rows, carry, *args, **options)
 
-    monkeypatch.setattr("train.trm.supervision_loss", noted)
+    monkeypatch.setattr("train.trm.supervision_loss", recorded)
     made = config(
         puzzles,
         batch_schedule="4:16,8:8",

@@ -1,4 +1,4 @@
-"""What is summed in float32 although a model computes in 16 bits."""
+"""Sums in float32 in a model that computes in 16 bits."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,9 +30,9 @@ from trm.variants.two_latent import TwoLatent
 HALF = jnp.dtype("bfloat16")
 
 
-def errors(found: PyTree, exact: PyTree) -> dict[str, float]:
-    """The norm of the difference of each array, over the norm of the exact one."""
-    leaves = zip(jax.tree.leaves_with_path(found), jax.tree.leaves(exact), strict=True)
+def errors(actual: PyTree, exact: PyTree) -> dict[str, float]:
+    """Return the relative error of each array, in the 2-norm."""
+    leaves = zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(exact), strict=True)
     norm = lambda a: np.linalg.norm(np.asarray(a, np.float64))
     return {
         jax.tree_util.keystr(path): norm(np.float64(a) - np.float64(b)) / norm(b)
@@ -41,7 +41,7 @@ def errors(found: PyTree, exact: PyTree) -> dict[str, float]:
 
 
 class Untied(eqx.Module):
-    """Copies of a network, of which the calls of a cycle take one each."""
+    """Copies of a network, one per call in a cycle."""
 
     copies: tuple[Network, ...]
     calls: list[int] = eqx.field(static=True)
@@ -56,7 +56,7 @@ class Untied(eqx.Module):
 )
 @pytest.mark.slow
 def test_gradients_of_all_uses_of_a_weight_add_up_in_float32(mixer: str) -> None:
-    """They are the sum of the gradients of copies, one a use."""
+    """They equal the sum of the gradients of copies, one per use."""
     positions = "rope" if mixer == "attention" else "none"
     config = replace(tiny.MODEL, mixer=mixer, positions=positions, L_cycles=6)
     model = trm.model.cast(tiny.model(config), HALF)
@@ -79,7 +79,7 @@ def test_gradients_of_all_uses_of_a_weight_add_up_in_float32(mixer: str) -> None
 def gradients(
     objective: Any, model: Any, table: Any, batch: Any, precision: Any, mesh: Mesh
 ) -> tuple[PyTree, PyTree]:
-    """Of a fresh state's first step: the model's, and the table's rows'."""
+    """Return the first step's gradients of the model and of the table's rows."""
     size = jax.tree.leaves(batch)[0].shape[0]
     config = StepConfig(batch_size=size, precision=precision, seed=0)
     carry = objective.init_carry(objective.cast(model, config.dtype), size)
@@ -92,7 +92,7 @@ def gradients(
 
 
 @pytest.mark.slow
-def test_a_token_that_comes_often_in_a_puzzle(one_device: Mesh) -> None:
+def test_a_token_that_is_frequent_in_a_puzzle(one_device: Mesh) -> None:
     """The gradient of its vector is a sum of thousands of rows."""
     config = replace(tiny.MODEL, H_cycles=1, L_cycles=1)
     model, table = tiny.model(config), jnp.ones((tiny.PUZZLES, config.puzzle_dim))
@@ -128,7 +128,7 @@ def gpt_case(options: dict[str, Any] | None = None) -> tuple[gpt.model.GPT, Toke
 def test_a_gpt_in_16_bits_follows_float32(
     options: dict[str, Any], one_device: Mesh
 ) -> None:
-    """All gradients, biases and vectors too, which are sums over all tokens."""
+    """In all gradients, also of biases and vectors, which are sums over all tokens."""
     model, batch = gpt_case(options)
     objective = GPTExperiment(TrainGPT(model=GPTConfig(loss_chunk=10**6)), sizes={})
     half, full = (
@@ -142,12 +142,12 @@ def test_a_gpt_in_16_bits_follows_float32(
         grads,
         grads.blocks.layers.qkv.bias.at[:, keys].set(0.0),
     )
-    found = errors(hide(half), hide(full))
-    assert max(found.values()) < 0.02, found
+    relative = errors(hide(half), hide(full))
+    assert max(relative.values()) < 0.02, relative
 
 
-def test_what_of_a_gpt_is_cast() -> None:
-    """Linear layers; what adds to the stream, or scales it, stays as it is."""
+def test_the_linear_layers_of_a_gpt_are_cast() -> None:
+    """Weights that add to or scale the residual stream are not."""
     model, batch = gpt_case()
     cast = gpt.model.cast(model, HALF)
     linear = lambda node: isinstance(node, Linear)
@@ -159,8 +159,8 @@ def test_what_of_a_gpt_is_cast() -> None:
     assert cast.hidden(jnp.asarray(batch.inputs)).dtype == HALF
 
 
-def test_what_of_a_trm_is_cast() -> None:
-    """Its latents, so that all is computed in their type; no weight is rounded."""
+def test_the_latents_of_a_trm_are_cast() -> None:
+    """They set the compute type; no weight is rounded."""
     cast = trm.model.cast(tiny.model(), HALF)
     latents = cast.recursion.init()
     assert {leaf.dtype for leaf in jax.tree.leaves(latents)} == {HALF}

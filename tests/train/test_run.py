@@ -1,3 +1,5 @@
+"""Runs of `train.trm` from the command line."""
+
 import json
 import os
 import re
@@ -13,58 +15,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import GeneratedSudoku
-from data.build import prepare
 from tests import runs
-from tests.runs import ROOT, Settings, finish, last_step, metrics, wait_for
+from tests.runs import ROOT, finish, last_step, metrics, start_trm, trm_words, wait_for
 from train import cli
 from train.presets import TRM_PRESETS
 from train.trm import main
 
-SETTINGS = {
-    "batch-size": 8,
-    "model.dim": 16,
-    "model.puzzle-dim": 16,
-    "model.layers": 1,
-    "act.max-steps": 3,
-    "optim.warmup": 20,
-    "eval.epochs": 3,
-    "eval.batch-size": 8,
-    "run.save-every": 4,
-    "run.log-every": 1,
-}
+Settings = runs.Settings
 
 
-def words(settings: Settings) -> list[str]:
-    return runs.words("quickstart", {**SETTINGS, **settings})
-
-
-def start(settings: Settings, devices: int = 1) -> subprocess.Popen[str]:
-    return runs.start("train.trm", words(settings), devices)
-
-
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "sudoku-4x4"
-    prepare(GeneratedSudoku(size=4, train=64, test=16), folder)
-    return folder
-
-
-def settings_of(dataset: Path, folder: Path, **more: object) -> Settings:
-    return {"data.paths": dataset, "epochs": 12, "run-dir": folder, **more}
-
-
-@pytest.fixture(scope="session")
-def complete(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an uninterrupted run; what it printed is in `out`, `err`."""
-    folder = tmp_path_factory.mktemp("complete") / "run"
-    out, err = finish(start(settings_of(dataset, folder)))
-    (folder / "out").write_text(out)
-    (folder / "err").write_text(err)
-    return folder
-
-
-def test_what_a_run_leaves_and_says(complete: Path) -> None:
+def test_a_run_writes_its_files_and_prints_progress(complete: Path) -> None:
     config = json.loads((complete / "config.json").read_text())
     assert config["model"]["dim"] == 16
     recorded = config["recorded"]
@@ -85,42 +45,38 @@ def test_what_a_run_leaves_and_says(complete: Path) -> None:
     assert f"{sums}: {complete}/parameters.txt" in out
     parts = [int(line.split()[-2].replace(",", "")) for line in table]
     assert sums.startswith(f"{sum(parts) // 4:,} parameters, ")
-    assert re.search(r"train 50/96 \(\d+:\d\d left\)  lm_loss", out)
-    assert "After 96 steps" in out
+    assert re.search(r"50/96 .* lm_loss", out)
     assert "exact_accuracy" in out
     assert "----+-----" in out, "a board"
-    assert "\r" not in out, "plain lines where there is no terminal"
-    assert (complete / "err").read_text() == "", "no noise"
+    assert "\r" not in out, "plain lines without a terminal"
+    assert (complete / "err").read_text() == ""
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so_again(complete: Path, dataset: Path) -> None:
+def test_a_finished_run_is_not_changed(complete: Path, dataset: Path) -> None:
     before = metrics(complete)
-    out, err = finish(start(settings_of(dataset, complete)))
-    assert "Going on from step 96" in out
-    assert "After 96 steps" in out
+    out, err = finish(start_trm(dataset, complete))
+    assert "step 96" in out
     assert err == ""
     assert metrics(complete) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_what_it_prints_goes_on(
+def test_a_signal_saves_and_prints_a_command_that_resumes(
     number: signal.Signals, complete: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    settings = settings_of(dataset, tmp_path / "run", **{"run.save-every": 1000})
-    process = start(settings)
+    process = start_trm(dataset, tmp_path / "run", **{"run.save-every": 1000})
     wait_for(lambda: last_step(tmp_path / "run") >= 9, process)
     process.send_signal(number)
     out, err = finish(process, 128 + number)
     stopped = last_step(tmp_path / "run")
-    assert f"Stopped at step {stopped}, which is saved" in out
     assert err == ""
     assert (tmp_path / "run" / "checkpoints" / str(stopped)).is_dir()
 
-    (go_on,) = re.findall(r"Go on with: python -m train\.trm (.*)", out)
-    out, _ = finish(runs.start("train.trm", go_on.split()))
-    assert f"Going on from step {stopped}" in out
+    (resume,) = re.findall(r"python -m train\.trm (.*)", out)
+    out, _ = finish(runs.start("train.trm", resume.split()))
+    assert f"step {stopped}" in out
     assert metrics(tmp_path / "run") == metrics(complete)
 
 
@@ -130,17 +86,17 @@ def test_killed_at_any_moment(complete: Path, dataset: Path, tmp_path: Path) -> 
     folder, rng = tmp_path / "run", np.random.default_rng()
     saves = folder / "checkpoints"
     for number in range(5):
-        process, reached = start(settings_of(dataset, folder)), last_step(folder)
-        enough = reached + int(rng.integers(2, 24))
+        process, reached = start_trm(dataset, folder), last_step(folder)
+        target = reached + int(rng.integers(2, 24))
         if number == 2:
             wait_for(lambda: any(saves.glob("*.orbax-checkpoint-tmp")), process)
         else:
-            wait_for(lambda wanted=enough: last_step(folder) >= wanted, process)
+            wait_for(lambda target=target: last_step(folder) >= target, process)
             time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.communicate()
         print(f"killed at {last_step(folder)}: {sorted(os.listdir(saves))}")
-    finish(start(settings_of(dataset, folder)))
+    finish(start_trm(dataset, folder))
     assert metrics(folder) == metrics(complete)
 
 
@@ -150,20 +106,20 @@ def test_damage_costs_the_newest_checkpoint_only(
 ) -> None:
     folder = Path(shutil.copytree(complete, tmp_path / "run"))
     (folder / "checkpoints" / "96" / "model" / "manifest.ocdbt").unlink()
-    out, err = finish(start(settings_of(dataset, folder)))
-    assert "Going on from step 92" in out
-    assert "warning: The checkpoint at step 96 is damaged" in err
+    out, err = finish(start_trm(dataset, folder))
+    assert "step 92" in out
+    assert "step 96" in err
     assert metrics(folder) == metrics(complete)
 
 
 @pytest.mark.slow
-def test_another_mesh_goes_on(complete: Path, dataset: Path, tmp_path: Path) -> None:
+def test_another_mesh_resumes(complete: Path, dataset: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(complete, tmp_path / "run"))
     shutil.rmtree(folder / "checkpoints" / "96")
     mesh = {"mesh.data": 4, "mesh.model": 2}
-    out, _ = finish(start(settings_of(dataset, folder, **mesh), devices=8))
-    assert "on a 4 x 2 mesh" in out
-    assert "Going on from step 92" in out
+    out, _ = finish(start_trm(dataset, folder, devices=8, **mesh))
+    assert "4 x 2 mesh" in out
+    assert "step 92" in out
     for line, expected in zip(metrics(folder), metrics(complete), strict=True):
         assert line["lm_loss"] == pytest.approx(expected["lm_loss"], rel=0.02)
     assert metrics(folder)[:90] == metrics(complete)[:90]
@@ -173,18 +129,16 @@ def test_another_mesh_goes_on(complete: Path, dataset: Path, tmp_path: Path) -> 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset: Path, tmp_path: Path) -> None:
     more = {"optim.name": "adamw", "optim.lr": "1e38", "optim.warmup": 1000}
     more |= {"optim.weight-decay": 0.0, "run.save-every": 1}
-    _, err = finish(start(settings_of(dataset, tmp_path / "run", **more)), 1)
-    assert err.startswith("error: Every number must be finite")
-    assert "--config.optim.clip" in err
+    _, err = finish(start_trm(dataset, tmp_path / "run", **more), 1)
+    assert err.startswith("error: ")
     assert "Traceback" not in err
-    kept = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
-    said = f"checkpoint of step {max(kept)} was kept" if kept else "No checkpoint"
-    assert said in err
+    saved = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert (f"step {max(saved)}" if saved else "No checkpoint") in err
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(dataset: Path, tmp_path: Path) -> None:
-    """While the first one waits for an evaluation, say; here the process stands."""
+    """For example while the first one waits for an evaluation."""
     code = (
         "import os, signal, time\n"
         "from train.devices import Interrupt\n"
@@ -207,21 +161,25 @@ def test_a_second_signal_ends_it_at_once(dataset: Path, tmp_path: Path) -> None:
 # -- bad input -------------------------------------------------------------------------
 
 
-def fails(
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> str:
-    """The message of a run that must not start, and nothing but a message."""
-    monkeypatch.chdir(ROOT)
+Failing = Callable[[list[str]], str]
+
+
+@pytest.fixture
+def failing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Failing:
+    """Runs a command line that exits with status 2; returns its message."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", ["train.trm", *words(settings)])
-    with pytest.raises(SystemExit) as caught, cli.clean_exit():
-        main(*cli.parse(TRM_PRESETS, ""))
-    assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    return " ".join(said.replace("│", " ").split())
+
+    def run(words: list[str]) -> str:
+        with pytest.raises(SystemExit) as caught, cli.clean_exit():
+            main(*cli.parse(TRM_PRESETS, "", words))
+        assert caught.value.code == 2
+        message = capsys.readouterr().err
+        assert "Traceback" not in message
+        return " ".join(message.replace("│", " ").split())
+
+    return run
 
 
 def spoil_missing(train: Path) -> None:
@@ -243,59 +201,49 @@ def spoil_metadata(train: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "value"),
     [
-        (spoil_missing, "all__labels.npy is missing"),
-        (spoil_shape, "must have the shape (examples, 16): got (64, 15)"),
-        (spoil_label, "must have values from 0 to 5: got 99 at (5, 7)"),
+        (spoil_missing, "all__labels.npy"),
+        (spoil_shape, "(64, 15)"),
+        (spoil_label, "99 at (5, 7)"),
         (spoil_metadata, "dataset.json"),
     ],
 )
 def test_a_bad_dataset(
     spoil: Callable[[Path], None],
-    said: str,
+    value: str,
     dataset: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    failing: Failing,
 ) -> None:
     copy = Path(shutil.copytree(dataset, tmp_path / "data"))
     spoil(copy / "train")
-    settings = settings_of(copy, tmp_path / "run")
-    assert said in fails(settings, monkeypatch, capsys)
+    assert value in failing(trm_words(copy, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "value"),
     [
-        ({"batch-size": 20, "mesh.data": 8}, "The batch must divide by the 8 devices"),
-        ({"mesh.data": 16}, "The mesh must not be larger than the devices"),
-        ({"model.dim": 20, "model.heads": 8}, "`heads` must divide `dim`"),
+        ({"batch-size": 20, "mesh.data": 8}, "8 devices"),
+        ({"mesh.data": 16}, "16 x 1"),
+        ({"model.dim": 20, "model.heads": 8, "model.mixer": "attention"}, "dim=20"),
         ({"batch-size": "many"}, "batch-size"),
         ({"batch-size": 2**31 - 1}, "`batch_size`"),
-        ({"batch-size": 1000, "epochs": 1}, "The batches of a run must fill"),
-        ({"epochs": "1e30"}, "A run must have at most 2147483647 steps"),
+        ({"batch-size": 1000, "epochs": 1}, "batch_size=1000"),
+        ({"epochs": "1e30"}, "2147483647 steps"),
         ({"act.max-steps": 2**31 - 1}, "`max_steps`"),
-        ({"model.expansion": "1e-9"}, "`expansion` must give"),
-        ({"model.expansion": "1e9"}, "`expansion` must give"),
+        ({"model.expansion": "1e-9"}, "`expansion`"),
+        ({"model.expansion": "1e9"}, "`expansion`"),
         ({"optim.warmup": 2**40}, "`warmup`"),
         ({"seed": 2**63}, "`seed`"),
         ({"data.build": None, "data.paths": "no-such-folder"}, "no-such-folder"),
     ],
 )
 def test_bad_settings(
-    more: Settings,
-    said: str,
-    dataset: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    more: Settings, value: str, dataset: Path, tmp_path: Path, failing: Failing
 ) -> None:
-    if "model.heads" in more:
-        more = {**more, "model.mixer": "attention"}
-    settings = settings_of(dataset, tmp_path / "run", **more)
-    assert said in fails(settings, monkeypatch, capsys)
+    assert value in failing(trm_words(dataset, tmp_path / "run", **more))
 
 
 def bad_file(folder: Path) -> Path:
@@ -326,69 +274,47 @@ def bad_checkpoints(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "value"),
     [
-        (bad_file, "Could not use the run directory"),
-        (bad_proc, "Could not use the run directory"),
-        (bad_json, "config.json` is damaged"),
-        (bad_bytes, "config.json` is damaged"),
-        (bad_checkpoints, "Could not open the checkpoints"),
+        (bad_file, "bad/run"),
+        (bad_proc, "/proc/run"),
+        (bad_json, "config.json"),
+        (bad_bytes, "config.json"),
+        (bad_checkpoints, "checkpoints"),
     ],
 )
 def test_a_bad_run_directory(
     spoil: Callable[[Path], Path],
-    said: str,
+    value: str,
     dataset: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    failing: Failing,
 ) -> None:
-    settings = settings_of(dataset, spoil(tmp_path / "bad"), **{"mesh.data": 1})
-    assert said in fails(settings, monkeypatch, capsys)
+    folder = spoil(tmp_path / "bad")
+    assert value in failing(trm_words(dataset, folder, **{"mesh.data": 1}))
 
 
 def test_a_run_of_another_configuration(
-    complete: Path,
-    dataset: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    complete: Path, dataset: Path, failing: Failing
 ) -> None:
-    settings = settings_of(dataset, complete, seed=3, **{"mesh.data": 1})
-    said = fails(settings, monkeypatch, capsys)
-    assert "holds a run of another configuration: seed: 0 -> 3" in said
+    words = trm_words(dataset, complete, seed=3, **{"mesh.data": 1})
+    assert "seed: 0 -> 3" in failing(words)
 
 
-def test_checkpoints_know_their_configuration(
-    complete: Path,
-    dataset: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_checkpoints_contain_their_configuration(
+    complete: Path, dataset: Path, tmp_path: Path, failing: Failing
 ) -> None:
     shutil.copytree(complete / "checkpoints", tmp_path / "checkpoints")
     more = {"model.dim": 32, "mesh.data": 1}
-    said = fails(settings_of(dataset, tmp_path, **more), monkeypatch, capsys)
-    assert "holds a run of another configuration: model.dim: 16 -> 32" in said
+    assert "model.dim: 16 -> 32" in failing(trm_words(dataset, tmp_path, **more))
 
 
 @pytest.mark.slow
 def test_missing_data_and_no_network(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: Failing
 ) -> None:
-    settings = {"epochs": 12, "run-dir": tmp_path / "run"}
-    command = ["train.trm", "sudoku", *words(settings)[1:]]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as caught, cli.clean_exit():
-        main(*cli.parse(TRM_PRESETS, ""))
-    assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert (
-        f"python -m data.prepare sudoku --out {TRM_PRESETS['sudoku'][1].data.paths[0]}"
-        in said
-    )
-    assert "--train-csv train.csv --test-csv test.csv" in said
-    assert "Traceback" not in said
+    settings = {**runs.TINY, "epochs": 12, "run-dir": tmp_path / "run"}
+    message = failing(runs.words("sudoku", settings))
+    path = TRM_PRESETS["sudoku"][1].data.paths[0]
+    assert f"python -m data.prepare sudoku --out {path}" in message

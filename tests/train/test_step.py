@@ -1,3 +1,5 @@
+"""A TRM in the train step: meshes, slices, episodes, evaluation."""
+
 import os
 import re
 import subprocess
@@ -15,7 +17,7 @@ from jax.sharding import Mesh
 from configs import ACTConfig, MeshConfig, TRMConfig
 from data.puzzles.dataset import IGNORE, Puzzle
 from tests import tiny
-from tests.tiny import assert_close, assert_equal
+from tests.tiny import assert_close, assert_equal, mesh_of
 from train.gradients import make_gradients
 from train.mesh import global_batch, layout, make_mesh, process_rows
 from train.state import TrainState, abstract_state, init_state
@@ -28,15 +30,10 @@ MESHES = [(4, 2), pytest.param((8, 1), marks=SLOW), pytest.param((1, 8), marks=S
 
 
 @cache
-def mesh_of(data: int, model: int) -> Mesh:
-    return make_mesh(MeshConfig(data=data, model=model))
-
-
-@cache
 def run(
     mesh: Mesh, steps: int = 3, **step_config: int
 ) -> tuple[TrainState, list[dict]]:
-    """The state after some updates, and all metrics, on the host."""
+    """Return the state after `steps` updates, and all metrics, on the host."""
     optimizer = tiny.optimizer()
     state = init_state(tiny.init(optimizer), mesh)
     step = make_train_step(
@@ -53,7 +50,7 @@ def run(
 
 @pytest.mark.parametrize("sizes", MESHES)
 def test_meshes_compute_the_same(sizes: tuple[int, int]) -> None:
-    """Loss, metrics, and weights, average and table after three SGD updates."""
+    """Metrics, weights, average and table after three SGD updates."""
     state, metrics = run(mesh_of(*sizes))
     expected, expected_metrics = run(mesh_of(1, 1))
     assert_close(metrics, expected_metrics)
@@ -72,7 +69,7 @@ def test_meshes_compute_the_same_gradients(sizes: tuple[int, int]) -> None:
 
 @cache
 def gradients(mesh: Mesh) -> tuple:
-    """Gradients of the weights and of the looked-up rows, on the host."""
+    """Return the gradients of weights and looked-up rows, on the host."""
     state = init_state(tiny.init(tiny.optimizer()), mesh)
     made = make_gradients(tiny.objective(), mesh, tiny.PLAN, state, refill=True)
     batch = jax.tree.map(lambda a: a[0], tiny.batch(mesh, 0))
@@ -82,7 +79,7 @@ def gradients(mesh: Mesh) -> tuple:
 
 @pytest.mark.parametrize("sizes", [*MESHES[:1], pytest.param((1, 1), marks=SLOW)])
 def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
-    """Gradient accumulation changes nothing, each slice with its rows of the carry."""
+    """Gradient accumulation changes nothing."""
     mesh = mesh_of(*sizes)
     state, metrics = run(mesh, accumulation=2)
     expected, expected_metrics = run(mesh_of(1, 1))
@@ -94,7 +91,7 @@ def test_slices_are_the_whole_batch(sizes: tuple[int, int]) -> None:
     )
 
 
-def test_parameters_are_split_and_born_split() -> None:
+def test_the_first_state_is_split() -> None:
     mesh = mesh_of(4, 2)
     state = init_state(tiny.init(tiny.optimizer()), mesh)
     leaf = state.model.recursion.network.blocks[0].mlp.gate_up
@@ -132,7 +129,7 @@ def test_several_updates_in_a_dispatch_are_the_same_updates() -> None:
 
 @pytest.mark.slow
 def test_two_supervision_steps_share_an_update() -> None:
-    """Their gradient is the mean of two steps at the same weights."""
+    """Its gradient is the mean of two steps at the same weights."""
     mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
     state, metrics = run(mesh, steps=1, supervision_steps=2)
     assert int(state.updates) == int(state.step) == 1
@@ -151,7 +148,7 @@ def test_two_supervision_steps_share_an_update() -> None:
 
 
 def test_the_step_is_traced_once() -> None:
-    """Whatever the values, a run compiles one program."""
+    """A run compiles one program."""
     traces = 0
 
     def counting(carry: Carry) -> jax.Array:
@@ -200,13 +197,13 @@ def test_cycles_without_gradient_cost_no_memory(mixer: str) -> None:
 
     base = temporary(H_cycles=2)
     assert temporary(H_cycles=8) < 1.001 * base
-    assert temporary(H_cycles=2, L_cycles=6) > 1.3 * base, "the last cycle does"
+    assert temporary(H_cycles=2, L_cycles=6) > 1.3 * base, "the last cycle has gradient"
 
 
 @pytest.mark.parametrize("sizes", MESHES[:2])
 @pytest.mark.slow
 def test_gradients_are_reduced_once(sizes: tuple[int, int]) -> None:
-    """No collective inside the recursion: their number does not grow with it."""
+    """The number of collectives does not grow with the recursion."""
 
     def collectives(cycles: int) -> int:
         config = replace(tiny.MODEL, L_cycles=cycles)
@@ -249,7 +246,7 @@ def test_evaluation_is_the_same_on_any_mesh(
 
 @cache
 def evaluate(mesh: Mesh, early: bool) -> tuple:
-    """Metrics and predictions of a batch of which three rows are padding."""
+    """Return metrics and predictions of a batch with three rows of padding."""
     state = init_state(tiny.init(tiny.optimizer()), mesh)
     step = make_eval_step(
         tiny.objective(early_halt=early), mesh, tiny.PLAN, state.model
@@ -262,7 +259,7 @@ def evaluate(mesh: Mesh, early: bool) -> tuple:
 
 @pytest.mark.slow
 def test_episode_is_the_papers_loop() -> None:
-    """One update a supervision step on one batch, until all rows have halted."""
+    """One update per supervision step on one batch, until all rows have halted."""
     mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
     state = init_state(tiny.init(optimizer), mesh)
     step = make_train_step(
@@ -301,8 +298,8 @@ def test_halted_rows_of_an_episode_do_not_change() -> None:
 
 
 @pytest.mark.slow
-def test_the_table_of_an_episode_changes_for_rows_under_way() -> None:
-    """A puzzle that has halted in all rows keeps its row, which does not decay."""
+def test_the_table_of_an_episode_changes_for_rows_that_have_not_halted() -> None:
+    """The row of a puzzle that has halted everywhere does not even decay."""
     mesh, optimizer, objective = mesh_of(1, 1), tiny.optimizer(), tiny.objective()
     state = init_state(tiny.init(optimizer), mesh)
     half = np.arange(tiny.BATCH) < tiny.BATCH // 2
@@ -336,8 +333,8 @@ def test_bfloat16_keeps_parameters_in_float32() -> None:
 
 
 @pytest.mark.slow
-def test_padding_does_not_change_the_carry_of_others() -> None:
-    """Rows with nothing to score count for no metric, and nothing becomes NaN."""
+def test_rows_without_labels_have_no_loss() -> None:
+    """They count in no metric, and nothing becomes NaN."""
     mesh, optimizer = mesh_of(1, 1), tiny.optimizer()
     state = init_state(tiny.init(optimizer), mesh)
     step = make_train_step(tiny.objective(), optimizer, mesh, tiny.PLAN, state)
@@ -350,20 +347,16 @@ def test_padding_does_not_change_the_carry_of_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        (MeshConfig(data=16), "larger than the devices"),
-        (MeshConfig(data=3, model=3), "got 3 x 3 = 9 on 8"),
-    ],
+    ("config", "value"),
+    [(MeshConfig(data=16), "16 x 1"), (MeshConfig(data=3, model=3), "3 x 3")],
 )
-def test_a_mesh_must_fit_the_devices(config: MeshConfig, said: str) -> None:
-    with pytest.raises(ValueError, match="mesh") as error:
+def test_a_mesh_must_fit_the_devices(config: MeshConfig, value: str) -> None:
+    with pytest.raises(ValueError, match=value):
         make_mesh(config)
-    assert said in str(error.value)
 
 
 def test_a_batch_must_fit_the_mesh() -> None:
-    with pytest.raises(ValueError, match="Use 16 or 24"):
+    with pytest.raises(ValueError, match="20"):
         process_rows(mesh_of(4, 2), 20)
 
 
@@ -377,7 +370,7 @@ def test_the_carry_and_its_spec_cover_every_leaf() -> None:
 
 @pytest.mark.slow
 def test_sixty_four_devices() -> None:
-    """An 8 x 8 mesh in a process of its own."""
+    """An 8 x 8 mesh in a child process."""
     code = (
         "import jax, numpy as np\n"
         "from configs import MeshConfig\n"

@@ -1,6 +1,6 @@
-"""The rows of the puzzle table, split over all devices, against a whole table."""
+"""The puzzle table split over all devices, against a whole table."""
 
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 
-from configs import MeshConfig, RunConfig
+from configs import RunConfig
 from tests import tiny
-from train.mesh import BATCH, REPLICATED, make_mesh
+from tests.tiny import mesh_of
+from train.mesh import BATCH, REPLICATED
 from train.runs.checkpoint import Checkpoints
 from train.runs.integrity import fingerprint, kinds
 from train.state import abstract_state, init_state
@@ -25,20 +26,15 @@ ROWS, WIDTH, BATCH_SIZE = 21, 4, 32
 BEYOND = np.iinfo(np.int32).max
 
 
-@cache
-def mesh_of(data: int, model: int) -> Mesh:
-    return make_mesh(MeshConfig(data=data, model=model))
-
-
 def table_of(mesh: Mesh) -> tuple[Any, np.ndarray]:
-    """A table on a mesh, and its rows."""
+    """Return a table on a mesh, and its rows."""
     rows = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)
     table = jax.device_put(make_table(rows, mesh.size), NamedSharding(mesh, TABLE))
     return table, rows
 
 
 def some_ids(mesh: Mesh) -> tuple[jax.Array, np.ndarray]:
-    """Ids with repeats, the first and the last row, and some beyond the table."""
+    """Return ids with repeats, the first and last row, and ids beyond the table."""
     ids = np.random.default_rng(1).integers(0, ROWS, BATCH_SIZE).astype(np.int32)
     ids[[3, 8, 11]], ids[[5, 30]] = BEYOND, [0, ROWS - 1]
     return jax.device_put(ids, NamedSharding(mesh, BATCH)), ids
@@ -52,19 +48,19 @@ def test_rows_are_looked_up_to_the_last_bit(sizes: tuple[int, int]) -> None:
         lookup, mesh=mesh, in_specs=(TABLE, BATCH), out_specs=BATCH, check_vma=False
     )
     known = numbers < ROWS
-    found = np.asarray(jax.jit(find)(table, ids))
-    np.testing.assert_array_equal(found[known], rows[numbers[known]])
-    np.testing.assert_array_equal(found[~known], 0.0)
+    looked_up = np.asarray(jax.jit(find)(table, ids))
+    np.testing.assert_array_equal(looked_up[known], rows[numbers[known]])
+    np.testing.assert_array_equal(looked_up[~known], 0.0)
 
 
 @pytest.mark.parametrize("sizes", MESHES)
 def test_rows_are_updated_to_the_last_bit(sizes: tuple[int, int]) -> None:
-    """As a whole table is, by the same rule; what fills up stays zero."""
+    """As in a whole table, by the same rule; padding remains zero."""
     mesh = mesh_of(*sizes)
     (table, rows), (ids, numbers) = table_of(mesh), some_ids(mesh)
     grads = np.random.default_rng(2).normal(size=(BATCH_SIZE, WIDTH)).astype(np.float32)
     rule = partial(sign_sgd_rows, lr=jnp.float32(0.1), weight_decay=0.3)
-    update = lambda rows, found, count: rule(rows, *found)
+    update = lambda rows, grads, count: rule(rows, *grads)
     change = jax.shard_map(
         partial(update_rows, update),
         mesh=mesh,
@@ -82,7 +78,7 @@ def test_rows_are_updated_to_the_last_bit(sizes: tuple[int, int]) -> None:
 
 
 def test_no_device_holds_more_than_its_part() -> None:
-    """21 rows are 24 on 8 devices: 3 each, in the first state and after a step."""
+    """21 rows are padded to 24 on 8 devices, before and after a step."""
     mesh, optimizer = mesh_of(4, 2), tiny.optimizer()
     table, _ = table_of(mesh)
     assert {s.data.shape for s in table.rows.addressable_shards} == {(3, WIDTH)}
@@ -93,8 +89,8 @@ def test_no_device_holds_more_than_its_part() -> None:
         assert shard.data.shape == (1, tiny.MODEL.puzzle_dim), "5 rows are 8"
 
 
-def test_a_step_keeps_no_copy_of_the_table() -> None:
-    """Its part is updated in place, and nothing as large as the table is made."""
+def test_a_step_does_not_copy_the_table() -> None:
+    """It is updated in place, without temporaries of its size."""
     mesh, optimizer, rows = mesh_of(8, 1), tiny.optimizer(), 80_000
     width = tiny.MODEL.puzzle_dim
     init = tiny.init(optimizer, puzzles=rows)
@@ -122,18 +118,18 @@ def test_a_step_keeps_no_copy_of_the_table() -> None:
 
 def test_the_fingerprint_does_not_depend_on_the_mesh() -> None:
     tables = [table_of(mesh_of(*sizes))[0] for sizes in MESHES]
-    found = [fingerprint({"rows": table}) for table in tables]
-    assert found[0] == found[1] == found[2] == found[3]
+    prints = [fingerprint({"rows": table}) for table in tables]
+    assert prints[0] == prints[1] == prints[2] == prints[3]
     assert kinds({"rows": tables[1]}) == {"rows": f"float32[{ROWS},{WIDTH}]"}
     other = make_table(tables[0].rows.at[ROWS - 1, 0].add(1.0))
-    assert fingerprint({"rows": other}) != found[0]
+    assert fingerprint({"rows": other}) != prints[0]
 
 
 @pytest.mark.parametrize("saved", [(8, 1), (1, 1)])
 def test_a_checkpoint_is_read_on_any_mesh(
     tmp_path: Path, saved: tuple[int, int]
 ) -> None:
-    """5 rows are 8 on 8 devices, 6 on 2, 5 on one."""
+    """5 rows are padded to 8 on 8 devices, to 6 on 2."""
     init = tiny.init(tiny.optimizer())
     state = init_state(init, mesh_of(*saved))
     checkpoints = Checkpoints(tmp_path / "checkpoints", RunConfig())

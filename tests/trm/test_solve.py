@@ -28,9 +28,8 @@ from data.puzzles.sudoku.kind import faults
 from tests import runs
 from tests.golden import Golden
 from tests.official import write_official
-from tests.runs import finish, start
+from tests.runs import TINY, finish, start
 from tests.tiny import assert_equal
-from tests.train.test_run import SETTINGS
 from train import solving
 from train.models import build_model
 from train.presets import TRM_PRESETS
@@ -501,7 +500,7 @@ def test_from_training_to_a_solved_puzzle(tmp_path: Path) -> None:
     """Commands alone: train, solve from standard input's file, wrong input."""
     prepare(GeneratedSudoku(size=4, train=256, test=16), tmp_path / "data")
     settings = {
-        **SETTINGS,
+        **TINY,
         "data.paths": tmp_path / "data",
         "run-dir": tmp_path / "run",
         "batch-size": 32,
@@ -510,6 +509,7 @@ def test_from_training_to_a_solved_puzzle(tmp_path: Path) -> None:
         "run.save-every": 1000,
         "run.log-every": 100,
         "optim.lr": 0.01,
+        "optim.warmup": 20,
     }
     finish(start("train.trm", runs.words("quickstart", settings)))
     tokens = np.load(tmp_path / "data" / "test" / "all__inputs.npy")

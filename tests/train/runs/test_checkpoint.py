@@ -13,12 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
-from configs import MeshConfig, RunConfig, UserError
+from configs import RunConfig, UserError
 from tests import tiny
-from tests.tiny import assert_equal
-from train.mesh import make_mesh
+from tests.tiny import assert_equal, mesh_of
 from train.runs.checkpoint import Checkpoints, NonFiniteError
 from train.runs.integrity import fingerprint
 from train.runs.stored import OtherModelError
@@ -26,11 +24,6 @@ from train.state import TrainState, abstract_state, init_state
 from train.table import make_table
 
 ALL = RunConfig(keep_last=100)
-
-
-@cache
-def mesh_of(data: int, model: int) -> Mesh:
-    return make_mesh(MeshConfig(data=data, model=model))
 
 
 def small_init() -> TrainState:
