@@ -109,29 +109,16 @@ def work(
         `i` holds item `i`.
     """
     model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
-    copies, (size, seq) = effort.rollouts, puzzles.inputs.shape
-    items = size * copies
+    copies = effort.rollouts
+    items = copies * len(numbers)
     count = copies * jnp.sum(numbers >= 0, dtype=jnp.int32)
 
     def begin(item: Int32[Array, " rows"]) -> Rows:
-        number, (size,) = item // copies, item.shape
-        spread = lambda *shape: lambda a: jnp.broadcast_to(a, (size, *shape, *a.shape))
-        inputs = puzzles.inputs[number]
+        inputs, questions = (a[item // copies] for a in (puzzles.inputs, table_rows))
         keys = own_keys(inputs, item % copies, effort.seed)
-        latents = jax.tree.map(spread(model.length(seq)), model.recursion.init())
-        latents = model.start(latents, jnp.ones(size, bool), keys)
-        shapes = jax.eval_shape(model.predict, latents)
-        return Rows(
-            item=item,
-            running=item < count,
-            steps=jnp.zeros(size, jnp.int32),
-            keys=keys,
-            x=model.embed(inputs, table_rows[number]),
-            latents=latents,
-            prediction=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
-            wanted=jnp.zeros(size, bool),
-            memory=jax.tree.map(spread(), halting.memory),
-        )
+        fresh = new_rows(model, questions, inputs, keys, halting.memory)
+        where = lambda rows: (rows.item, rows.running)
+        return eqx.tree_at(where, fresh, (item, item < count))
 
     def step(loop: tuple[Rows, PyTree]) -> tuple[Rows, PyTree]:
         before, notes = loop
@@ -140,23 +127,7 @@ def work(
             number, rollout = numbers[before.item // copies], before.item % copies
             keys = noise_keys(effort.seed, number, rollout, before.steps)
             latents = add_noise(model.recursion, latents, keys, effort.sigma)
-        latents = model.refine(latents, before.x, fold(before.keys, before.steps))
-        prediction = model.predict(latents)
-        wanted, memory = halting.rule(prediction, before.memory)
-        steps = before.steps + 1
-        halted = (steps >= effort.steps) | (wanted & effort.early)
-        after = Rows(
-            item=before.item,
-            running=~halted,
-            steps=steps,
-            keys=before.keys,
-            x=before.x,
-            latents=latents,
-            prediction=prediction,
-            wanted=wanted,
-            memory=memory,
-        )
-        after = select_rows(before.running, after, before)
+        after = supervise(model, before, latents, effort, halting)
         notes = note(notes, before, after)
         if items <= rows:  # all are in work
             return after, notes
@@ -171,6 +142,55 @@ def work(
     return jax.lax.while_loop(
         lambda loop: jnp.any(loop[0].running), step, (first, notes(first))
     )
+
+
+def new_rows(
+    model: TRM,
+    table_rows: Float[Array, "rows width"],
+    inputs: Int32[Array, "rows seq"],
+    keys: Key[Array, " rows"],
+    memory: PyTree[Array],
+) -> Rows:
+    """Return rows before their first step; `item` and `running` are still to be set."""
+    size, seq = inputs.shape
+    spread = lambda *shape: lambda a: jnp.broadcast_to(a, (size, *shape, *a.shape))
+    latents = jax.tree.map(spread(model.length(seq)), model.recursion.init())
+    latents = model.start(latents, jnp.ones(size, bool), keys)
+    shapes = jax.eval_shape(model.predict, latents)
+    return Rows(
+        item=jnp.zeros(size, jnp.int32),
+        running=jnp.zeros(size, bool),
+        steps=jnp.zeros(size, jnp.int32),
+        keys=keys,
+        x=model.embed(inputs, table_rows),
+        latents=latents,
+        prediction=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
+        wanted=jnp.zeros(size, bool),
+        memory=jax.tree.map(spread(), memory),
+    )
+
+
+def supervise(
+    model: TRM, before: Rows, latents: PyTree, effort: Effort, halting: Halting
+) -> Rows:
+    """Make one supervision step from `latents`; rows that do not run are unchanged."""
+    latents = model.refine(latents, before.x, fold(before.keys, before.steps))
+    prediction = model.predict(latents)
+    wanted, memory = halting.rule(prediction, before.memory)
+    steps = before.steps + 1
+    halted = (steps >= effort.steps) | (wanted & effort.early)
+    after = Rows(
+        item=before.item,
+        running=~halted,
+        steps=steps,
+        keys=before.keys,
+        x=before.x,
+        latents=latents,
+        prediction=prediction,
+        wanted=wanted,
+        memory=memory,
+    )
+    return select_rows(before.running, after, before)
 
 
 class Answers(eqx.Module):

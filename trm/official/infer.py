@@ -108,61 +108,34 @@ def infer(
     length = network_length(shapes, level)
     if default is not None and (default.variant, default.mixer) != (variant, mixer):
         default = None
-    arch, notes = options.get("arch") or {}, []
+    arch = options.get("arch") or {}
     if variant == "eqr":
         _require_usual(arch)
-
-    def setting(name: str, official: str, usual: Any, used: bool = True) -> Any:
-        """Return the given value, the option, or a default; note a used default."""
-        for value in (getattr(given, name), arch.get(official)):
-            if value is not None:
-                require(
-                    type(value) is type(usual),
-                    f"`{official}` must be like {usual!r}: got {value!r}. Correct "
-                    "`all_config.yaml`, or give an option.",
-                )
-                return value
-        value = usual if default is None else getattr(default, name)
-        if used:
-            notes.append(f"{name}={value}")
-        return value
-
+    settings = _Settings(given, arch, default)
     prefix = fixed_prefix(variant, puzzle_dim, dim)
-    least = ceil_div(puzzle_dim, dim)
-    if prefix is None and length is not None and given.seq is not None:
-        left = given.prefix or length - given.seq
-        prefix = left if left >= least else None
     if prefix is None:
-        prefix = setting("prefix", "puzzle_emb_len", usual_prefix(length, least))
-        prefix = prefix or least
-    seq = _cells(given.seq, length, prefix, vocab, notes)
-
+        prefix = _prefix(settings, length, ceil_div(puzzle_dim, dim))
+    seq = _cells(given.seq, length, prefix, vocab, settings.notes)
     positions = "none"
     if LEARNED in shapes:
         positions = "learned"
     elif mixer == "attention":
-        positions = setting("positions", "pos_encodings", "rope")
-        require(
-            positions in ("rope", "none"),
-            "Positions must be `rope`, `none`, or `learned` with weights: got "
-            f"`{positions}` without weights. Use a checkpoint of the official code.",
-        )
+        positions = _positions(settings)
     cycles = {"hrm": (2, 2), "transformer": (1, 1)}
     T, n = cycles.get(variant, (3, 4 if seq == 900 else 6))
     recursive = variant != "transformer"
+    expansion = _number(arch, "expansion", 4.0)
     config = TRMConfig(
         variant=variant,
         mixer=mixer,
         positions=positions,
         dim=dim,
-        heads=setting("heads", "num_heads", 8, mixer == "attention"),
-        expansion=which_expansion(
-            shapes, level, dim, length, _number(arch, "expansion", 4.0)
-        ),
+        heads=settings.get("heads", "num_heads", 8, mixer == "attention"),
+        expansion=which_expansion(shapes, level, dim, length, expansion),
         layers=count_layers(shapes, level),
         H_layers=count_layers(shapes, "H_level") if variant == "hrm" else None,
-        H_cycles=setting("H_cycles", "H_cycles", T, recursive),
-        L_cycles=setting("L_cycles", "L_cycles", n, recursive),
+        H_cycles=settings.get("H_cycles", "H_cycles", T, recursive),
+        L_cycles=settings.get("L_cycles", "L_cycles", n, recursive),
         prefix=prefix,
         puzzle_dim=puzzle_dim,
         rope_theta=_number(arch, "rope_theta", 10000.0),
@@ -175,8 +148,56 @@ def infer(
         seq=seq,
         prefix=name_prefix,
         options=options,
-        notes=tuple(notes),
+        notes=tuple(settings.notes),
     )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Settings that the arrays do not determine."""
+
+    given: Given
+    arch: Mapping[str, Any]
+    default: TRMConfig | None
+    notes: list[str] = field(default_factory=list)
+
+    def get(self, name: str, official: str, usual: Any, used: bool = True) -> Any:
+        """Return the given value, the option, or a default; note a used default."""
+        for value in (getattr(self.given, name), self.arch.get(official)):
+            if value is not None:
+                require(
+                    type(value) is type(usual),
+                    f"`{official}` must be like {usual!r}: got {value!r}. Correct "
+                    "`all_config.yaml`, or give an option.",
+                )
+                return value
+        value = usual if self.default is None else getattr(self.default, name)
+        if used:
+            self.notes.append(f"{name}={value}")
+        return value
+
+
+def _prefix(settings: _Settings, length: int | None, least: int) -> int:
+    """Return the length of the prefix."""
+    given = settings.given
+    if length is not None and given.seq is not None:
+        left = given.prefix or length - given.seq
+        if left >= least:
+            return left
+    return (
+        settings.get("prefix", "puzzle_emb_len", usual_prefix(length, least)) or least
+    )
+
+
+def _positions(settings: _Settings) -> Any:
+    """Return the positional encoding of attention without learned positions."""
+    positions = settings.get("positions", "pos_encodings", "rope")
+    require(
+        positions in ("rope", "none"),
+        "Positions must be `rope`, `none`, or `learned` with weights: got "
+        f"`{positions}` without weights. Use a checkpoint of the official code.",
+    )
+    return positions
 
 
 def _require_usual(arch: Mapping[str, Any]) -> None:
