@@ -1,4 +1,4 @@
-"""A run directory made of weights from elsewhere, as if they had been trained here."""
+"""Write a run directory for weights from another format."""
 
 import dataclasses
 import json
@@ -24,14 +24,14 @@ def adopt(
 
     Args:
         out: the directory to make.
-        config: of the run; its `run_dir` will be `out`.
-        recorded: `kind`, `sizes` and what else `config.json` is to say of the weights.
-            Without a `data_hash`, any data of these sizes may follow.
-        states: the checkpoints, by ascending step; made when they are wanted.
+        config: of the run; its `run_dir` becomes `out`.
+        recorded: `kind`, `sizes` and more to record in `config.json`. Without a
+            `data_hash`, the run may be resumed on any data of these sizes.
+        states: the checkpoints, by ascending step.
 
     Raises:
-        UserError: if there is something at `out` already.
-        RunError: if the checkpoint cannot be saved, or a weight is not finite.
+        UserError: if `out` exists.
+        RunError: if a checkpoint cannot be saved, or a weight is not finite.
     """
     config = dataclasses.replace(config, run_dir=str(out))
     record = {"id": uuid.uuid4().hex[:8], "data_hash": None, **recorded}

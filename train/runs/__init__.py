@@ -1,1 +1,1 @@
-"""What a run keeps in its directory, and how it is written and read."""
+"""The directory of a run: configuration, lock, checkpoints, metrics."""

@@ -1,4 +1,4 @@
-"""Which code trains: version, commit and libraries, for `config.json`."""
+"""Version, commit and libraries of the code that trains, for `config.json`."""
 
 import subprocess
 from importlib import metadata
@@ -10,7 +10,7 @@ LIBRARIES = ("jax", "jaxlib", "equinox", "optax", "orbax-checkpoint", "numpy")
 
 
 def code() -> dict[str, Any]:
-    """The version of this project, its commit if it is a checkout, and libraries."""
+    """Return the version of this project, its commit, and its libraries' versions."""
     return {
         "version": _version("tiny-recursive-jax"),
         "commit": commit(ROOT),
@@ -19,7 +19,7 @@ def code() -> dict[str, Any]:
 
 
 def commit(root: Path) -> str | None:
-    """The commit of a checkout; None if it is none or git does not tell."""
+    """Return the commit of a Git checkout; None if there is none."""
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "rev-parse", "HEAD"]

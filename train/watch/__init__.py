@@ -1,1 +1,1 @@
-"""What a run says while it goes on: metrics, speed, progress, traces."""
+"""The numbers of a run while it trains: trackers, terminal, speed, traces."""

@@ -1,4 +1,4 @@
-"""How fast a run is: operations a second against the devices' peak, memory."""
+"""Speed and memory of a run."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from jax.sharding import Mesh
 
 Values = dict[str, float | None]
 Rates = Callable[[float], Values]
-"""From the examples a second of training to what else to report of it."""
+"""From examples a second to the other rates that are logged."""
 
 PEAKS = {
-    # Dense bfloat16 (V100: float16) in TFLOP/s, from the makers' data sheets; the first
-    # name found in the device's own counts. On a TPU v2 and v3 a device is one core.
+    # Dense bfloat16 (V100: float16) in TFLOP/s, from the makers' data sheets. The first
+    # name that is part of the device's counts. A device of a TPU v2 or v3 is one core.
     "B200": 2250.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -34,7 +34,7 @@ PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Operations a second of a device, or None if it is not in the table."""
+    """Return the peak operations a second of a device; None if unknown."""
     for name, tera in PEAKS.items():
         if name in device_kind:
             return tera * 1e12
@@ -46,14 +46,14 @@ def throughput(
 ) -> Values:
     """Return tokens a second of text, and the MFU where the devices' peak is known.
 
-    MFU is the share of the peak in bfloat16, whatever type a run computes in. Work that
-    is repeated to save memory counts once.
+    MFU is the share of the peak in bfloat16, whatever the compute type. Work that is
+    repeated to save memory counts once.
 
     Args:
         mesh: the devices.
-        examples: a second.
-        flops: of an example, forward and backward; None if examples differ.
-        tokens: of an example; None where examples are not counted by tokens.
+        examples: per second.
+        flops: operations per example, forward and backward; None if examples differ.
+        tokens: tokens per example; None for no rate of tokens.
     """
     peak, values = peak_flops(mesh.devices.flat[0].device_kind), Values()
     if tokens is not None:
@@ -64,14 +64,14 @@ def throughput(
 
 
 def memory() -> Values:
-    """Bytes in use and their peak, of this process's fullest device.
+    """Return bytes in use and their peak, of this process's fullest device.
 
-    Nothing where the backend does not tell, as on a CPU.
+    Return nothing if the backend has no such statistics, as on a CPU.
     """
-    told = [device.memory_stats() or {} for device in jax.local_devices()]
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
     names = {"memory_bytes": "bytes_in_use", "memory_peak_bytes": "peak_bytes_in_use"}
     return {
-        ours: float(max(stats[theirs] for stats in told))
-        for ours, theirs in names.items()
-        if all(theirs in stats for stats in told)
+        name: float(max(device[key] for device in stats))
+        for name, key in names.items()
+        if all(key in device for device in stats)
     }

@@ -1,4 +1,4 @@
-"""A trace of a run: which steps, which names, and that the program is the same."""
+"""A trace of a run: its steps, its names, and the unchanged program."""
 
 import re
 from dataclasses import replace
@@ -31,7 +31,7 @@ from train.watch.tracing import Tracing
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> TrainTRM:
-    """A run of eight steps of which the third to the fifth are traced."""
+    """A run of eight steps that traces the third to the fifth."""
     folder = tmp_path_factory.mktemp("traced")
     prepare(GeneratedSudoku(size=4, train=16, test=4), folder / "data")
     return replace(
@@ -48,14 +48,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainTRM:
 
 @pytest.fixture(scope="module")
 def trace(config: TrainTRM) -> Any:
-    """The one that such a run has written."""
+    """The trace that the run has written."""
     assert main("quickstart", config) == 0
     (path,) = Path(config.run_dir).glob("profile/plugins/profile/*/*.xplane.pb")
     return ProfileData.from_file(str(path))
 
 
 @pytest.mark.slow
-def test_the_steps_asked_for_are_traced(trace: Any) -> None:
+def test_the_configured_steps_are_traced(trace: Any) -> None:
     steps = [
         dict(event.stats)["step_num"]
         for plane in trace.planes
@@ -69,17 +69,15 @@ def test_the_steps_asked_for_are_traced(trace: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("trace")
 def test_the_parts_of_a_step_have_names(config: TrainTRM) -> None:
-    """In the description of the program that goes with the trace."""
     (path,) = Path(config.run_dir).glob("profile/plugins/profile/*/*.xplane.pb")
     paths = re.findall(rb"jit\(step\)/[\w()/]+", path.read_bytes())
     found = {name for path in paths for name in re.findall(r"\w+", path.decode())}
     assert found >= {"embed", "cycles", "heads", "loss", "optimizer", "table"}
 
 
-def test_names_are_all_that_they_change(
+def test_names_do_not_change_the_program(
     one_device: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The program is the same without them, so they cost nothing."""
     make, rules = tiny.init(tiny.optimizer()), tiny.optimizer()
     state, batch = abstract_state(make, one_device), tiny.batch(one_device, 0)
 
@@ -123,12 +121,11 @@ def test_a_trace_is_started_and_stopped_once(
 
 @pytest.mark.parametrize(("done", "total"), [(24, 100), (0, 19), (30, 30)])
 def test_steps_that_are_not_made(tmp_path: Path, done: int, total: int) -> None:
-    """It is said, unless a process before has traced them."""
+    """A warning, unless there is a trace already."""
     steps, made = range(20, 25), range(done + 1, total + 1)
-    with pytest.warns(UserWarning, match="of the steps 20 to 24 none is made") as said:
+    with pytest.warns(UserWarning, match="20 to 24") as caught:
         tracing = Tracing(steps, tmp_path / "profile", made)
-    assert len(said) == 1
-    assert f"from step {done} to {total}" in str(said[0].message)
+    assert len(caught) == 1
     assert not tracing.starts(1, 100)
     (tmp_path / "profile").mkdir()
     assert not Tracing(steps, tmp_path / "profile", made).starts(1, 100)
@@ -137,7 +134,7 @@ def test_steps_that_are_not_made(tmp_path: Path, done: int, total: int) -> None:
 def test_gpus_of_several_processes_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where this JAX can do that; else nothing is traced, which is said."""
+    """If this version of JAX can do that; else nothing is traced, with a warning."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert tracing.can_trace()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -152,6 +149,6 @@ def test_gpus_of_several_processes_are_left_out(
     assert tracing.can_trace()
     assert tracing.options().device_tracer_level == 0
     monkeypatch.setattr(jax.profiler, "ProfileOptions", Older)
-    with pytest.warns(UserWarning, match="No trace is written"):
+    with pytest.warns(UserWarning, match=jax.__version__):
         made = Tracing(range(1, 9), tmp_path, range(1, 9))
     assert not made.starts(1, 8)
