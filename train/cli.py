@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -159,9 +158,7 @@ def clean_exit() -> Iterator[None]:
     try:
         yield
         return
-    except SystemExit as end:
-        if any(thread.name == "compiling" for thread in threading.enumerate()):
-            _end(int(end.code or 0))  # a compilation cannot be stopped
+    except SystemExit:
         raise
     except UserError as error:
         message, status = str(error), 2

@@ -1,4 +1,4 @@
-"""Attention against a plain statement of it, whatever computes it."""
+"""Attention of each kernel against plain implementations."""
 
 import math
 from functools import partial
@@ -63,7 +63,7 @@ def test_more_axes_in_front() -> None:
 
 
 def test_large_scores_in_16_bits() -> None:
-    """Softmax is in float32 and shifted: no overflow, weights that add up to one."""
+    """The softmax does not overflow, and its weights sum to one."""
     query, key, value = (x.astype(jnp.bfloat16) for x in draw(2, 5, 5))
     mixed = compiled(100 * query, 100 * key, jnp.ones_like(value), causal=True)
     assert mixed.dtype == jnp.bfloat16
@@ -104,7 +104,7 @@ def test_dropout_of_a_row_is_its_keys_alone() -> None:
     assert not np.allclose(together, compiled(*qkv), atol=1e-3)
 
 
-# -- the gradient, which is written out ------------------------------------------------
+# -- the custom gradient ---------------------------------------------------------------
 
 
 def plain(
@@ -116,7 +116,7 @@ def plain(
     rate: float = 0.0,
     keys: Any = None,
 ) -> jax.Array:
-    """As `attend`, in so many words."""
+    """Attention without a custom gradient."""
     scores = jnp.einsum("blhk,bmhk->bhlm", query, key) / math.sqrt(query.shape[-1])
     if causal:
         scores = jnp.where(lower_triangle(scores.shape[-1]), scores, -jnp.inf)
@@ -128,7 +128,7 @@ def plain(
     ("memory", "causal", "rate"), [(9, True, 0.0), (9, True, 0.4), (5, False, 0.4)]
 )
 def test_gradients(memory: int, causal: bool, rate: float) -> None:
-    """With and without dropout, those of the plain statement."""
+    """With and without dropout, equal to gradients of `plain`."""
     keys = jax.random.split(jax.random.key(3), 3)
     options = {"causal": causal, "rate": rate, "keys": keys}
 
@@ -142,7 +142,7 @@ def test_gradients(memory: int, causal: bool, rate: float) -> None:
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_gradients_in_16_bits(dtype: Any, rate: float) -> None:
-    """Near those in float32, of the type of the values; small ones do not vanish."""
+    """Close to float32, in the type of the values; small gradients do not vanish."""
     keys = jax.random.split(jax.random.key(4), 2)
     mixing = partial(attend, causal=True, rate=rate, keys=keys)
 
@@ -159,7 +159,7 @@ def test_gradients_in_16_bits(dtype: Any, rate: float) -> None:
         assert error < 0.02 * np.linalg.norm(exact)
 
 
-# -- other kernels, by what computes the same here -------------------------------------
+# -- other kernels, on a CPU -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -167,7 +167,7 @@ def test_gradients_in_16_bits(dtype: Any, rate: float) -> None:
 def test_padding_for_cudnn_changes_nothing(
     seq: int, head_dim: int, causal: bool
 ) -> None:
-    """Nor in the gradients."""
+    """Values and gradients are equal."""
     padded = partial(cudnn, implementation="xla")
     pull = lambda function: pull_all(partial(function, causal=causal), seq, head_dim)
     assert_close(pull(padded), pull(attend), 1e-4)
@@ -175,7 +175,7 @@ def test_padding_for_cudnn_changes_nothing(
 
 @pytest.mark.parametrize("kernel", [attend, partial(cudnn, implementation="xla")])
 def test_padding_is_not_seen(kernel: Any) -> None:
-    """Nor has it a gradient, whichever kernel computes it."""
+    """It has no effect on values and gradients."""
     mix = partial(kernel, causal=False)
     query, key, value = draw(2, 6, 6)
     real = lambda x: x[:, :5]
@@ -203,13 +203,13 @@ def test_splash(seq: int, causal: bool) -> None:
     ("length", "kernel"), [(97, "xla"), (128, "splash"), (500, "xla"), (916, "splash")]
 )
 def test_the_kernel_for_a_tpu(length: int, kernel: str) -> None:
-    """Short sequences are not filled up to whole blocks."""
+    """Short sequences are not padded to whole blocks."""
     sizes = {"precision": "bfloat16", "head_dim": 64, "backend": "tpu"}
     assert pick_kernel("auto", length=length, **sizes) == kernel
 
 
 def pull_all(function: Any, seq: int, head_dim: int) -> Any:
-    """The sum of some function of what attention gives, and its gradients."""
+    """A sum over a function of the attention, and its gradients."""
     score = lambda *qkv: jnp.sum(jnp.sin(3 * function(*qkv)))
     case = draw(2, seq, seq, head_dim=head_dim)
     return jax.jit(jax.value_and_grad(score, (0, 1, 2)))(*case)

@@ -1,4 +1,4 @@
-"""Generation: nanoGPT's tokens, with the cache and without; how a token is drawn."""
+"""Generation against nanoGPT, with and without the cache; draws of tokens."""
 
 from collections.abc import Callable
 from functools import cache
@@ -91,7 +91,7 @@ def test_nanogpts_tokens(name: str) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 5, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 9])
 def test_the_cache_changes_nothing(length: int) -> None:
-    """Neither while the text fits the window, nor afterwards."""
+    """In the window and beyond it."""
     start = prompt(length)
     new = joined(start, 20)
     assert len(np.unique(new)) > 2
@@ -100,7 +100,7 @@ def test_the_cache_changes_nothing(length: int) -> None:
 
 @pytest.mark.slow
 def test_logits_of_the_cache_are_those_of_the_model() -> None:
-    """After every token; in 16 bits to their rounding."""
+    """After every token; in 16 bits up to rounding."""
     tokens = jnp.asarray(prompt(BLOCK))
     expected = np.asarray(model(bias=False)(tokens))
     decode = jax.jit(Decoder.decode)
@@ -119,7 +119,7 @@ def test_logits_of_the_cache_are_those_of_the_model() -> None:
 
 
 def test_chunks() -> None:
-    """The first token comes alone, and all of them come."""
+    """The first chunk is one token; no token is lost."""
     chunks = write(prompt(4), 2 * CHUNK + 3, of=model(64))
     assert [chunk.shape for chunk in chunks] == [(3, 1), (3, 16), (3, 16), (3, 2)]
     assert all(chunk.dtype == np.int32 for chunk in chunks)
@@ -128,7 +128,7 @@ def test_chunks() -> None:
 
 
 def test_the_device_is_a_chunk_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next call has been made when a chunk is yielded."""
+    """The next chunk is computed while one is yielded."""
     calls = []
     decode = gpt.decode.decode_cached
     count = lambda *inputs: (calls.append(1), decode(*inputs))[1]
@@ -162,7 +162,7 @@ def test_nothing_is_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_products_of_float32_weights_are_exact() -> None:
-    """A GPU or TPU would round them; those of 16 bits are as the device likes."""
+    """Also on a GPU or TPU. Products in 16 bits are not."""
     for dtype, exact in ((jnp.float32, True), (jnp.bfloat16, False)):
         decoder = Decoder(jax.tree.map(lambda a, to=dtype: a.astype(to), model()))
         state = gpt.decode.begin(decoder, prompt(3), row_keys(0, np.arange(3)), -1)
@@ -183,7 +183,7 @@ def test_seeds() -> None:
 
 @pytest.mark.slow
 def test_rows_do_not_depend_on_the_batch() -> None:
-    """Nor on each other: equal prompts get different texts."""
+    """Equal prompts get different texts."""
     start = np.tile(prompt(3, 1), (4, 1))
     several = joined(start, 20, Sampling())
     assert len({row.tobytes() for row in several}) == 4
@@ -193,7 +193,7 @@ def test_rows_do_not_depend_on_the_batch() -> None:
 
 
 def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Of each token, by sorting."""
+    """Probabilities of all tokens by sorting."""
     scaled = logits / sampling.temperature
     order = np.argsort(-scaled, kind="stable")
     p = np.exp(scaled - scaled.max())
@@ -226,7 +226,7 @@ def probabilities(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     ],
 )
 def test_draws_against_sorting(sampling: Sampling) -> None:
-    """20,000 draws have the tokens that they may have, as often as they should."""
+    """20,000 draws have the expected frequencies."""
     logits = 1.5 * np.random.default_rng(3).standard_normal(14).astype(np.float32)
     padded = np.append(logits, np.float32([50.0, 60.0]))  # stand for no tokens
     draws = 20000
@@ -253,7 +253,7 @@ def test_equals_of_the_last_of_the_top_k_are_kept() -> None:
 
 
 def test_padding_is_never_written() -> None:
-    """Rows of the embedding beyond the tokens, however likely."""
+    """Rows of the embedding beyond the vocabulary are never drawn."""
     likely = model().embedding.weight.at[TOKENS:].set(9 * model().embedding.weight[:3])
     loud = eqx.tree_at(lambda m: m.embedding.weight, model(), likely)
     for sampling in (GREEDY, Sampling()):
@@ -265,7 +265,7 @@ def test_padding_is_never_written() -> None:
 
 
 def test_a_stop_token_ends_a_row() -> None:
-    """The others go on as without it; when all have it, nothing more is computed."""
+    """Other rows do not change; generation ends when all rows have it."""
     start, sampling = prompt(3, 4), Sampling(temperature=2.0)
     free = joined(start, 200, sampling, of=model(64))
     stop = int(free[0, 5])

@@ -1,4 +1,4 @@
-"""The loss of a GPT: the same however its tokens are cut into chunks."""
+"""The loss of a GPT does not depend on its chunks."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ VOCAB = 7
 
 
 def case(tokens: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What the head reads, the head, and targets of which some are not scored."""
+    """The head's input, the head, and targets with some `IGNORE`."""
     keys = jax.random.split(jax.random.key(tokens), 3)
     targets = jax.random.randint(keys[2], (tokens,), -1, VOCAB)
     assert int((targets == IGNORE).sum()) > 0
@@ -33,7 +33,7 @@ def plain(x: jax.Array, head: jax.Array, targets: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("chunk", [1, 4, 10, 23, 100])
 def test_chunks_are_the_whole(chunk: int) -> None:
-    """Also where they do not divide the tokens."""
+    """Also if they do not divide the number of tokens."""
     x, head, targets = case(23)
     pull = lambda loss: jax.value_and_grad(loss, (0, 1))(x, head)
     found = pull(lambda x, head: summed_cross_entropy(x, head, targets, chunk))
@@ -58,7 +58,7 @@ def test_a_cap_bends_the_logits() -> None:
 
 @pytest.mark.parametrize(("tokens", "chunks"), [(2048, 1), (2053, 2), (6144, 3)])
 def test_chunks_are_as_few_as_can_be(tokens: int, chunks: int) -> None:
-    """2053 is prime, which once made 2053 chunks of one token."""
+    """2053 is prime: not 2053 chunks of one token."""
     x, head, targets = case(tokens)
     loss: Any = lambda x: summed_cross_entropy(x, head, targets, 2048)
     program = str(jax.make_jaxpr(jax.grad(loss))(x))
@@ -67,7 +67,7 @@ def test_chunks_are_as_few_as_can_be(tokens: int, chunks: int) -> None:
 
 
 def test_the_head_may_be_wider_than_what_it_reads() -> None:
-    """Products are in the narrower type; the gradient of the head is not rounded."""
+    """Products have the narrower type; the head's gradient is not rounded."""
     x, head, targets = case(64)
     narrow = x.astype(jnp.bfloat16)
     loss = lambda x, head: summed_cross_entropy(x, head, targets, 16)

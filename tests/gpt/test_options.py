@@ -1,4 +1,4 @@
-"""What the field has learnt since GPT-2, each against NumPy and in generation."""
+"""Options beyond GPT-2, against NumPy and in generation."""
 
 from dataclasses import replace
 from typing import Any
@@ -34,7 +34,7 @@ OPTIONS |= {"all": ALL, "all with swiglu": ALL | OPTIONS["swiglu"]}
 
 
 def build(options: dict[str, Any]) -> tuple[GPTConfig, GPT]:
-    """A model whose weights are all large, vectors too, so that every part counts."""
+    """A model with large weights and vectors, so that every part matters."""
     config = replace(PLAIN, **options)
     model = build_gpt(config, tokens=TOKENS, key=jax.random.key(0))
     leaves, structure = jax.tree.flatten(model)
@@ -48,7 +48,7 @@ def drawn(batch: int = 2, seed: int = 0) -> np.ndarray:
 
 
 def oracle(config: GPTConfig, model: Any, tokens: np.ndarray) -> np.ndarray:
-    """Logits of one text in float64, written out."""
+    """Logits of one text in float64."""
     model = jax.tree.map(lambda a: np.asarray(a, np.float64), model)
     seq, heads, width = len(tokens), config.n_head, config.head_dim
 
@@ -127,7 +127,7 @@ def test_against_numpy(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["all", *SLOW[:1]])
 def test_the_cache_changes_nothing(name: str) -> None:
-    """Logits after every token, of prompts padded on the right."""
+    """Logits after every token, for prompts padded on the right."""
     _, model = build(OPTIONS[name])
     tokens = jnp.asarray(drawn())
     expected, decoder = np.asarray(model(tokens)), Decoder(model)
@@ -153,7 +153,7 @@ def test_a_later_token_changes_nothing_before_it() -> None:
     "name", ["all", pytest.param("all with swiglu", marks=pytest.mark.slow)]
 )
 def test_gradients_are_those_of_the_logits(name: str) -> None:
-    """Of every leaf, through the loss that keeps no logits."""
+    """Of every leaf, through the loss in chunks."""
     _, model = build(OPTIONS[name])
     tokens = jnp.asarray(drawn(4))
     batch = Tokens(tokens[:, :-1], tokens[:, 1:])
@@ -191,7 +191,7 @@ def test_zero_init_begins_with_equal_logits_and_learns_everywhere() -> None:
 
 
 def test_flops_by_hand() -> None:
-    """Without the look-up of tokens, if the head is not the embedding."""
+    """An untied embedding costs nothing."""
     config = replace(PLAIN, bias=False, **OPTIONS["all with swiglu"])
     model = build_gpt(config, tokens=TOKENS, key=jax.random.key(0))
     dim, hidden = 16, 64  # 8 / 3 * 16 = 42.7, up to a multiple of 64
@@ -203,7 +203,7 @@ def test_flops_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ALONE)
 def test_gpt2s_names_are_for_gpt2(name: str, tmp_path: Any) -> None:
-    """Weights go neither out nor in under them."""
+    """Such weights are neither written nor read."""
     _, model = build(OPTIONS[name])
     word = next(iter(OPTIONS[name]))
     with pytest.raises(UserError, match=f"{word}="):

@@ -1,4 +1,4 @@
-"""Weights in and out, against what nanoGPT and Hugging Face compute from them."""
+"""Reading and writing weights, against nanoGPT and Hugging Face."""
 
 import json
 import os
@@ -200,7 +200,7 @@ def test_an_index_names_files_of_its_own_folder(folder: Path, table: object) -> 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_weights_of_a_folder_must_be_finite(folder: Path, kind: type) -> None:
-    """In float32: what overflows there is refused too."""
+    """In float32: overflow is refused too."""
     path = folder / "model.safetensors"
     stored = {name: array.astype(kind) for name, array in load_file(path).items()}
     name = "transformer.h.1.mlp.c_proj.weight"
@@ -316,7 +316,7 @@ with cli.clean_exit():
 
 @pytest.mark.slow
 def test_no_room_for_an_export(tmp_path: Path) -> None:
-    """What cannot be written, and why; nothing is left of it."""
+    """A message of one line; no file is left."""
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "deep" / "out")],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Layers whose gradients are written out, against JAX's of a plain statement."""
+"""Custom gradients against JAX's gradients of plain implementations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
 
 
 def pull(function: Callable[..., Any], *arguments: jax.Array) -> tuple[Any, Any]:
-    """The value, and the gradients of a sum with weights that differ."""
+    """The value, and the gradients of a weighted sum."""
 
     def score(*arguments: jax.Array) -> jax.Array:
         value = function(*arguments)
@@ -41,7 +41,7 @@ def test_gelu() -> None:
 
 
 def test_project_gated() -> None:
-    """Over the last axis and over the first."""
+    """Over the last and the first axis."""
     x, weight = normal(7, 5, 3, 6), normal(8, 6, 8)
 
     def plain(x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -59,7 +59,7 @@ def test_project_gated() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_normalize(scale: float) -> None:
-    """Where the epsilon counts, too."""
+    """Also where epsilon matters."""
 
     def plain(x: jax.Array) -> jax.Array:
         centred = x - x.mean(-1, keepdims=True)
@@ -70,7 +70,7 @@ def test_normalize(scale: float) -> None:
     assert_close(found, pull(plain, x), 1e-5)
 
 
-# Rows, inputs, outputs: the weight's gradient is computed either way round.
+# Rows, inputs, outputs: the weight's gradient is computed directly or transposed.
 SIZES = [(24, 8, 4), (24, 4, 8), (6, 8, 4), (24, 8, 8)]
 
 
@@ -89,7 +89,7 @@ def test_project_columns(rows: int, inputs: int, outputs: int) -> None:
 
 @pytest.mark.parametrize("function", [project, project_columns])
 def test_products_are_in_the_narrower_type(function: Callable[..., Any]) -> None:
-    """Each gradient is of the type of its argument; a wide weight's is not rounded."""
+    """Gradients have their argument's type; a wide weight's is not rounded."""
     x, weight = normal(2, 16, 16), normal(3, 16, 16)
     half = lambda a: a.astype(jnp.bfloat16)
     for a, b in ((half(x), weight), (x, half(weight))):
@@ -123,7 +123,7 @@ def test_project_of_stacked_weights(rows: int, inputs: int, outputs: int) -> Non
 def test_gradients_in_16_bits(
     function: Callable[..., Any], shapes: list[tuple[int, ...]]
 ) -> None:
-    """Near those in float32, of the type of the values."""
+    """Close to float32, in the type of the values."""
     half = [normal(6, *shape).astype(jnp.bfloat16) for shape in shapes]
     found = pull(function, *half)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(found))

@@ -61,7 +61,7 @@ def state(step: int) -> TrainState:
 
 
 def config(folder: Path) -> TrainGPT:
-    """The run in this folder, of which the data lie beside it."""
+    """The configuration of a run in this folder, next to its data."""
     preset = GPT_PRESETS["shakespeare-char-cpu"][1]
     return replace(
         preset,
