@@ -43,13 +43,17 @@ from train.devices import start
 from train.experiment import StepConfig
 from train.mesh import everywhere, make_mesh, process_rows, require_divides
 from train.queues import QueueStep, make_queue_step, queues
-from train.runs.loading import CheckpointName, LoadedRun, kept_steps, load_run
+from train.runs.loading import (
+    CheckpointName,
+    LoadedRun,
+    experiment_of,
+    kept_steps,
+    load_run,
+)
 from train.runs.record import recorded_run
 from train.runs.stored import OtherModelError
-from trm.act import halting_of
+from train.trm import TRMExperiment
 from trm.evaluation import Effort, answer
-from trm.loss import puzzle_loss
-from trm.model import cast
 from trm.rollouts import Choice, Rollouts
 from trm.scoring import Sums, add, settle
 from trm.summary import Result, compare, describe, result
@@ -73,6 +77,10 @@ class Settings:
 
     puzzles: int | None = None
     """Evaluate the first `puzzles` examples; None: all."""
+
+    experiment: str = ""
+    """Python file with the run's experiment, if it has one of its own: for its model,
+    halting rule and metrics (`FILE.py`, or `FILE.py:CLASS`)."""
 
     mode: Literal["fixed", "halt", "refill"] = "fixed"
     """`fixed`: all steps for every puzzle (official). `halt`: a puzzle stops by the
@@ -168,7 +176,11 @@ class Work:
     step: QueueStep
 
 
-def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
+def make_work(
+    settings: Settings,
+    config: TrainTRM,
+    run: LoadedRun,
+) -> Work:
     """Open the data and compile the answer to a queue.
 
     Raises:
@@ -182,6 +194,14 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
             "`--rollouts.sigma` or `--rollouts.preset`.",
             stacklevel=2,
         )
+    kind = experiment_of(settings.experiment) if settings.experiment else TRMExperiment
+    experiment = kind(config, mesh=mesh, sizes=run.sizes)
+    require(
+        isinstance(experiment, TRMExperiment),
+        f"Puzzles are answered by a TRM: `{kind.__name__}` is no `TRMExperiment`. Name "
+        "another with `--experiment`.",
+    )
+    assert isinstance(experiment, TRMExperiment)
     rows = settings.rows or config.eval.batch_size or config.batch_size
     require_divides(mesh, rows)
     paths = settings.data or config.data.paths
@@ -204,8 +224,8 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
     function = partial(
         answer,
         effort=effort,
-        halting=halting_of(config.act),
-        puzzle_loss=partial(puzzle_loss, config=config.act),
+        halting=experiment.halting,
+        puzzle_loss=experiment.puzzle_loss,
         rows=rows,
     )
     step_config = StepConfig(batch_size=size, precision=precision, seed=0)
@@ -216,7 +236,7 @@ def make_work(settings: Settings, config: TrainTRM, run: LoadedRun) -> Work:
         rows=rows,
         dataset=PuzzleDataset(paths, settings.split, batch_size=size, rows=local),
         examples=examples,
-        step=make_queue_step(function, cast, mesh, step_config, run.model),
+        step=make_queue_step(function, experiment.cast, mesh, step_config, run.model),
     )
 
 
@@ -289,12 +309,13 @@ def loaded_runs(settings: Settings) -> Iterator[LoadedRun]:
             checkpoint is left out with a warning.
     """
     mesh, names = make_mesh(settings.mesh), settings.checkpoints
+    experiment = experiment_of(settings.experiment) if settings.experiment else None
     if names == ("all",):
         names = tuple(kept_steps(settings.run_dir)) or ("newest",)
     for checkpoint in names:
         assert checkpoint != "all"
         try:
-            run = load_run(settings.run_dir, checkpoint, mesh)
+            run = load_run(settings.run_dir, checkpoint, mesh, experiment)
         except UserError as error:
             if settings.checkpoints != ("all",) or isinstance(error, OtherModelError):
                 raise

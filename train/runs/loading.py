@@ -1,16 +1,19 @@
 """Loading a trained model, whatever mesh it was trained on."""
 
+import importlib.util
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from configs import RunConfig, UserError
+from configs import MeshConfig, RunConfig, UserError, require
 from data.storage import AnyPath, open_path, store_errors
-from train.mesh import layout
+from train.experiment import AbstractExperiment
+from train.mesh import layout, make_mesh
 from train.models import Sizes, build_model
 from train.runs.checkpoint import Checkpoints
 from train.runs.metrics_file import scores
@@ -48,6 +51,7 @@ def load_run(
     run_dir: str | AnyPath,
     checkpoint: CheckpointName = "best",
     mesh: Mesh | None = None,
+    experiment: type[AbstractExperiment] | None = None,
 ) -> LoadedRun:
     """Load the model of a run, which may be training.
 
@@ -56,6 +60,7 @@ def load_run(
         checkpoint: which one to read. A damaged checkpoint is skipped with a warning,
             unless its step is given.
         mesh: where to put the model; None for one device.
+        experiment: builds the model; None for the one that the configuration describes.
 
     Raises:
         UserError: if there is no such run, or no readable checkpoint.
@@ -64,7 +69,11 @@ def load_run(
     sizes, devices = record["sizes"], 1 if mesh is None else mesh.size
 
     def build() -> tuple[Any, PyTree]:
-        model, rows = build_model(config, sizes)
+        if experiment is None:
+            model, rows = build_model(config, sizes)
+        else:
+            plain = mesh or make_mesh(MeshConfig(), jax.local_devices()[:1])
+            model, rows = experiment(config, mesh=plain, sizes=sizes).build()
         return model, make_table(rows, devices)
 
     model, table = jax.eval_shape(build)
@@ -91,6 +100,38 @@ def load_run(
     if restored is None:
         raise UserError(f"`{run_dir}` has no checkpoint yet. Wait for the first.")
     return LoadedRun(record["kind"], config, *restored, sizes=sizes)
+
+
+def experiment_of(file: str) -> type[AbstractExperiment]:
+    """Return the experiment that a Python file defines.
+
+    Args:
+        file: its path, `FILE.py`; `FILE.py:CLASS` where it defines several.
+
+    Raises:
+        UserError: if there is no such file, or not one such class.
+    """
+    path, _, name = file.partition(":")
+    require(Path(path).is_file(), f"File not found: `{path}`. Check the path.")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, AbstractExperiment)
+        and value.__module__ == module.__name__
+        and key == (name or key)
+    }
+    require(
+        len(classes) == 1,
+        f"`{file}` must name one subclass of `AbstractExperiment`: found "
+        f"{', '.join(classes) or 'none'}. Name one as `{path}:CLASS`.",
+    )
+    return next(iter(classes.values()))
 
 
 def is_run(path: str) -> bool:
