@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from configs import ceil_div
 from gpt.metrics import Metrics
 from train.experiment import AbstractExperiment, StepConfig
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout, reduce
@@ -83,7 +84,7 @@ def accumulate_grads(
     """
     one = partial(loss_and_grads, experiment, model, loss_scale)
     count = keys.shape[0]
-    size = -(-count // slices)
+    size = ceil_div(count, slices)
     whole = count // size * size
     cut = lambda a: a[:whole].reshape(-1, size, *a.shape[1:])
 
