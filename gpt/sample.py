@@ -44,7 +44,7 @@ SEPARATOR = "---------------"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to generate, and the model: one of `run_dir`, `init_from` and `hf_dir`."""
+    """Model (one of `run_dir`, `init_from`, `hf_dir`), prompt and sampling."""
 
     run_dir: str = ""
     """Folder of a run of `train.gpt`. nanoGPT's `out_dir`."""

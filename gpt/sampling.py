@@ -14,7 +14,7 @@ COLDEST, HOTTEST = 1e-6, 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to draw tokens: `top_k` first, then `top_p` of the remaining ones."""
+    """Rules to draw tokens: `top_k` first, then `top_p` of the remaining tokens."""
 
     temperature: float = 1.0
     """Divides the logits. 0: always the likeliest token."""

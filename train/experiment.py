@@ -231,12 +231,12 @@ class AbstractExperiment(abc.ABC):
 
     @property
     def averaged(self) -> bool:
-        """Whether averaged weights are kept and evaluated."""
+        """True if averaged weights are kept, and evaluated."""
         return self.config.optim.ema > 0
 
     @property
     def episode(self) -> bool:
-        """Whether updates are made on one batch until all of its rows are `done`."""
+        """True if one batch gets updates until all of its rows are `done`."""
         return False
 
     def rates(self, examples: float) -> Values:

@@ -54,7 +54,7 @@ class GPTExperiment(AbstractExperiment):
     ):
         """Describe a run; see `AbstractExperiment`.
 
-        The architecture is that of the first weights, if there are some.
+        First weights, if there are some, determine the architecture.
 
         Raises:
             UserError: if there are no such weights, or they are of another kind.

@@ -39,7 +39,7 @@ Axis = Literal["steps", "minutes"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Which runs to plot, and how."""
+    """Runs to plot, and the form of the plot."""
 
     runs: Positional[tuple[str, ...]]
     """Folders of runs; of several seeds, the folder that has `seed0`, `seed1`, ..."""

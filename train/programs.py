@@ -49,10 +49,10 @@ def placed(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def enter(experiment: AbstractExperiment, state: TrainState) -> TrainState:
-    """Return the state with a carry of as many rows as a phase has.
+    """Return the state with a carry of the phase's batch size.
 
-    New rows have halted, and take a puzzle at once. Rows that are too many are dropped,
-    the last ones, with the puzzles they were working on.
+    New rows have halted, and take a puzzle at once. If the batch shrinks, the last rows
+    are dropped, with the puzzles they were working on.
     """
     size = experiment.config.batch_size
     if all(len(leaf) == size for leaf in jax.tree.leaves(state.carry)):

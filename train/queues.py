@@ -1,4 +1,4 @@
-"""Answer puzzles in global queues, of which each device answers its own part."""
+"""Answer puzzles in global queues; each device answers its part."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

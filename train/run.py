@@ -59,7 +59,7 @@ def train(
         trackers: log the run's numbers, besides the configured ones; closed at the end.
 
     Returns:
-        The exit status: 0 if the run is complete, else that of a signal.
+        The exit status: 0 if the run is complete, else 128 plus the signal's number.
 
     Raises:
         UserError: if the directory cannot be used, or holds another run.

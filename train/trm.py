@@ -66,7 +66,7 @@ class TRMExperiment(AbstractExperiment):
     ):
         """Describe a run; see `AbstractExperiment`.
 
-        The model is that of the first weights, if there are some.
+        First weights, if there are some, determine the model.
 
         Raises:
             UserError: if there are no such weights, or they are of another kind.
@@ -195,12 +195,12 @@ class TRMExperiment(AbstractExperiment):
 
     @property
     def averaged(self) -> bool:
-        """Whether averaged weights are kept; a frozen network has none."""
+        """True if averaged weights are kept; a frozen network has none."""
         return super().averaged and not self.config.freeze
 
     @property
     def episode(self) -> bool:
-        """Whether updates are made on one batch until all of its rows halt."""
+        """True if one batch gets updates until all of its rows halt."""
         return self.config.loop == "episode"
 
     @property

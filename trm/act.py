@@ -73,7 +73,7 @@ def select_rows(flag: Bool[Array, " batch"], new: PyTree, old: PyTree) -> PyTree
 def refill(
     model: TRM, carry: Carry, puzzle: Puzzle, memory: PyTree[Array] = ()
 ) -> Carry:
-    """Start halted rows on the puzzles offered; the others keep theirs."""
+    """Start halted rows on the puzzles offered; running rows keep their puzzles."""
     return Carry(
         latents=select_rows(carry.halted, model.recursion.init(), carry.latents),
         steps=jnp.where(carry.halted, 0, carry.steps),

@@ -56,7 +56,7 @@ def supervision_loss(
         keys: one for each row, for exploration and for a variant with noise.
         config: halting and losses.
         halting: rule; None for the one of `config`.
-        puzzle_loss: losses and scores of a puzzle; None for those of `config`.
+        puzzle_loss: losses and scores of a puzzle; None: by `config`.
         extra: losses to add to it.
     """
     halting = halting or halting_of(config)
@@ -106,7 +106,7 @@ def evaluate(
         config: `max_steps`, halting and losses.
         early: stop rows by the rule; else all make `max_steps` (official).
         halting: rule; None for the one of `config`.
-        puzzle_loss: losses and scores of a puzzle; None for those of `config`.
+        puzzle_loss: losses and scores of a puzzle; None: by `config`.
     """
     batch, labels = len(rows), carry.puzzle.labels
     done, _ = work(

@@ -13,7 +13,7 @@ LATEST = ("lr", "loss_scale")
 
 @jax.jit
 def joined(before: Metrics, after: Metrics) -> Metrics:
-    """Add the sums of later steps to those of earlier ones, on the devices."""
+    """Add the sums of two stretches of steps, on the devices."""
     return {
         name: pair if name in LATEST else jax.tree.map(jnp.add, before[name], pair)
         for name, pair in after.items()

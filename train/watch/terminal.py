@@ -1,4 +1,4 @@
-"""What a run prints: lines, and on a terminal a progress bar below them.
+"""The output of a run: lines, and on a terminal a progress bar below them.
 
 Only the first process prints. Without a terminal there is no bar; long tasks print
 their progress now and then instead.

@@ -64,7 +64,7 @@ def build_official(
     Args:
         official: see `read_official`.
         config: see `train_config`.
-        puzzles: rows of the table; None: as many as stored.
+        puzzles: rows of the table; None: as stored.
 
     Raises:
         UserError: if the weights do not fit the configuration.
