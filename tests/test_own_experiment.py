@@ -22,6 +22,7 @@ def folder(tmp_path_factory):
     small = GeneratedSudoku(size=4, train=200, test=64)
     prepare(small, folder / "datasets/sudoku-6x6")
     code = re.search(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.M)[1]
+    assert len(code.splitlines()) <= 60
     code = code.replace('run_dir="runs/settled"', 'run_dir="runs/settled", epochs=80.0')
     (folder / "settled.py").write_text(code)
     (folder / "out").write_text(python(folder, "settled.py"))
@@ -44,8 +45,9 @@ def test_loss_metric_hook_and_tracker_of_ones_own(folder):
     assert {"train", "eval"} == {row["split"] for row in rows}
     assert all(0 < row["confidence"] <= 1 for row in rows)
     assert all(row["change_loss"] > 0 for row in rows if row["split"] == "train")
+    assert all(next(iter(row)) == "step" and list(row)[2] == "lm_loss" for row in rows)
     out = (folder / "out").read_text()
-    assert re.findall(r"step (\d+): the weights have norm", out) == ["1000"]
+    assert re.findall(r"(\d+) norm: ", out) == ["1000"]
     assert "best score: " in out
 
 

@@ -114,9 +114,16 @@ class TRMExperiment(AbstractExperiment):
         return puzzle_loss(prediction, labels, q_target, self.config.act)
 
     def extra_losses(
-        self, carry: Carry, latents: Latents, prediction: Prediction
+        self, model: TRM, carry: Carry, latents: Latents, prediction: Prediction
     ) -> Parts:
-        """Return losses of each row to add, by name; `carry` is before the step."""
+        """Return losses of each row to add, by name.
+
+        Args:
+            model: cast; `model.recursion.answer(latents)` is the answer y.
+            carry: the rows before the step; `carry.steps` is 0 for a fresh puzzle.
+            latents: after the step.
+            prediction: after the step.
+        """
         return {}
 
     def evaluate(

@@ -24,9 +24,9 @@ from trm.recursion import Latents
 NO_ROW = jnp.iinfo(jnp.int32).max
 """An id beyond every puzzle table."""
 
-Extra = Callable[[Carry, Latents, Prediction], Parts]
-"""Takes the rows before a step, their latents and predictions after it; returns losses
-of each row by name."""
+Extra = Callable[[TRM, Carry, Latents, Prediction], Parts]
+"""Takes the model, the rows before a step, their latents and predictions after it;
+returns losses of each row by name."""
 
 
 def row_ids(carry: Carry) -> Int[Array, " batch"]:
@@ -43,7 +43,7 @@ def supervision_loss(
     config: ACTConfig,
     halting: Halting | None = None,
     puzzle_loss: PuzzleLoss | None = None,
-    extra: Extra = lambda carry, latents, prediction: {},
+    extra: Extra = lambda model, carry, latents, prediction: {},
 ) -> Loss:
     """Make one supervision step: summed loss, rows, the next carry, the metrics.
 
@@ -65,7 +65,7 @@ def supervision_loss(
     latents = model.start(carry.latents, carry.steps == 0, keys)
     latents = model.refine(latents, x, keys)
     prediction = model.predict(latents)
-    more = extra(carry, latents, prediction)
+    more = extra(model, carry, latents, prediction)
     latents = jax.lax.stop_gradient(latents)
 
     active = ~carry.halted

@@ -78,10 +78,12 @@ def describe(found: Result) -> str:
 
 
 def table(values: dict[str, float | None]) -> list[str]:
-    """Return a line for each metric that was counted."""
+    """Return a line for each metric that was counted, losses left out."""
+    others = sorted(values.keys() - NOTES.keys() - {"score"})
+    notes = NOTES | {name: "" for name in others if not name.endswith("loss")}
     return [
-        f"  {value:8.4f}  {name:16s} {note}"
-        for name, note in NOTES.items()
+        f"  {value:8.4f}  {name:16s} {note}".rstrip()
+        for name, note in notes.items()
         if (value := values.get(name)) is not None
     ]
 

@@ -181,7 +181,7 @@ def test_losses_and_scores_of_ones_own() -> None:
     model, (puzzles, _) = tiny.model(), queue()
     rows, keys = TABLE[puzzles.puzzle_id], jax.random.split(jax.random.key(0), QUEUE)
     carry = refill(model, init_carry(model, QUEUE, tiny.SEQ), puzzles)
-    change = lambda carry, latents, said: {"change": jnp.ones_like(said.q_halt)}
+    change = lambda model, carry, latents, said: {"change": jnp.ones_like(said.q_halt)}
     step = jax.jit(partial(supervision_loss, config=ACT))
     mine_step = jax.jit(
         partial(supervision_loss, config=ACT, puzzle_loss=mine, extra=change)

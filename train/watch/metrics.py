@@ -31,6 +31,7 @@ def averages(metrics: Metrics | dict[str, tuple[float, float]]) -> Values:
 def arranged(values: Values, speed: Values) -> Values:
     """Order values: a loss, accuracies, other losses, the speed, the rest."""
     losses = [name for name in values if name.endswith("loss")]
+    losses.sort(key=lambda name: name != "lm_loss")
     accuracies = [name for name in values if name.endswith("accuracy")]
     order = [*losses[:1], *accuracies, *losses[1:], *speed, *values]
     return {name: (values | speed)[name] for name in order}
