@@ -40,7 +40,7 @@ from data.puzzles.dataset import PuzzleDataset
 from data.remote import local_dataset
 from train import cli
 from train.devices import start
-from train.experiment import StepConfig
+from train.experiment import AbstractExperiment, StepConfig
 from train.mesh import everywhere, make_mesh, process_rows, require_divides
 from train.queues import QueueStep, make_queue_step, queues
 from train.runs.loading import (
@@ -79,8 +79,8 @@ class Settings:
     """Evaluate the first `puzzles` examples; None: all."""
 
     experiment: str = ""
-    """Python file with the run's experiment, if it has one of its own: for its model,
-    halting rule and metrics (`FILE.py`, or `FILE.py:CLASS`)."""
+    """Python file with an experiment or a kind of puzzle of your own, for its model,
+    halting rule, metrics and rules (`FILE.py`, or `FILE.py:CLASS`)."""
 
     mode: Literal["fixed", "halt", "refill"] = "fixed"
     """`fixed`: all steps for every puzzle (official). `halt`: a puzzle stops by the
@@ -176,17 +176,13 @@ class Work:
     step: QueueStep
 
 
-def make_work(
-    settings: Settings,
-    config: TrainTRM,
-    run: LoadedRun,
-) -> Work:
+def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> Work:
     """Open the data and compile the answer to a queue.
 
     Raises:
         UserError: if data, run and mesh do not go together.
     """
-    mesh = make_mesh(settings.mesh)
+    config, mesh = experiment.config, experiment.mesh
     rollouts = settings.rollouts.resolved()
     if rollouts.number > 1 and rollouts.sigma == 0.0 and config.model.variant != "eqr":
         warnings.warn(
@@ -194,14 +190,6 @@ def make_work(
             "`--rollouts.sigma` or `--rollouts.preset`.",
             stacklevel=2,
         )
-    kind = experiment_of(settings.experiment) if settings.experiment else TRMExperiment
-    experiment = kind(config, mesh=mesh, sizes=run.sizes)
-    require(
-        isinstance(experiment, TRMExperiment),
-        f"Puzzles are answered by a TRM: `{kind.__name__}` is no `TRMExperiment`. Name "
-        "another with `--experiment`.",
-    )
-    assert isinstance(experiment, TRMExperiment)
     rows = settings.rows or config.eval.batch_size or config.batch_size
     require_divides(mesh, rows)
     paths = settings.data or config.data.paths
@@ -301,15 +289,21 @@ def answer_all(
         yield {"number": numbers[real], **puzzles._asdict(), **chosen}, sums
 
 
-def loaded_runs(settings: Settings) -> Iterator[LoadedRun]:
+def loaded_runs(
+    settings: Settings, mesh: Mesh, experiment: type[AbstractExperiment] | None
+) -> Iterator[LoadedRun]:
     """Load the checkpoints of the settings one after another.
+
+    Args:
+        settings: run and checkpoints.
+        mesh: the devices.
+        experiment: builds the model, if it is not the one of the configuration.
 
     Raises:
         UserError: if there is no such run or checkpoint. With `all`, a damaged
             checkpoint is left out with a warning.
     """
-    mesh, names = make_mesh(settings.mesh), settings.checkpoints
-    experiment = experiment_of(settings.experiment) if settings.experiment else None
+    names = settings.checkpoints
     if names == ("all",):
         names = tuple(kept_steps(settings.run_dir)) or ("newest",)
     for checkpoint in names:
@@ -343,9 +337,15 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     first = jax.process_index() == 0
     is_arc = is_arc and settings.split == "test" and first
     select = settings.rollouts.resolved().select
-    votes, work = None, None
-    for run in loaded_runs(settings):
-        work = work or make_work(settings, config, run)
+    votes, work, mesh = None, None, make_mesh(settings.mesh)
+    kind = experiment_of(settings.experiment) if settings.experiment else None
+    require(
+        kind is None or issubclass(kind, TRMExperiment),
+        f"`{settings.experiment}` must define a `TRMExperiment`. Name another file.",
+    )
+    for run in loaded_runs(settings, mesh, kind):
+        experiment: Any = (kind or TRMExperiment)(config, mesh=mesh, sizes=run.sizes)
+        work = work or make_work(settings, experiment, run)
         if is_arc and (votes is None or settings.votes == "each"):
             votes = Votes.of_datasets(paths)
         total: Sums = {}

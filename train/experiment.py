@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Int, Key, PyTree
 from configs import LARGEST, require
 from gpt.attention import Kernel, pick_kernel
 from gpt.metrics import Loss, Metrics
+from train.devices import start
 from train.evaluation import Evaluation, Split
 from train.mesh import make_mesh, require_divides
 from train.models import Sizes, build_model
@@ -126,7 +127,8 @@ class AbstractExperiment(abc.ABC):
 
     @cached_property
     def mesh(self) -> Mesh:
-        """The devices."""
+        """The devices; JAX is started as configured."""
+        start(self.config.mesh, self.config.run)
         return make_mesh(self.config.mesh)
 
     # -- traced ------------------------------------------------------------------------

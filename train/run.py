@@ -66,6 +66,12 @@ def train(
         RunError: if the run has to stop.
     """
     config = experiment.config
+    require(
+        not config.seeds and not config.run.eval_only,
+        "`train` makes one run and trains it: got "
+        f"seeds={config.seeds}, eval_only={config.run.eval_only}. Use "
+        "`train.seeds.run(TRMExperiment, title, config)`.",
+    )
     require_packages(config.run)
     experiment.check()
     phases, call = experiment.phases(), config.steps_per_call

@@ -1,8 +1,9 @@
 """Losses and metrics of one puzzle after one supervision step.
 
-A metric that `puzzle_loss` returns is reported by training and by every evaluation. It
-is a pair (sum, count): both are summed over rows, devices and steps, and divided at the
-end. Losses count every row, scores only the rows that halted in this step (official).
+A number that `puzzle_loss` returns for a puzzle is reported by training and by every
+evaluation. `metrics` makes a pair (sum, count) of it: both are summed over rows,
+devices and steps, and divided at the end. Losses count every row, scores only the rows
+that halted in this step (official).
 
 Source: `models/losses.py`; paper section 4.1 and figure 3.
 """

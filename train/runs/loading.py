@@ -102,14 +102,16 @@ def load_run(
     return LoadedRun(record["kind"], config, *restored, sizes=sizes)
 
 
-def experiment_of(file: str) -> type[AbstractExperiment]:
-    """Return the experiment that a Python file defines.
+def experiment_of(file: str) -> type[AbstractExperiment] | None:
+    """Run a Python file and return the experiment that it defines.
+
+    None if it defines no experiment: a file may also register a kind of puzzle.
 
     Args:
         file: its path, `FILE.py`; `FILE.py:CLASS` where it defines several.
 
     Raises:
-        UserError: if there is no such file, or not one such class.
+        UserError: if there is no such file or class, or several.
     """
     path, _, name = file.partition(":")
     require(Path(path).is_file(), f"File not found: `{path}`. Check the path.")
@@ -127,11 +129,11 @@ def experiment_of(file: str) -> type[AbstractExperiment]:
         and key == (name or key)
     }
     require(
-        len(classes) == 1,
+        len(classes) == 1 or not (classes or name),
         f"`{file}` must name one subclass of `AbstractExperiment`: found "
         f"{', '.join(classes) or 'none'}. Name one as `{path}:CLASS`.",
     )
-    return next(iter(classes.values()))
+    return next(iter(classes.values()), None)
 
 
 def is_run(path: str) -> bool:
