@@ -45,6 +45,7 @@ def config(tmp_path: Path) -> TrainTRM:
     )
 
 
+@pytest.mark.slow
 def test_seeds_follow_each_other_and_resume(
     config: TrainTRM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
