@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from configs import LARGEST, require
+from configs import LARGEST, UserError, require
 from gpt.attention import Kernel, pick_kernel
 from gpt.metrics import Loss, Metrics
 from train.devices import start
@@ -120,10 +120,13 @@ class AbstractExperiment(abc.ABC):
                 from the data.
         """
         self.config, self.title = config, title
+        self.source: Any = None
         if mesh is not None:
             self.mesh = mesh
         if sizes is not None:
             self.sizes = sizes
+        elif config.init_from != "scratch":
+            self.config, self.source = self.resolve()
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -295,6 +298,14 @@ class AbstractExperiment(abc.ABC):
     def advice(self, folder: Any) -> str:
         """Return a hint printed after a complete run; empty for none."""
         return ""
+
+    def resolve(self) -> tuple[Any, Any]:
+        """Return the configuration with the model of `init_from`, and its weights.
+
+        Raises:
+            UserError: if there are no such weights, or they are of another kind.
+        """
+        raise UserError(f"`init_from` must be `scratch` for {type(self).__name__}.")
 
     def first_weights(self) -> tuple[Any, PyTree] | None:
         """Return the first model and table rows; None to initialize them."""

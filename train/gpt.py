@@ -14,7 +14,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from configs import TrainGPT, UserError, ceil_div
@@ -43,28 +42,6 @@ class GPTExperiment(AbstractExperiment):
     config: TrainGPT
     kind = "gpt"
     unit = "sequences"
-
-    def __init__(
-        self,
-        config: TrainGPT,
-        title: str = "gpt",
-        *,
-        mesh: Mesh | None = None,
-        sizes: Sizes | None = None,
-    ):
-        """Describe a run; see `AbstractExperiment`.
-
-        First weights, if there are some, determine the architecture.
-
-        Raises:
-            UserError: if there are no such weights, or they are of another kind.
-        """
-        super().__init__(config, title, mesh=mesh, sizes=sizes)
-        self.source: Any = None
-        if config.init_from != "scratch" and sizes is None:
-            from train.gpt_weights import resolve  # it reads formats of others
-
-            self.config, self.source = resolve(config)
 
     # -- traced ------------------------------------------------------------------------
 
@@ -227,6 +204,12 @@ class GPTExperiment(AbstractExperiment):
         return f"Sample from it: {command}" if at_hand else ""
 
     # -- first weights -----------------------------------------------------------------
+
+    def resolve(self) -> tuple[TrainGPT, Any]:
+        """Return the configuration with the model of `init_from`, and its weights."""
+        from train.gpt_weights import resolve  # it reads formats of others
+
+        return resolve(self.config)
 
     def first_weights(self) -> tuple[GPT, tuple[()]] | None:
         """Return the model of `init_from`; None for a fresh one."""

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from configs import TrainTRM, ceil_div, require, steps_covering
@@ -55,28 +54,6 @@ class TRMExperiment(AbstractExperiment):
     config: TrainTRM
     kind = "trm"
     unit = "puzzles"
-
-    def __init__(
-        self,
-        config: TrainTRM,
-        title: str = "trm",
-        *,
-        mesh: Mesh | None = None,
-        sizes: Sizes | None = None,
-    ):
-        """Describe a run; see `AbstractExperiment`.
-
-        First weights, if there are some, determine the model.
-
-        Raises:
-            UserError: if there are no such weights, or they are of another kind.
-        """
-        super().__init__(config, title, mesh=mesh, sizes=sizes)
-        self.source: Any = None
-        if config.init_from != "scratch" and sizes is None:
-            from train.trm_weights import resolve  # it reads formats of others
-
-            self.config, self.source = resolve(config)
 
     # -- traced ------------------------------------------------------------------------
 
@@ -384,6 +361,12 @@ class TRMExperiment(AbstractExperiment):
         return "\n".join([*lines, "", board])
 
     # -- first weights -----------------------------------------------------------------
+
+    def resolve(self) -> tuple[TrainTRM, Any]:
+        """Return the configuration with the model of `init_from`, and its weights."""
+        from train.trm_weights import resolve  # it reads formats of others
+
+        return resolve(self.config)
 
     def first_weights(self) -> tuple[TRM, np.ndarray] | None:
         """Return the model and the table of `init_from`, fitted to the data."""

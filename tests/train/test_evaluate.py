@@ -208,9 +208,9 @@ def test_two_processes_answer_as_one(run: Path, tmp_path: Path) -> None:
     (one,) = evaluated(run, tmp_path, *words)
     for name in ("exact_accuracy", "steps", "q_halt_accuracy"):
         assert two["values"][name] == one["values"][name]
-    ours, theirs = np.load(tmp_path / "two.npz"), np.load(file)
-    np.testing.assert_array_equal(ours["number"], theirs["number"])
-    np.testing.assert_array_equal(ours["predictions"], theirs["predictions"])
+    with np.load(tmp_path / "two.npz") as split, np.load(file) as whole:
+        np.testing.assert_array_equal(split["number"], whole["number"])
+        np.testing.assert_array_equal(split["predictions"], whole["predictions"])
 
 
 @pytest.mark.slow
@@ -242,9 +242,9 @@ def test_arc_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ARC/pass@1" in capsys.readouterr().out
     votes = Votes.of_datasets([data])
     for found in (first, second):
-        saved = np.load(tmp_path / f"p-{found['step']}.npz")
         names = ("puzzle_id", "inputs", "predictions", "q_halt")
-        votes.add(*(saved[name] for name in names))
+        with np.load(tmp_path / f"p-{found['step']}.npz") as saved:
+            votes.add(*(saved[name] for name in names))
         assert votes.metrics() == found["votes"]
     submission = json.loads((tmp_path / f"s-{second['step']}.json").read_text())
     assert submission == votes.submission()

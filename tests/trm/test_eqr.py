@@ -52,7 +52,8 @@ def start(built: TRM) -> tuple:
 
 def test_without_noise_it_is_the_official_code() -> None:
     """locuslab/EqR at 4d45856 with `noise_scale` 0, float32, from given latents."""
-    golden = np.load(Path(__file__).parents[1] / "golden" / "eqr.npz")
+    with np.load(Path(__file__).parents[1] / "golden" / "eqr.npz") as stored:
+        golden = dict(stored)
     weights = {k[2:]: v for k, v in golden.items() if k.startswith("w/")}
     built = build_trm(BARE, vocab=7, seq=16, key=jax.random.key(0))
     built = load_official(weights, built, BARE)

@@ -118,9 +118,13 @@ def _root(computation: Computation) -> Operation | None:
 def group_size(collective: Operation, devices: int) -> int:
     """Return the number of devices that exchange; `devices` if no groups are given.
 
-    Groups are written one by one, `{{0,1},{2,3}}`, or by their number and size,
-    `[2,2]<=[4]`.
+    Groups are written one by one, `{{0,1},{2,3}}`, by their number and size,
+    `[2,2]<=[4]`, or by axes of a mesh, `mesh['a'=4,'b'=2] {'b'}` (JAX 0.12).
     """
+    mesh = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", collective.rest)
+    if mesh is not None:
+        sizes = dict(axis.split("=") for axis in mesh[1].split(","))
+        return prod(int(sizes[axis]) for axis in mesh[2].split(","))
     groups = re.search(
         r"replica_groups=(?:\{\{([\d,]+)|\[\d+,(\d+)\])", collective.rest
     )

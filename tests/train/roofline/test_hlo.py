@@ -131,6 +131,8 @@ def test_sent_bytes_depend_on_the_group() -> None:
         ("[4,2]<=[8]", 2),
         ("[2,4]<=[4,2]T(1,0)", 4),
         ("{}", 8),
+        ("mesh['data'=4,'model'=2] {'model'}", 2),
+        ("mesh['data'=4,'model'=2] {'data','model'}", 8),
     ],
 )
 def test_the_size_of_a_group(groups: str, size: int) -> None:
