@@ -213,15 +213,20 @@ class Run:
             )
 
     def compile(self, phases: Sequence[Phase], state: TrainState) -> dict[Phase, Any]:
-        """Compile the evaluation, and the steps of the phases that are left."""
+        """Compile the evaluation, and the steps of the phases that are left.
+
+        Phases of the same configuration share a program.
+        """
         terminal, weights = self._log.terminal, (state.evaluated, state.table)
+        left = [phase for phase in phases if phase.end > int(state.step)]
+        steps: dict[Any, Any] = {}
         with self._log.pause("compile"):
             self._evaluate = compiled_evaluation(self._experiment, *weights, terminal)
-            return {
-                phase: compiled_step(phase, state, terminal)
-                for phase in phases
-                if phase.end > int(state.step)
-            }
+            for phase in left:
+                config = phase.experiment.config
+                if config not in steps:
+                    steps[config] = compiled_step(phase, state, terminal)
+        return {phase: steps[phase.experiment.config] for phase in left}
 
     # -- between two steps -------------------------------------------------------------
 
