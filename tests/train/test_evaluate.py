@@ -243,8 +243,9 @@ def test_arc_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     votes = Votes.of_datasets([data])
     for found in (first, second):
         names = ("puzzle_id", "inputs", "predictions", "q_halt")
-        with np.load(tmp_path / f"p-{found['step']}.npz") as saved:
-            votes.add(*(saved[name] for name in names))
+        with np.load(tmp_path / f"p-{found['step']}.npz") as archive:
+            saved = dict(archive)
+        votes.add(*(saved[name] for name in names))
         assert votes.metrics() == found["votes"]
     submission = json.loads((tmp_path / f"s-{second['step']}.json").read_text())
     assert submission == votes.submission()
