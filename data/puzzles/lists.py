@@ -140,7 +140,7 @@ def read_rows(path: str | Path, cells: int | None = None) -> Rows:
 
     Args:
         path: the file.
-        cells: cells of every question and answer; None: those of the first question.
+        cells: cells of every question and answer; None: as in the first question.
 
     Raises:
         UserError: if the file is missing or has another form.
