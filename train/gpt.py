@@ -8,7 +8,7 @@ Examples:
     python -m train.gpt finetune-shakespeare --config.init-from gpt2
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -25,7 +25,6 @@ from gpt.model import GPT, cast
 from gpt.objective import evaluate, next_token_loss
 from gpt.size import flops_per_token
 from train import cli, seeds
-from train.devices import start
 from train.evaluation import Evaluation, Split
 from train.experiment import AbstractExperiment, Loss, StepConfig
 from train.feed import prepare_missing
@@ -216,10 +215,8 @@ class GPTExperiment(AbstractExperiment):
         return None if self.source is None else (self.source.load(self.kernel), ())
 
 
-def main(preset: str, config: TrainGPT) -> int:
-    """Train, evaluate and save; return the exit status."""
-    start(config.mesh, config.run)
-    return seeds.run(GPTExperiment, preset, config)
+main = partial(seeds.run, GPTExperiment)
+"""Takes preset and configuration; trains, evaluates and saves; returns the status."""
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from data.storage import AnyPath, open_path
+from train.devices import start
 from train.eval_only import evaluate_only
 from train.experiment import AbstractExperiment
 from train.run import train
@@ -24,6 +25,7 @@ def run(make: Make, title: str, config: Any) -> int:
     With `seeds` the runs follow each other, in directories `seed<N>` of the run's. A
     complete run is not repeated, so the same command resumes all of them.
     """
+    start(config.mesh, config.run)
     if config.run.eval_only:
         return evaluate_only(make(config, title))
     if not config.seeds:

@@ -9,7 +9,7 @@ Examples:
 """
 
 import dataclasses
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import jax
@@ -22,7 +22,6 @@ from configs import TrainTRM, ceil_div, require, steps_covering
 from data.puzzles.dataset import IGNORE, Puzzle, PuzzleDataset
 from gpt.metrics import Metrics
 from train import cli, seeds
-from train.devices import start
 from train.evaluation import Evaluation, Split
 from train.experiment import AbstractExperiment, Loss, StepConfig
 from train.feed import prepare_missing
@@ -378,10 +377,8 @@ class TRMExperiment(AbstractExperiment):
         return fitted(self.source, model, rows, self.config)
 
 
-def main(preset: str, config: TrainTRM) -> int:
-    """Train, evaluate and save; return the exit status."""
-    start(config.mesh, config.run)
-    return seeds.run(TRMExperiment, preset, config)
+main = partial(seeds.run, TRMExperiment)
+"""Takes preset and configuration; trains, evaluates and saves; returns the status."""
 
 
 if __name__ == "__main__":
