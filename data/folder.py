@@ -1,13 +1,13 @@
 """Make a dataset: a folder that appears complete or not at all, and a parallel map.
 
-A build writes into a hidden folder beside `out`, which is renamed when it is complete.
-Its name has the machine and the process that write it.
+A build writes into a hidden folder beside `out`, from which the complete content moves
+to `out`. The build holds a lock in the hidden folder; the next build removes folders
+whose lock is free.
 """
 
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import signal
 import socket
@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,6 @@ from typing import TypeVar
 from configs import UserError, require
 
 BLOCK, BLOCKS = 4096, 64  # bytes, and blocks of a file that `fingerprint` reads
-UNFINISHED = re.compile(r"\..+\.unfinished-(.+)-(\d+)-[0-9a-f]{8}")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,37 +57,29 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     check_vacant(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(out.parent)
-    maker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    unfinished = out.parent / f".{out.name}.unfinished-{maker}"
+    _remove_abandoned(out.parent)
+    unfinished = out.parent / f".{out.name}.unfinished-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir()
     try:
-        yield unfinished
-        check_vacant(out)
-        if out.exists():
-            out.rmdir()
-        unfinished.rename(out)
+        with (unfinished / "lock").open("x") as lock:
+            _try_lock(lock.fileno())
+            content = unfinished / "content"  # made last: only now may others look
+            content.mkdir()
+            yield content
+            check_vacant(out)
+            if out.exists():
+                out.rmdir()
+            content.rename(out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def remove_unfinished(parent: Path) -> None:
-    """Remove unfinished folders of this machine's killed builds from `parent`."""
-    for folder in parent.glob(".*.unfinished-*"):
-        name = UNFINISHED.fullmatch(folder.name)
-        if name and name[1] == socket.gethostname() and not _is_alive(int(name[2])):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    """Return True if a process of this machine is running."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the unfinished folders of killed builds, on a file system with locks."""
+    for content in parent.glob(".*.unfinished-*/content"):
+        with suppress(OSError), content.with_name("lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(content.parent, ignore_errors=True)
 
 
 @contextmanager
@@ -125,10 +116,10 @@ def only_maker(out: Path, wanted: str) -> Iterator[bool]:
             mine = os.fstat(file.fileno())
             if not path.exists() or not os.path.samestat(path.stat(), mine):
                 continue  # its holder has removed it, and another may have a new one
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n{wanted}")
-            file.flush()
             try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n{wanted}")
+                file.flush()
                 yield waited and out.is_dir() and any(out.iterdir())
             finally:
                 path.unlink(missing_ok=True)

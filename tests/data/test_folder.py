@@ -1,6 +1,7 @@
+import errno
 import os
+import resource
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -57,15 +58,40 @@ def test_a_killed_build_is_cleared_away_by_the_next(tmp_path, bpe_dir):
     assert not hidden(tmp_path)
 
 
-def test_what_may_still_be_written_stays(tmp_path):
-    other = tmp_path / f".a.unfinished-elsewhere-{os.getpid()}-01234567"
-    alive = tmp_path / f".a.unfinished-{socket.gethostname()}-{os.getpid()}-01234567"
-    foreign = tmp_path / ".mine.unfinished-work"
-    for folder in (other, alive, foreign):
-        folder.mkdir()
-    with new_folder(tmp_path / "a"):
-        pass
-    assert all(folder.is_dir() for folder in (other, alive, foreign))
+def test_only_folders_whose_lock_is_free_are_removed(tmp_path, monkeypatch):
+    foreign, killed = (tmp_path / f".a.unfinished-{name}" for name in ("mine", "0123"))
+    foreign.mkdir()
+    (killed / "content").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)  # as in another container
+        building = new_folder(tmp_path / "a")
+        content = building.__enter__()
+    with new_folder(tmp_path / "b"):
+        assert content.is_dir()
+        assert not killed.exists()
+    building.__exit__(None, None, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", foreign.name}
+    assert not any((tmp_path / "a").iterdir())
+
+
+def test_nothing_is_removed_where_there_are_no_locks(tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(data.folder.fcntl, "flock", flock)
+    with new_folder(tmp_path / "a") as content, new_folder(tmp_path / "b"):
+        assert content.is_dir()
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path):
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, size[1]))
+    try:
+        with pytest.raises(OSError, match="large"), only_maker(tmp_path / "a", ""):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)
+    assert not hidden(tmp_path)
 
 
 # -- several starts --------------------------------------------------------------------
