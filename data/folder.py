@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 def check_vacant(out: Path) -> None:
     """Raise `UserError` if `out` is a file or a folder that is not empty."""
-    _require_local(out)
+    require_local(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"The output must be a new or empty folder: {out} exists and is not. "
@@ -39,12 +39,12 @@ def check_vacant(out: Path) -> None:
         )
 
 
-def _require_local(out: Path) -> None:
+def require_local(out: Path) -> None:
     """Raise `UserError` if `out` is the address of an object store."""
     require(
         not out.parts or not out.parts[0].endswith(":"),
-        f"The output must be a folder of this machine: got {out}. Make it here and "
-        "copy it to the store.",
+        f"The output must be on this machine: got {out}. Make it here and copy it to "
+        "the store.",
     )
 
 
@@ -96,7 +96,7 @@ def only_maker(out: Path, wanted: str) -> Iterator[bool]:
     Raises:
         UserError: if another process is making `out` with other content.
     """
-    _require_local(out)
+    require_local(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     path, waited = out.parent / f".{out.name}.lock", False
     while True:

@@ -4,12 +4,16 @@ Paths of a store are `epath.Path` of etils, with the methods of `pathlib.Path`. 
 has no rename, no appending and no locks; an object is written whole or not at all.
 """
 
+import errno
+import io
+import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import fsspec.config
@@ -82,15 +86,74 @@ def read_text(path: AnyPath) -> str:
         return path.read_bytes().decode(errors="replace")
 
 
-def write_whole(path: AnyPath, text: str) -> None:
-    """Replace a file so that a reader sees all of the old text or of the new."""
-    if isinstance(path, Path):
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
-    else:
+def lacks_room(error: BaseException) -> bool:
+    """Return True if an error says that a disk or a quota is full."""
+    full = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
+    return any(words in str(error) for words in full)
+
+
+def require_writable(path: AnyPath) -> None:
+    """Make the folder of a file, and check that the file can be written.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    try:
         with store_errors():
-            path.write_text(text)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError("it is a folder")
+            if not _is_device(path):
+                unfinished = _unfinished(path)
+                unfinished.write_bytes(b"")
+                unfinished.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Could not write `{path}` ({error}). Choose another path."
+        ) from error
+
+
+@contextmanager
+def whole_file(path: AnyPath) -> Iterator[IO[bytes]]:
+    """Yield a file to write, which replaces `path` at the end if there is no error.
+
+    A reader sees all of the old content or all of the new, whatever ends the process.
+    """
+    if not isinstance(path, Path):
+        content = io.BytesIO()
+        yield content
+        with store_errors():
+            path.write_bytes(content.getvalue())
+    elif _is_device(path):
+        with path.open("wb") as file:
+            yield file
+    else:
+        path = path.resolve()  # a link stays a link
+        unfinished = _unfinished(path)
+        try:
+            with unfinished.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(path: AnyPath) -> AnyPath:
+    """Return a new path in the folder of `path`."""
+    return path.with_name(f".unfinished-{uuid.uuid4().hex}")
+
+
+def _is_device(path: AnyPath) -> bool:
+    """Return True for something like `/dev/null` or a pipe, which is never replaced."""
+    return isinstance(path, Path) and path.exists() and not path.is_file()
+
+
+def write_whole(path: AnyPath, text: str) -> None:
+    """Write a text as `whole_file` does."""
+    with whole_file(path) as file:
+        file.write(text.encode(errors="backslashreplace"))
 
 
 def create(path: epath.Path, text: str) -> bool:
@@ -109,7 +172,7 @@ def create(path: epath.Path, text: str) -> bool:
 def append_text(path: AnyPath, text: str) -> None:
     """Append text to a file, which may be missing."""
     if isinstance(path, Path):
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(text)
     else:
         write_whole(path, (read_text(path) if exists(path) else "") + text)

@@ -15,7 +15,11 @@ QUICK = ["--xla_backend_optimization_level=0"]
 if version("jax").startswith("0.10."):
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(
-    ["--xla_force_host_platform_device_count=8", *QUICK, os.environ.get("XLA_FLAGS", "")]
+    [
+        "--xla_force_host_platform_device_count=8",
+        *QUICK,
+        os.environ.get("XLA_FLAGS", ""),
+    ]
 )
 
 import jax

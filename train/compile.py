@@ -19,11 +19,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from configs import require
+from data.storage import append_text, open_path, require_writable
 from train import cli
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
@@ -41,7 +42,7 @@ def options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--topology", default="here")
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--top", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", default="")
     return parser.parse_known_args(argv)
 
 
@@ -53,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     flags, rest = options(argv)
     preset, config = cli.parse(PRESETS, __doc__, rest)
+    require(
+        flags.top >= 0,
+        f"`--top` must be a number of operations, 0 or more: got {flags.top}.",
+    )
+    results = open_path(flags.json)
+    if flags.json:
+        require_writable(results)
     if flags.topology != "here":
         # No device is touched, and the cache cannot read such programs back.
         jax.config.update("jax_platforms", "cpu")
@@ -70,10 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if program is not None and flags.top:
         print("moved most, a device and dispatch:")
         print("\n".join(movers(program, flags.top)))
-    if flags.json is not None:
+    if flags.json:
         case = {"preset": preset, "topology": flags.topology, **facts}
-        with flags.json.open("a") as file:
-            file.write(json.dumps(case) + "\n")
+        append_text(results, json.dumps(case) + "\n")
     return 0 if facts["fits"] else 1
 
 

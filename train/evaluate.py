@@ -38,6 +38,13 @@ from configs import (
 from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import PuzzleDataset
 from data.remote import local_dataset
+from data.storage import (
+    AnyPath,
+    open_path,
+    require_writable,
+    whole_file,
+    write_whole,
+)
 from train import cli
 from train.devices import start
 from train.experiment import AbstractExperiment, StepConfig
@@ -93,7 +100,7 @@ class Settings:
 
     rows: int | None = None
     """Puzzles (or rollouts) in work at once, over all devices; they take up the memory.
-    None: the run's evaluation batch."""
+    None: the run's evaluation batch. Never more than there are."""
 
     queue: int = 16
     """Puzzles given to the devices at once, in multiples of `rows`."""
@@ -121,9 +128,9 @@ class Settings:
     """ARC: each checkpoint votes alone, or together with the checkpoints before it
     (officially `aggregated_voting`, over all evaluations of a run)."""
 
-    def file(self, name: str, step: int) -> Path:
+    def file(self, name: str, step: int) -> AnyPath:
         """Return the path of `predictions` or `submission` for a checkpoint."""
-        path = Path(getattr(self, name))
+        path = open_path(getattr(self, name))
         several = self.checkpoints == ("all",) or len(self.checkpoints) > 1
         return path.with_stem(f"{path.stem}-{step}") if several else path
 
@@ -208,7 +215,7 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
     )
     precision = settings.precision
     precision = config.precision if precision == "auto" else precision
-    rows //= mesh.size
+    rows = min(rows, size * rollouts.number) // mesh.size
     function = partial(
         answer,
         effort=effort,
@@ -364,7 +371,8 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
             found["votes"] = votes.metrics()
         if parts:
             whole: Any = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
-            np.savez_compressed(settings.file("predictions", run.step), **whole)
+            with whole_file(settings.file("predictions", run.step)) as file:
+                np.savez_compressed(file, **whole)
         if settings.submission and votes is not None:
             votes.write_submission(settings.file("submission", run.step))
         yield found
@@ -374,6 +382,18 @@ def narrow(arrays: Arrays, *names: str) -> Arrays:
     """Return the named arrays of tokens in their smallest type."""
     smallest = lambda a: a.astype(np.min_scalar_type(int(a.max(initial=0))))
     return {name: smallest(arrays[name]) for name in names}
+
+
+def new_file(path: Path) -> Path:
+    """Create an empty file and return its path: NAME-2, NAME-3, ... if NAME exists."""
+    name, number = path.stem, 1
+    while True:
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1
+            path = path.with_stem(f"{name}-{number}")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -387,19 +407,22 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     settings.check()
     start(settings.mesh, RunConfig())
-    run = Path(settings.run_dir).name
+    run, first = Path(settings.run_dir).name, jax.process_index() == 0
     default = f"evaluations/{run}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path = Path(settings.out or default)
-    for file in (path, Path(settings.predictions), Path(settings.submission)):
-        file.parent.mkdir(parents=True, exist_ok=True)  # fails now, not at the end
+    path = open_path(settings.out or default)
+    for file in (str(path), settings.predictions, settings.submission):
+        if file and first:
+            require_writable(open_path(file))
     results: list[Result] = []
     for found in evaluate_run(settings):
         results.append(found)
-        if jax.process_index() == 0:
+        if first:
             print(f"\n{run}, step {found['step']}:\n{describe(found)}", flush=True)
             about = {"settings": asdict(settings), "results": results}
-            path.write_text(json.dumps(about, indent=1) + "\n")
-    if jax.process_index() == 0:
+            if not settings.out and len(results) == 1:
+                path = new_file(Path(default))
+            write_whole(path, json.dumps(about, indent=1) + "\n")
+    if first:
         print("\n" + compare(results) if len(results) > 1 else "")
         print(f"Written to {path}.")
 

@@ -20,7 +20,14 @@ from jaxtyping import Float
 from tyro.conf import Positional
 
 from configs import require
-from data.storage import AnyPath, absolute, exists, open_path
+from data.storage import (
+    AnyPath,
+    absolute,
+    exists,
+    open_path,
+    require_writable,
+    whole_file,
+)
 from train import cli
 from train.runs.metrics_file import read_rows
 from train.runs.record import recorded_run
@@ -92,7 +99,7 @@ class Curves:
             (row["step"], row.get(metric, row.get(f"val_{metric}")))
             for row in self.rows[split]
         ]
-        counted = [pair for pair in pairs if pair[1] is not None]
+        counted = [pair for pair in pairs if isinstance(pair[1], int | float)]
         return np.array(counted, float).reshape(-1, 2)
 
     def minutes(
@@ -209,25 +216,26 @@ def _draw(
             panel.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
 
 
-def save(figure: "Figure", out: str | Path) -> Path:
+def save(figure: "Figure", out: str | Path) -> AnyPath:
     """Write the figure; the same figure gives the same file.
 
     Raises:
-        UserError: if the file name ends in no known format.
+        UserError: if the file name ends in no known format, or the file cannot be
+            written.
     """
     import matplotlib
 
-    path = Path(out)
+    path = open_path(out)
     ending = path.suffix.lower()
     require(
         ending in (".svg", ".png", ".pdf"),
         f"`--out` must end in .svg, .png or .pdf: got `{out}`.",
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(path)
     same: Any = {"svg.hashsalt": "curves", "svg.fonttype": "none"}
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(ending)
-    with matplotlib.rc_context(same):
-        figure.savefig(path, dpi=120, metadata=metadata)
+    with matplotlib.rc_context(same), whole_file(path) as file:
+        figure.savefig(file, format=ending[1:], dpi=120, metadata=metadata)
     return path
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from configs import require
+from data.storage import write_whole
 from train.devices import Interrupt
 from train.evaluation import Evaluation
 from train.experiment import AbstractExperiment, Phase
@@ -202,7 +203,7 @@ class Run:
         )
         table, total = describe_layout(state.model, experiment.mesh)
         if jax.process_index() == 0:
-            (folder / "parameters.txt").write_text(f"{table}\n{total}\n")
+            write_whole(folder / "parameters.txt", f"{table}\n{total}\n")
         yield f"{total}: {folder}/parameters.txt"
         if self._checkpoints.newest is not None:
             yield f"Resuming from step {int(state.step)}."

@@ -43,7 +43,7 @@ from trm.official.all_config import (
 from trm.official.infer import Given, Official
 from trm.official.names import PREFIX, TABLE, to_official
 from trm.official.pretrained import build_official, find, read_file, step_of
-from trm.official.state_dict import write_state_dict
+from trm.official.state_dict import check_new, write_state_dict
 
 
 def convert(
@@ -195,8 +195,10 @@ def export(run_dir: str, out: Path, checkpoint: CheckpointName) -> None:
     """Write a checkpoint of a run in the official format.
 
     Imported arrays keep their types. Else fresh latents have the compute type
-    (official), and other arrays float32.
+    (official), and other arrays float32. The options are written before the weights,
+    which would otherwise be read with guessed options if the process is killed.
     """
+    check_new(out)
     config, record = recorded_run(run_dir, TrainTRM)
     run = load_run(run_dir, checkpoint)
     weights = to_official(run.model, config.model)
@@ -208,7 +210,6 @@ def export(run_dir: str, out: Path, checkpoint: CheckpointName) -> None:
         jnp.dtype(official["kinds"].get(name, "float32"))
     )
     prefix = official["prefix"]
-    write_state_dict({prefix + n: cast(n, a) for n, a in weights.items()}, out)
     options = out.parent / FILE
     if not options.exists():
         write_all_config(config, options)
@@ -218,6 +219,7 @@ def export(run_dir: str, out: Path, checkpoint: CheckpointName) -> None:
             "If it belongs to another run, use another folder for `--out`.",
             stacklevel=2,
         )
+    write_state_dict({prefix + n: cast(n, a) for n, a in weights.items()}, out)
     print(f"Wrote {out} (step {run.step}).")
 
 

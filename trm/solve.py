@@ -25,6 +25,7 @@ from tyro.conf import Positional
 from configs import MeshConfig, RunConfig, require, require_not_negative
 from data.puzzles.kind import Kind
 from data.puzzles.questions import Question, text_of
+from data.storage import open_path, require_writable
 from train import cli
 from train.devices import start
 from train.runs.loading import CheckpointName, load_run
@@ -83,6 +84,7 @@ class Settings:
         require_not_negative(self, "steps")
         if self.out:
             require_pillow()
+            require_writable(open_path(self.out) / "puzzle-1.png")
 
 
 def read_puzzles(words: Sequence[str], kind: Kind) -> list[Question]:

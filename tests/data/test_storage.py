@@ -1,6 +1,8 @@
 """Paths of a disk and of an object store behave alike."""
 
 import importlib.util
+import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from data.storage import (
     move_folder,
     open_path,
     read_text,
+    require_writable,
     upload,
+    whole_file,
     write_whole,
 )
 
@@ -33,6 +37,62 @@ def test_a_file_is_replaced_as_a_whole(folder: AnyPath) -> None:
         write_whole(folder / "file.json", text)
         assert read_text(folder / "file.json") == text
     assert [path.name for path in folder.iterdir()] == ["file.json"]
+
+
+def test_an_error_leaves_the_old_file(folder: AnyPath) -> None:
+    write_whole(folder / "file", "old")
+    with pytest.raises(TypeError), whole_file(folder / "file") as file:
+        file.writelines([b"half", None])  # pyright: ignore
+    assert read_text(folder / "file") == "old"
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_two_writers_do_not_meet(folder: AnyPath) -> None:
+    """In one process or in two, even if the names differ only by the suffix."""
+    names = ("a.json", "a.csv", "a.csv")
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(whole_file(folder / name)).write(name.encode())
+    assert {path.name: read_text(path) for path in folder.iterdir()} == {
+        "a.json": "a.json",
+        "a.csv": "a.csv",
+    }
+
+
+def test_links_and_devices_stay(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("link", "null"):
+        require_writable(tmp_path / name)
+        write_whole(tmp_path / name, "new")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_new_file_has_the_rights_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "file", "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_can_be_written_leaves_no_trace(folder: AnyPath) -> None:
+    require_writable(folder / "new" / "file")
+    write_whole(folder / "new" / "file", "text")
+    require_writable(folder / "new" / "file")
+    assert [path.name for path in (folder / "new").iterdir()] == ["file"]
+    assert read_text(folder / "new" / "file") == "text"
+    with pytest.raises(UserError, match=r"new. .*folder"):
+        require_writable(folder / "new")
+
+
+def test_a_text_that_cannot_be_encoded(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", "\udcff")  # of a name that is no UTF-8
+    assert (tmp_path / "file").read_text() == "\\udcff"
 
 
 def test_whatever_is_in_a_file_is_read(folder: AnyPath) -> None:

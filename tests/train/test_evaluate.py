@@ -26,7 +26,7 @@ from data.build import prepare
 from data.puzzles.arc.voting import Votes
 from tests import runs
 from tests.arc_golden import write_official
-from train.evaluate import main
+from train.evaluate import main, new_file
 from train.presets import TRM_PRESETS
 from train.trm import main as train
 
@@ -104,10 +104,15 @@ def test_all_checkpoints_as_the_training_loop_saw_them(
 
 
 def test_modes_meshes_and_files(run: Path, tmp_path: Path) -> None:
-    """`refill` on eight devices and a small queue answers as `halt` on one."""
+    """`refill` on eight devices and a small queue answers as `halt` on one.
+
+    There are never more rows than puzzles.
+    """
     files = [tmp_path / "halt.npz", tmp_path / "refill.npz"]
     common = ["--max-steps", "5", "--checkpoints", "12", "--predictions"]
-    (halt,) = evaluated(run, tmp_path, "--mode", "halt", *common, str(files[0]))
+    halt_words = [*common, str(files[0]), "--mode", "halt", "--rows", "16777216"]
+    (halt,) = evaluated(run, tmp_path, *halt_words)
+    assert halt["work"]["row_steps"] <= 21 * 5
     refill_words = ["--mode", "refill", "--queue", "2", "--mesh.data", "4"]
     refill_words += ["--mesh.model", "2"]
     (refill,) = evaluated(run, tmp_path, *common, str(files[1]), *refill_words)
@@ -127,6 +132,11 @@ def test_modes_meshes_and_files(run: Path, tmp_path: Path) -> None:
     right = (one["predictions"] == one["labels"]).all(1)
     np.testing.assert_array_equal(right, one["exact"])
     assert halt["values"]["exact_accuracy"] == right.mean()
+
+
+def test_two_files_of_one_name(tmp_path: Path) -> None:
+    names = [new_file(tmp_path / "run-1.json").name for _ in range(3)]
+    assert names == ["run-1.json", "run-1-2.json", "run-1-3.json"]
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from configs import (
     UserError,
     require,
 )
+from data.storage import write_whole
 
 FILE = "all_config.yaml"
 
@@ -155,7 +156,7 @@ def _whole(epochs: float) -> int | float:
 
 def write_all_config(config: TrainTRM, path: Path) -> None:
     """Write the official options of a configuration."""
-    path.write_text(yaml.safe_dump(all_config(config)), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(all_config(config)))
 
 
 def _act(variant: str, arch: Mapping[str, Any]) -> ACTConfig:

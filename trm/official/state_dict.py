@@ -4,20 +4,20 @@ The first bytes determine the format, since official checkpoints are named `step
 PyTorch files are read with `weights_only`, which runs no code.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypeGuard
+from typing import IO, Any, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from configs import UserError, require
+from data.folder import require_local
+from data.storage import lacks_room, require_writable, whole_file
 
 StateDict = Mapping[str, np.ndarray]
 """Arrays by name."""
@@ -60,15 +60,9 @@ def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         ) from error
 
 
-def write_state_dict(weights: StateDict, path: Path) -> None:
-    """Write arrays as safetensors if the suffix is `.safetensors`, else for PyTorch.
-
-    The file appears when it is complete.
-
-    Raises:
-        UserError: if the file exists, has another suffix, cannot be written, or needs
-            PyTorch, which is not installed.
-    """
+def check_new(path: Path) -> None:
+    """Raise `UserError` unless a new checkpoint can be written here."""
+    require_local(path)
     require(
         path.suffix in SUFFIXES,
         "The suffix of a checkpoint must be `.safetensors`, `.pt`, `.pth`, or none "
@@ -78,25 +72,31 @@ def write_state_dict(weights: StateDict, path: Path) -> None:
         not path.exists(),
         f"{path} exists. Remove it or choose another `--out`.",
     )
+    require_writable(path)
+
+
+def write_state_dict(weights: StateDict, path: Path) -> None:
+    """Write arrays as safetensors if the suffix is `.safetensors`, else for PyTorch.
+
+    The file appears when it is complete.
+
+    Raises:
+        UserError: if the file exists, has another suffix, cannot be written, or needs
+            PyTorch, which is not installed.
+    """
+    check_new(path)
     safe = path.suffix == ".safetensors"
     write = _save_safetensors if safe else _torch_saver(path)
-    unfinished = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()  # with the rights that the umask gives
-        mode = unfinished.stat().st_mode
-        write(weights, unfinished)
-        unfinished.chmod(mode)
-        unfinished.rename(path)
+        with whole_file(path) as file:
+            write(weights, file)
     except (OSError, RuntimeError, SafetensorError) as error:
         size = sum(array.nbytes for array in weights.values())
+        remedy = "Make room, or choose" if lacks_room(error) else "Choose"
         raise UserError(
-            f"Could not write {size:,} bytes to `{path}` ({brief(error)}). Make room, "
-            "or choose another `--out`."
+            f"Could not write {size:,} bytes to `{path}` ({brief(error)}). {remedy} "
+            "another `--out`."
         ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
 
 
 def brief(error: BaseException) -> str:
@@ -104,13 +104,13 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def _save_safetensors(weights: StateDict, path: Path) -> None:
-    # `save_file` ignores strides.
+def _save_safetensors(weights: StateDict, file: IO[bytes]) -> None:
+    # `save` ignores strides.
     plain = {name: np.array(array, order="C") for name, array in weights.items()}
-    save_file(plain, path, metadata={"format": "pt"})
+    file.write(save(plain, metadata={"format": "pt"}))
 
 
-def _torch_saver(path: Path) -> Callable[[StateDict, Path], None]:
+def _torch_saver(path: Path) -> Callable[[StateDict, IO[bytes]], None]:
     torch = _torch(path)
 
     def as_tensor(array: np.ndarray) -> Any:
@@ -119,8 +119,8 @@ def _torch_saver(path: Path) -> Callable[[StateDict, Path], None]:
             return torch.from_numpy(plain)
         return torch.from_numpy(plain.view(np.int16)).view(torch.bfloat16)
 
-    return lambda weights, path: torch.save(
-        {name: as_tensor(array) for name, array in weights.items()}, path
+    return lambda weights, file: torch.save(
+        {name: as_tensor(array) for name, array in weights.items()}, file
     )
 
 

@@ -3,11 +3,11 @@
 import html
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from data.puzzles.kind import Kind
+from data.storage import AnyPath, write_whole
 from trm.show.frames import Frame, crop
 
 GIVEN, CHANGED, WRONG, ALTERED = 1, 2, 4, 8
@@ -17,7 +17,7 @@ BEGIN, END = '<script type="application/json" id="frames">', "</script>"
 
 
 def write_page(
-    path: Path, kind: Kind, frames: Sequence[Frame], title: str, note: str
+    path: AnyPath, kind: Kind, frames: Sequence[Frame], title: str, note: str
 ) -> None:
     """Write a page that steps through frames by buttons, arrow keys or a slider.
 
@@ -35,7 +35,7 @@ def write_page(
         .replace("$NOTE", html.escape(note))
         .replace("$DATA", f"{BEGIN}{data}{END}")
     )
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
 
 
 def _data(kind: Kind, frames: Sequence[Frame]) -> dict[str, object]:

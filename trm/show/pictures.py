@@ -8,13 +8,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from configs import require
 from data.puzzles.kind import Kind
+from data.storage import AnyPath, open_path, require_writable, whole_file
 from trm.show.frames import Frame, Solution, crop
 from trm.show.page import write_page
 
@@ -46,20 +46,24 @@ def require_pillow() -> None:
     )
 
 
-def write_pictures(solution: Solution, folder: str | Path, name: str) -> list[Path]:
+def write_pictures(
+    solution: Solution, folder: str | AnyPath, name: str
+) -> list[AnyPath]:
     """Write a solution as `name` with `.png`, `.gif` and `.html`; return the paths.
 
     Raises:
-        UserError: if Pillow is missing.
+        UserError: if Pillow is missing, or a file cannot be written.
     """
     require_pillow()
     kind, frames = solution.kind, solution.frames
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    png, gif, page = (Path(folder) / f"{name}.{end}" for end in ("png", "gif", "html"))
-    draw_sheet(kind, frames).save(png, optimize=True)
+    paths = [open_path(folder) / f"{name}.{end}" for end in ("png", "gif", "html")]
+    png, gif, page = paths
+    require_writable(png)
+    with whole_file(png) as file:
+        draw_sheet(kind, frames).save(file, "PNG", optimize=True)
     write_animation(gif, kind, frames)
     write_page(page, kind, frames, solution.question.name, solution.conclusion)
-    return [png, gif, page]
+    return paths
 
 
 def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
@@ -81,7 +85,7 @@ def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
 
 
 def write_animation(
-    path: Path, kind: Kind, frames: Sequence[Frame], seconds: float = 0.9
+    path: AnyPath, kind: Kind, frames: Sequence[Frame], seconds: float = 0.9
 ) -> None:
     """Write an endless animation; the first and the last frame stay longer."""
     from PIL import Image, ImageDraw
@@ -100,7 +104,9 @@ def write_animation(
     first, *others = (p.quantize(palette=palette, dither=plain) for p in pictures)
     each = round(1000 * seconds)
     times = [2 * each, *[each] * (len(pictures) - 2), 3 * each][-len(pictures) :]
-    first.save(path, save_all=True, append_images=others, duration=times, loop=0)
+    options = {"append_images": others, "duration": times, "loop": 0}
+    with whole_file(path) as file:
+        first.save(file, "GIF", save_all=True, **options)
 
 
 def _palette(pictures: Sequence["Image"]) -> "Image":

@@ -30,6 +30,7 @@ from configs import require
 from data.puzzles.arc.grid import crop, parse_name, undo
 from data.puzzles.arc.tasks import as_grid, read_json
 from data.remote import local_dataset
+from data.storage import AnyPath, write_whole
 
 KS = (1, 2, 5, 10, 100, 1000)
 """Numbers of first answers that may contain the right one."""
@@ -218,9 +219,9 @@ class Votes:
                 submission[name].append(named)
         return submission
 
-    def write_submission(self, path: Path, attempts: int = ATTEMPTS) -> None:
+    def write_submission(self, path: AnyPath, attempts: int = ATTEMPTS) -> None:
         """Write `submission` as JSON."""
-        path.write_text(json.dumps(self.submission(attempts)), encoding="utf-8")
+        write_whole(path, json.dumps(self.submission(attempts)))
 
     def _tally(self, where: Question, key: bytes, identifier: int) -> Tally:
         """Return the votes for a grid; a new tally if there are none."""

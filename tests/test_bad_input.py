@@ -1,0 +1,83 @@
+"""Bad input gets a message with the offending value, never a traceback."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from configs import UserError
+from data.storage import require_writable
+from train import compile, evaluate, plot
+from trm import convert, solve
+from trm.official.state_dict import write_state_dict
+
+
+def case(name: str, make: Callable[[Path], Any], value: str) -> Any:
+    """Return a case: a call with an empty folder, and what its message contains."""
+    return pytest.param(make, value, id=name)
+
+
+def write(path: Path, content: str | bytes = "") -> Path:
+    """Write a file, in folders that may be missing; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def evaluate_to(*words: str) -> Any:
+    """Evaluate a run that is missing: the output is checked before."""
+    return evaluate.main(["--run-dir", "no-such-run", *words])
+
+
+OUTPUTS = [
+    case("a folder", lambda tmp: require_writable(tmp), "it is a folder"),
+    case("in a file", lambda tmp: require_writable(write(tmp / "a") / "b"), "a/b"),
+    case("plot: store", lambda tmp: plot.save(Figure(), "s3://b/a.svg"), "s3://b"),
+    case("evaluate: store", lambda tmp: evaluate_to("--out", "s3://b/a"), "s3://b/a"),
+    case("evaluate: folder", lambda tmp: evaluate_to("--out", f"{tmp}"), "a folder"),
+    case(
+        "evaluate: predictions",
+        lambda tmp: evaluate_to("--predictions", f"{write(tmp / 'a')}/p.npz"),
+        "a/p.npz",
+    ),
+    case(
+        "solve: store",
+        lambda tmp: solve.main(["--run-dir", "r", "--out", "s3://b/pictures"]),
+        "s3://b/pictures",
+    ),
+    case(
+        "export: store",
+        lambda tmp: convert.main(["--to-official", "r", "--out", "gs://b/a.pt"]),
+        "gs:/b/a.pt",
+    ),
+    case(
+        "export: exists",
+        lambda tmp: write_state_dict({}, write(tmp / "there.pt")),
+        "there.pt exists",
+    ),
+    case(
+        "compile: top",
+        lambda tmp: compile.main(["quickstart", "--top", "-1"]),
+        "-1",
+    ),
+    case(
+        "compile: store",
+        lambda tmp: compile.main(["quickstart", "--json", "s3://b/a.jsonl"]),
+        "s3://b/a.jsonl",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "value"), [*OUTPUTS])
+def test_bad_input(
+    make: Callable[[Path], Any],
+    value: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As a `UserError`, or as a message of the command line."""
+    with pytest.raises((UserError, SystemExit)) as error:
+        make(tmp_path)
+    assert value in f"{error.value}{capsys.readouterr().err}"
