@@ -301,7 +301,8 @@ class Run:
     def missed_evaluation(self, state: TrainState) -> Evaluation | None:
         """Return the evaluation that is due if a run was killed just before it."""
         done = int(state.step)
-        if done == 0 or not self.evaluation_due(done) or self._checkpoints.scored(done):
+        recorded = scores(self._directory.folder)
+        if done == 0 or not self.evaluation_due(done) or done in recorded:
             return None
         return self._recorded(state, lambda: False)
 

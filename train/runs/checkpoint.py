@@ -24,11 +24,16 @@ from train.runs.stored import (
     OtherModelError,
     arrays_of,
     describe,
+    first_line,
     metadata,
     parts_of,
     read_state,
     read_weights,
+    require_resources,
+    saved_scores,
     saved_steps,
+    unusable_steps,
+    write_score,
 )
 from train.state import TrainState
 
@@ -66,19 +71,28 @@ class SaveError(RunError):
 class _Best(policies.PreservationPolicy):
     """Keep the checkpoints of the highest scores; of equal scores, the newest.
 
+    A checkpoint whose score is unknown may be one of them, so it is kept as well.
     Orbax's own policy forgets the scores when a process ends.
+
+    Args:
+        scores: by step; None for a step that was not evaluated.
+        number: how many to keep.
     """
 
-    def __init__(self, scores: Mapping[int, float], number: int):
+    def __init__(self, scores: Mapping[int, float | None], number: int):
         self._scores, self._number = scores, number
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
     ) -> Sequence[bool]:
-        """Return, for each checkpoint, True if it is one of the best."""
-        steps = [info.step for info in checkpoints if info.step in self._scores]
-        steps.sort(key=lambda step: (self._scores[step], step), reverse=True)
-        return [info.step in steps[: self._number] for info in checkpoints]
+        """Return, for each checkpoint, True if it may be one of the best."""
+        if not self._number:
+            return [False] * len(checkpoints)
+        steps = [info.step for info in checkpoints]
+        ranked = [step for step in steps if self._scores.get(step) is not None]
+        ranked.sort(key=lambda step: (self._scores[step], step), reverse=True)
+        kept = {*ranked[: self._number], *(set(steps) - self._scores.keys())}
+        return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -88,7 +102,7 @@ class Checkpoints:
         folder: the folder of the checkpoints.
         config: which of them to keep.
         settings: the content of `config.json`, saved with each checkpoint.
-        scores: score of every step evaluated so far.
+        scores: score of evaluated steps, for checkpoints that were saved without it.
         read_only: change nothing in the folder, so that the run may be training.
 
     Raises:
@@ -105,33 +119,49 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self._folder, self._read_only = folder, read_only
-        self._settings, self._scores = dict(settings or {}), dict(scores or {})
-        self._saving, self._failed = 0, False
+        self._settings, self._saving, self._failed = dict(settings or {}), 0, False
+        # Of every step; None for one that was not evaluated.
+        self._scores: dict[int, float | None] = dict(scores or {})
         best = _Best(self._scores, config.keep_best)
         keep: list[Any] = [policies.LatestN(config.keep_last), best]
         if config.keep_every:
             keep.append(policies.EveryNSteps(config.keep_every))
+        self._manager = self._open(keep)
+        self._saved_scores = saved_scores(folder)
+        self._scores.update(self._saved_scores)
+
+    def _open(self, keep: list[Any]) -> ocp.CheckpointManager:
+        """Open the folder; quarantine first what would be in the way."""
+        unusable: dict[int, str] = {}
         try:
-            if not read_only:
-                folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(
-                absolute(folder),
+            if not self._read_only:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            unusable = unusable_steps(self._folder)
+            if not (self._read_only or all_agree(not unusable)):
+                self._quarantine(unusable, "The run does not use it.")
+            return ocp.CheckpointManager(
+                absolute(self._folder),
                 options=ocp.CheckpointManagerOptions(
                     save_decision_policy=policies.FixedIntervalPolicy(1),
                     preservation_policy=policies.AnyPreservationPolicy(keep),
-                    cleanup_tmp_directories=not read_only,
-                    read_only=read_only,
+                    cleanup_tmp_directories=not self._read_only,
+                    read_only=self._read_only,
                 ),
                 item_handlers={
                     name: ocp.StandardCheckpointHandler()
                     for name in TrainState.__dataclass_fields__ | {"counters": None}
                 },
             )
+        except UserError:
+            raise
         except Exception as error:
+            require_resources(error)
+            faults = [f"step {step}: {fault}" for step, fault in unusable.items()]
             raise UserError(
-                f"Could not open the checkpoints in `{folder}` ({first_line(error)}). "
-                "Move away the newest one, or the file that takes the folder's place; "
-                "or choose another `--config.run-dir`."
+                f"Could not open the checkpoints in `{self._folder}` "
+                f"({'; '.join(faults) or first_line(error)}). Move away what is "
+                "damaged or takes the place of a folder, or choose another "
+                "`--config.run-dir`."
             ) from error
 
     # -- saving
@@ -158,7 +188,9 @@ class Checkpoints:
             )
             for name, part in parts.items()
         }
-        self.check()
+        self.wait()
+        self._scores.setdefault(step, None)
+        self._saved_scores.pop(step, None)  # of a damaged checkpoint
         self._saving = step
         with self._save_errors():
             saved = self._manager.save(
@@ -175,13 +207,23 @@ class Checkpoints:
             self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Return when all saves are complete.
+        """Return when all saves are complete, with the scores known so far.
 
         Raises:
             SaveError: if one has failed.
         """
         with self._save_errors():
             self._manager.wait_until_finished()
+            if not self._read_only:
+                self._save_scores()
+
+    def _save_scores(self) -> None:
+        """Write new scores into the folders of their checkpoints."""
+        for step, score in self._scores.items() - self._saved_scores.items():
+            if step in self.steps:
+                self._saved_scores[step] = score
+                if jax.process_index() == 0:
+                    write_score(self._folder, step, score)
 
     def close(self) -> None:
         """Complete all saves and close the folder, unless a save has failed.
@@ -190,6 +232,7 @@ class Checkpoints:
             SaveError: if one fails.
         """
         if not self._failed:
+            self.wait()
             with self._save_errors():
                 self._manager.close()
 
@@ -223,16 +266,16 @@ class Checkpoints:
     @property
     def best(self) -> float:
         """The highest score of a checkpoint that still exists; else minus infinity."""
-        scores = [self._scores.get(step, -math.inf) for step in self.steps]
-        return max(scores, default=-math.inf)
-
-    def scored(self, step: int) -> bool:
-        """Return True if the score of a step is known."""
-        return step in self._scores
+        return max(map(self._rank, self.steps), default=-math.inf)
 
     def score(self, step: int, score: float) -> None:
-        """Note the score of a step; higher is better."""
+        """Note the score of a step; higher is better. The next `wait` saves it."""
         self._scores[step] = score
+
+    def _rank(self, step: int) -> float:
+        """Return the score of a step; minus infinity without one."""
+        score = self._scores.get(step)
+        return -math.inf if score is None else score
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -260,7 +303,10 @@ class Checkpoints:
         """
         self.wait()
         read = lambda step: read_state(self._manager, step, abstract(step))
-        return self._first_readable(self.steps[::-1], read)
+        state = self._first_readable(self.steps[::-1], read)
+        if state is not None:  # if its evaluation is due, the run repeats it
+            self._scores.setdefault(int(state.step), None)
+        return state
 
     def restore_weights(
         self, model: PyTree, table: PyTree, *, best: bool, only: int | None = None
@@ -280,17 +326,17 @@ class Checkpoints:
             UserError: if a checkpoint is of another model, none is readable, or there
                 is none of step `only`.
         """
-        steps, kept = self.steps[::-1], ", ".join(map(str, self.steps)) or "none"
+        steps = [step for step in self.steps[::-1] if only in (None, step)]
         if best:
-            steps.sort(key=lambda step: self._scores.get(step, -math.inf), reverse=True)
-        if only is not None:
-            require(
-                only in steps,
-                f"The checkpoint of step {only} does not exist: the steps are {kept}.",
-            )
-            steps = [only]
+            steps.sort(key=self._rank, reverse=True)
         read = lambda step: read_weights(self._manager, step, model, table)
-        return self._first_readable(steps, read)
+        weights = self._first_readable(steps, read)
+        left = ", ".join(map(str, sorted(saved_steps(self._folder)))) or "none"
+        require(
+            weights is not None or only is None,
+            f"The checkpoint of step {only} does not exist: the steps are {left}.",
+        )
+        return weights
 
     def _first_readable(
         self, steps: Sequence[int], read: Callable[[int], Result]
@@ -304,11 +350,18 @@ class Checkpoints:
             except OtherModelError:
                 raise
             except Exception as error:  # of many types
+                require_resources(error)
                 fault = first_line(error)
             if all_agree(result is not None):
-                self._quarantine(damaged, f"Going on from step {step}.")
+                if damaged:
+                    self._quarantine(damaged, f"Going on from step {step}.")
+                    self._manager.reload()
                 return result
-            damaged[step] = fault
+            if step in saved_steps(self._folder):
+                damaged[step] = fault
+            else:
+                message = f"The checkpoint at step {step} is gone: the run removed it."
+                warnings.warn(message, stacklevel=4)
         if not damaged:
             return None
         raise UserError(
@@ -318,23 +371,29 @@ class Checkpoints:
         )
 
     def _quarantine(self, damaged: Mapping[int, str], outcome: str) -> None:
-        """Move damaged checkpoints out of the way of later saves, with a warning."""
+        """Move damaged checkpoints out of the way of later saves, with a warning.
+
+        Raises:
+            UserError: if they cannot be moved.
+        """
         for step, fault in damaged.items() if jax.process_index() == 0 else ():
-            target = self._folder.parent / "damaged" / str(step)
+            source, target = (
+                self._folder / str(step),
+                self._folder.parent / "damaged" / str(step),
+            )
+            if not self._read_only:
+                try:
+                    move_folder(source, target)
+                except OSError as error:
+                    raise UserError(
+                        f"Could not move the damaged checkpoint `{source}` ({fault}) "
+                        f"to `{target}` ({error}). Move it elsewhere."
+                    ) from error
             what = "skipped" if self._read_only else f"moved to `{target}`"
             warnings.warn(
                 f"The checkpoint at step {step} is damaged ({fault}) and was {what}. "
                 f"{outcome}",
                 stacklevel=5,
             )
-            if not self._read_only:
-                move_folder(self._folder / str(step), target)
-        if damaged and not self._read_only:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints quarantined")
-            self._manager.reload()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, shortened."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        if not self._read_only and jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints quarantined")

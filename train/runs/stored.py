@@ -7,6 +7,8 @@ file but not every wrong bit.
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,10 +17,18 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from configs import UserError, require
-from data.storage import AnyPath, absolute, store_errors
+from data.storage import (
+    AnyPath,
+    absolute,
+    read_text,
+    store_errors,
+    write_whole,
+)
 from train.runs.integrity import Fingerprint, fingerprint, kinds
 from train.state import TrainState
 from train.table import Table, is_table
+
+SCORE = "score.json"
 
 # -- the parts of a state --------------------------------------------------------------
 
@@ -77,6 +87,45 @@ def saved_steps(folder: AnyPath) -> list[int]:
         return ocp.utils.checkpoint_steps(absolute(folder)) if folder.is_dir() else []
 
 
+def unusable_steps(folder: AnyPath) -> dict[int, str]:
+    """Return the steps that Orbax can neither open nor replace, and why."""
+    faults = {}
+    if not folder.is_dir():
+        return faults
+    for step in ocp.path.step.standard_name_format().find_all(absolute(folder)):
+        try:
+            _ = step.commit_timestamp  # it reads all metadata
+        except FileNotFoundError:  # removed by the run that is training
+            continue
+        except Exception as error:  # of many types
+            require_resources(error)
+            faults[step.step] = first_line(error)
+    for path in folder.iterdir() if isinstance(folder, Path) else ():
+        if path.name.isdecimal() and not path.is_dir():
+            faults[int(path.name)] = "it is no folder"
+    return faults
+
+
+def saved_scores(folder: AnyPath) -> dict[int, float | None]:
+    """Return the scores in the folders of checkpoints.
+
+    None for one that was not evaluated. A checkpoint of an earlier version is missing:
+    its score is in `metrics.jsonl` only.
+    """
+    scores = {}
+    for step in saved_steps(folder):
+        with suppress(FileNotFoundError, ValueError, RecursionError):
+            score = json.loads(read_text(folder / str(step) / SCORE))
+            if score is None or isinstance(score, int | float):
+                scores[step] = score
+    return scores
+
+
+def write_score(folder: AnyPath, step: int, score: float | None) -> None:
+    """Write a score into the folder of its checkpoint."""
+    write_whole(folder / str(step) / SCORE, json.dumps(score))
+
+
 def _crc(arrays: Mapping[str, Sequence[object]]) -> int:
     return zlib.crc32(json.dumps(arrays, sort_keys=True).encode())
 
@@ -89,6 +138,25 @@ def _saved_arrays(manager: ocp.CheckpointManager, step: int) -> Fingerprint:
     require(about.get("crc") == _crc(arrays), "its description is garbled")
     require(about.get("step", step) == step, f"it is of step {about.get('step')}")
     return {path: (kind, total) for path, (kind, total) in arrays.items()}
+
+
+# -- errors ----------------------------------------------------------------------------
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, shortened."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def require_resources(error: Exception) -> None:
+    """Raise `UserError` if an error is not the checkpoint's fault but the machine's."""
+    short = ("Too many open files", "Cannot allocate memory", "Permission denied")
+    require(
+        not isinstance(error, MemoryError)
+        and not any(text in str(error) for text in short),
+        f"Could not read a checkpoint ({first_line(error)}). It is not damaged: allow "
+        "more open files (`ulimit -n`) or memory, or give read permission.",
+    )
 
 
 # -- reading ---------------------------------------------------------------------------

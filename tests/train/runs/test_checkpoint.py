@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import warnings
@@ -17,6 +18,7 @@ import pytest
 from configs import RunConfig, UserError
 from tests import tiny
 from tests.tiny import assert_equal, mesh_of
+from train.runs import checkpoint
 from train.runs.checkpoint import Checkpoints, NonFiniteError
 from train.runs.integrity import fingerprint
 from train.runs.stored import OtherModelError
@@ -161,11 +163,11 @@ def test_a_state_that_is_not_finite_is_not_saved(folder: Path) -> None:
 
 
 def test_the_last_the_best_and_every_mth_are_kept(tmp_path: Path) -> None:
-    """Also when the run is resumed in between."""
+    """Also when the run is resumed in between, and without `metrics.jsonl`."""
     config = RunConfig(keep_last=2, keep_best=1, keep_every=4)
     scores = {2: 0.1, 3: 0.9, 6: 0.5, 9: 0.2}
     for steps in (range(1, 6), range(6, 11)):
-        checkpoints = Checkpoints(tmp_path, config, scores=scores)
+        checkpoints = Checkpoints(tmp_path, config)
         for step in steps:
             checkpoints.save(small(step))
             if step in scores:
@@ -178,6 +180,28 @@ def test_the_last_the_best_and_every_mth_are_kept(tmp_path: Path) -> None:
 def test_only_the_last_are_kept(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 3, config=RunConfig(keep_last=1, keep_best=0))
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("content", [None, "garbled", '"0.1"', "[]"])
+def test_a_checkpoint_that_may_be_the_best_is_kept(
+    folder: Path, content: str | None
+) -> None:
+    """Earlier versions saved no scores, and their `metrics.jsonl` may be lost."""
+    for path in folder.glob("*/score.json"):
+        path.unlink() if content is None else path.write_text(content)
+    write(folder, 3, 4, 5, config=RunConfig(keep_last=1))
+    assert {path.name for path in folder.iterdir()} == {"1", "2", "4", "5"}
+
+
+def test_scores_of_metrics_are_saved_with_checkpoints(folder: Path) -> None:
+    (folder / "1" / "score.json").unlink()
+    Checkpoints(folder, ALL, scores={1: 0.7}).close()
+    checkpoints = Checkpoints(folder, ALL, read_only=True)
+    assert checkpoints.best == 0.7
+    wanted = abstract()
+    restored = checkpoints.restore_weights(wanted.model, wanted.table, best=True)
+    assert restored is not None
+    assert restored[-1] == 1
 
 
 # -- damage ----------------------------------------------------------------------------
@@ -250,6 +274,53 @@ def test_damage_is_quarantined_and_the_step_saved_again(folder: Path) -> None:
     checkpoints.save(small(2))
     checkpoints.close()
     require_state(read(folder), small(2))
+
+
+@pytest.mark.parametrize("content", ["[]", "7", '{"custom_metadata": []}'])
+def test_metadata_of_another_type_are_damage(folder: Path, content: str) -> None:
+    """Orbax cannot open the folder."""
+    (folder / "2" / "_CHECKPOINT_METADATA").write_text(content)
+    with pytest.raises(UserError, match="step 2: "):
+        Checkpoints(folder, ALL, read_only=True)
+    with pytest.warns(UserWarning, match="step 2 is damaged"):
+        require_state(read(folder), small(1))
+
+
+def test_what_takes_the_place_of_a_checkpoint_is_quarantined(folder: Path) -> None:
+    """A link to itself, which would fail the save of step 3."""
+    (folder / "3").symlink_to(folder / "3")
+    with pytest.warns(UserWarning, match="step 3 is damaged"):
+        write(folder, 3)
+    require_state(read(folder), small(3))
+
+
+def test_a_file_that_takes_the_place_of_the_quarantine(folder: Path) -> None:
+    (folder.parent / "damaged").touch()
+    shutil.rmtree(folder / "2" / "model")
+    with pytest.raises(UserError, match="Could not move"):
+        read(folder)
+
+
+def test_a_lack_of_resources_is_no_damage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(checkpoint, "read_state", fail)
+    with pytest.raises(UserError, match="ulimit -n"):
+        read(folder)
+    assert {path.name for path in folder.iterdir()} == {"1", "2"}
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint at step 1 is gone")
+def test_a_checkpoint_that_the_run_removes_is_gone(folder: Path) -> None:
+    """And not damaged."""
+    wanted = abstract()
+    checkpoints = Checkpoints(folder, ALL, read_only=True)
+    shutil.rmtree(folder / "1")
+    with pytest.raises(UserError, match="step 1 does not exist: the steps are 2"):
+        checkpoints.restore_weights(wanted.model, wanted.table, best=True, only=1)
 
 
 def test_the_folder_of_another_step_is_damage(folder: Path) -> None:
