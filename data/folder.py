@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs import UserError, require
+from data.storage import require_outside_runs
 
 BLOCK, BLOCKS = 4096, 64  # bytes, and blocks of a file that `fingerprint` reads
 
@@ -30,8 +31,9 @@ Result = TypeVar("Result")
 
 
 def check_vacant(out: Path) -> None:
-    """Raise `UserError` if `out` is a file or a folder that is not empty."""
+    """Raise `UserError` unless `out` is a new or empty folder outside of runs."""
     require_local(out)
+    require_outside_runs(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"The output must be a new or empty folder: {out} exists and is not. "

@@ -92,12 +92,33 @@ def lacks_room(error: BaseException) -> bool:
     return any(words in str(error) for words in full)
 
 
+def is_run(folder: AnyPath) -> bool:
+    """Return True for the directory of a run."""
+    with store_errors():
+        return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+
+
+def require_outside_runs(path: AnyPath) -> None:
+    """Raise `UserError` if an output would change the directory of a run.
+
+    Only its folder `evaluations` is for outputs of other commands.
+    """
+    real = Path(os.path.realpath(path)) if isinstance(path, Path) else path
+    for folder in real.parents:
+        require(
+            real.is_relative_to(folder / "evaluations") or not is_run(folder),
+            f"A run's directory is written by its run alone: got `{path}`. Choose "
+            f"another path, or one in `{folder / 'evaluations'}`.",
+        )
+
+
 def require_writable(path: AnyPath) -> None:
     """Make the folder of a file, and check that the file can be written.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it cannot, or is in the directory of a run.
     """
+    require_outside_runs(path)
     try:
         with store_errors():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from configs import UserError
+from data.folder import check_vacant
 from data.storage import require_writable
 from train import compile, evaluate, plot
 from trm import convert, solve
@@ -26,9 +27,21 @@ def write(path: Path, content: str | bytes = "") -> Path:
     return path
 
 
+def link(path: Path) -> Path:
+    """Return a link to a folder."""
+    (path.parent / "link").symlink_to(path)
+    return path.parent / "link"
+
+
 def evaluate_to(*words: str) -> Any:
     """Evaluate a run that is missing: the output is checked before."""
     return evaluate.main(["--run-dir", "no-such-run", *words])
+
+
+def a_run(tmp: Path) -> Path:
+    """Make what looks like the directory of a run."""
+    (tmp / "run" / "checkpoints").mkdir(parents=True)
+    return write(tmp / "run" / "config.json").parent
 
 
 OUTPUTS = [
@@ -69,8 +82,33 @@ OUTPUTS = [
     ),
 ]
 
+# The directory of a run is written by its run alone.
+RUNS = [
+    case(
+        "link to a run", lambda tmp: require_writable(link(a_run(tmp)) / "a"), "link/a"
+    ),
+    case(
+        "evaluate: run",
+        lambda tmp: evaluate_to("--out", f"{a_run(tmp)}/config.json"),
+        "run/config.json",
+    ),
+    case(
+        "compile: run",
+        lambda tmp: compile.main(["quickstart", "--json", f"{a_run(tmp)}/a.jsonl"]),
+        "run/a.jsonl",
+    ),
+    case(
+        "plot: run",
+        lambda tmp: plot.save(Figure(), a_run(tmp) / "checkpoints" / "4" / "a.svg"),
+        "checkpoints/4/a.svg",
+    ),
+    case(
+        "folder in a run", lambda tmp: check_vacant(a_run(tmp) / "export"), "run/export"
+    ),
+]
 
-@pytest.mark.parametrize(("make", "value"), [*OUTPUTS])
+
+@pytest.mark.parametrize(("make", "value"), [*OUTPUTS, *RUNS])
 def test_bad_input(
     make: Callable[[Path], Any],
     value: str,

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from configs import TrainGPT, UserError, require
+from data.storage import is_run, open_path
 from data.text.tokenizer import Tokenizer
 from gpt.pretrained import Pretrained, adopted, as_computed, read_pretrained
 from train.feed import prepare_missing
-from train.runs.loading import is_run, load_run, resumed_config
+from train.runs.loading import load_run, resumed_config
 
 
 def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
@@ -46,7 +47,7 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
 
 def find_weights(config: TrainGPT) -> Pretrained:
     """Return the first weights: of another run, or trained elsewhere."""
-    if not is_run(config.init_from):
+    if not is_run(open_path(config.init_from)):
         return read_pretrained(config.init_from, config.model)
     run = load_run(config.init_from)
     require(

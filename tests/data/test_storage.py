@@ -90,6 +90,15 @@ def test_what_can_be_written_leaves_no_trace(folder: AnyPath) -> None:
         require_writable(folder / "new")
 
 
+def test_only_the_evaluations_of_a_run_can_be_written(folder: AnyPath) -> None:
+    (folder / "checkpoints" / "4").mkdir(parents=True)
+    (folder / "checkpoints" / "4" / "array").write_text("")
+    (folder / "config.json").write_text("{}")
+    require_writable(folder / "evaluations" / "a.json")
+    with pytest.raises(UserError, match=r"config\.json"):
+        require_writable(folder / "config.json")
+
+
 def test_a_text_that_cannot_be_encoded(tmp_path: Path) -> None:
     write_whole(tmp_path / "file", "\udcff")  # of a name that is no UTF-8
     assert (tmp_path / "file").read_text() == "\\udcff"

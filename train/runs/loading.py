@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from configs import MeshConfig, RunConfig, UserError, require
-from data.storage import AnyPath, open_path, store_errors
+from data.storage import AnyPath, open_path
 from train.experiment import AbstractExperiment
 from train.mesh import layout, make_mesh
 from train.models import Sizes, build_model
@@ -134,13 +134,6 @@ def experiment_of(file: str) -> type[AbstractExperiment] | None:
         f"{', '.join(classes) or 'none'}. Name one as `{path}:CLASS`.",
     )
     return next(iter(classes.values()), None)
-
-
-def is_run(path: str) -> bool:
-    """Return True for the folder of a run, False for weights in another format."""
-    folder = open_path(path)
-    with store_errors():
-        return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
 
 
 def kept_steps(run_dir: str | AnyPath) -> list[int]:

@@ -10,11 +10,10 @@ from gcsfs.retry import HttpError
 
 from configs import GeneratedSudoku, UserError
 from data.remote import local_dataset
-from data.storage import open_path
+from data.storage import is_run, open_path
 from tests import runs
 from train import cli
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.runs.loading import is_run
 from train.runs.metrics_file import scores
 from train.runs.record import settings
 from train.runs.stored import saved_steps
@@ -85,7 +84,7 @@ def test_a_store_without_credentials(
     for action in (
         lambda: parse("--config.run-dir", path),
         lambda: parse("--config-file", f"{path}/config.json"),
-        lambda: is_run(path),
+        lambda: is_run(open_path(path)),
         lambda: saved_steps(open_path(path)),
         lambda: scores(open_path(path)),
         lambda: local_dataset(path),
