@@ -168,7 +168,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     from train.plot import save
 
-    files = sorted(settings.results.glob("*.json"))
+    files = sorted(settings.results.glob("[!.]*.json"))
     records = [json.loads(file.read_text()) for file in files]
     print(save(draw(records), settings.out))
 

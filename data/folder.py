@@ -148,6 +148,17 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """Return the matching paths in `folder`, sorted, without hidden files and folders.
+
+    (Notebooks, macOS and editors leave hidden copies.)
+    """
+    hidden = lambda path: any(
+        part.startswith(".") for part in path.relative_to(folder).parts
+    )
+    return sorted(path for path in folder.glob(pattern) if not hidden(path))
+
+
 def fingerprint(files: Sequence[Path]) -> str:
     """Return a hash of the names, the sizes and a sample of the content of files.
 

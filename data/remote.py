@@ -60,7 +60,7 @@ def _files(address: str) -> dict[str, tuple[int, str]]:
     return {
         name.removeprefix(top): (about["size"], about.get("md5Hash") or about["etag"])
         for name, about in listed.items()
-        if not name.endswith("/")
+        if not name.endswith("/") and "/." not in f"/{name.removeprefix(top)}"
     }
 
 

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from configs import UserError
 from data.folder import check_vacant
 from data.storage import require_writable
+from data.text.dataset import TokenDataset
+from data.text.tokenizer import Characters
 from train import compile, evaluate, plot
 from trm import convert, solve
 from trm.official.state_dict import write_state_dict
@@ -42,6 +45,14 @@ def a_run(tmp: Path) -> Path:
     """Make what looks like the directory of a run."""
     (tmp / "run" / "checkpoints").mkdir(parents=True)
     return write(tmp / "run" / "config.json").parent
+
+
+def tokens(folder: Path, numbers: Any, kind: str, characters: str = "") -> Any:
+    """Open a file of tokens that has this type, and perhaps a vocabulary."""
+    np.asarray(numbers).astype(kind).tofile(folder / "train.bin")
+    if characters:
+        Characters(characters).write(folder)
+    return TokenDataset(folder, "train", block_size=2, batch_size=2)
 
 
 OUTPUTS = [
@@ -107,8 +118,35 @@ RUNS = [
     ),
 ]
 
+TEN, LETTERS = np.arange(2000) * 7 % 10, "abcdefghij"
+TOKENS = [
+    case("uint32", lambda tmp: tokens(tmp, TEN, "<u4", LETTERS), "train.bin is 0"),
+    case("int64", lambda tmp: tokens(tmp, TEN, "<i8", LETTERS), "train.bin is 0"),
+    case("big-endian", lambda tmp: tokens(tmp, TEN, ">u4", LETTERS), "train.bin is 0"),
+    case("float32", lambda tmp: tokens(tmp, TEN, "<f4", LETTERS), "train.bin is 0"),
+    case("GPT-2 as uint32", lambda tmp: tokens(tmp, 9 * TEN, "<u4"), "train.bin is 0"),
+    case("shard", lambda tmp: tokens(tmp, [20240520, 1, 9], "<i4"), "20240520"),
+    case("Llama's shard", lambda tmp: tokens(tmp, [20240801, 7, 9], "<i4"), "20240801"),
+    case("no meta.pkl", lambda tmp: tokens(tmp, TEN, "<u2"), "have characters"),
+    case("bytes", lambda tmp: tokens(tmp, TEN, "u1"), "have characters"),
+    case(
+        "a cut file",
+        lambda tmp: tokens(
+            write(tmp / "dataset.json", '{"train_tokens": 4321}').parent, TEN, "<u2"
+        ),
+        "4321",
+    ),
+]
 
-@pytest.mark.parametrize(("make", "value"), [*OUTPUTS, *RUNS])
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        *OUTPUTS,
+        *RUNS,
+        *TOKENS,
+    ],
+)
 def test_bad_input(
     make: Callable[[Path], Any],
     value: str,

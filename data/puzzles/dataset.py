@@ -16,7 +16,7 @@ from jaxtyping import Int, Integer
 
 from configs import UserError, ceil_div, require
 from data.batches import rows_of
-from data.folder import fingerprint
+from data.folder import fingerprint, visible
 from data.puzzles.kind import Kind
 from data.puzzles.kinds import kind_of
 from data.puzzles.metadata import Metadata, recorded_hash
@@ -149,7 +149,7 @@ class PuzzleDataset:
         byte.
         """
         parts = [
-            recorded_hash(folder) or fingerprint(sorted(folder.glob("*.npy")))
+            recorded_hash(folder) or fingerprint(visible(folder, "*.npy"))
             for folder in self._store.folders
         ]
         if len(parts) == 1:

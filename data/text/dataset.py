@@ -16,15 +16,19 @@ from configs import UserError, require
 from data.batches import rows_of
 from data.folder import fingerprint
 from data.remote import local_dataset
-from data.text.reading import read_about
-from data.text.tokenizer import Tokenizer
+from data.text.reading import ABOUT, read_about
+from data.text.tokenizer import FILE, GPT2, NANOGPT_FILE, Tokenizer
 
 __all__ = ["IGNORE", "TokenDataset", "Tokens"]
+
+BLOCKS, BLOCK = 64, 1024  # blocks of the sample of a file, and pairs of each
 
 IGNORE = -1
 """Target of a position that is not scored, as in nanoGPT; files have none."""
 
 SPLITS = ("train", "val")
+GPT2_SHARD, LLAMA_SHARD = 20240520, 20240801
+"""First number of llm.c's files of tokens, which have a header."""
 
 
 class Tokens(NamedTuple):
@@ -58,7 +62,9 @@ class TokenDataset:
         seed: int = 0,
         rows: Integer[np.ndarray, " rows"] | None = None,
     ):
-        """Open the split; tokens are read and checked batch by batch.
+        """Open the split and check the type of the tokens by a sample.
+
+        All other tokens are read and checked batch by batch.
 
         Args:
             path: folder of the dataset.
@@ -79,6 +85,7 @@ class TokenDataset:
         self._key = np.array([seed, SPLITS.index(split)], np.uint64)
         self._file = local_dataset(path) / f"{split}.bin"
         data = _open(self._file, block_size)
+        _check_type(data, self._file, self.tokenizer)
         self.num_tokens = len(data)
         self._windows = np.lib.stride_tricks.sliding_window_view(data, block_size + 1)
 
@@ -171,3 +178,69 @@ def _open(path: Path, block_size: int) -> UInt16[np.ndarray, " tokens"]:
     )
     # As a plain array: slices of a memmap are slow to make.
     return np.asarray(np.memmap(path, "<u2", mode="r"))
+
+
+def _check_type(
+    data: UInt16[np.ndarray, " tokens"], path: Path, tokenizer: Tokenizer
+) -> None:
+    """Raise `UserError` unless the file seems to have uint16 tokens.
+
+    nanoGPT's files have no header. Folders of our own builders record the number of
+    tokens. Elsewhere, a sample of the file can show that it has another type.
+    """
+    recorded = (read_about(path.parent) or {}).get(f"{path.stem}_tokens")
+    require(
+        recorded in (None, len(data)),
+        f"`{ABOUT}` must have the number of tokens of {path.name}: got {recorded}, and "
+        f"{len(data):,} in {path}. Build the dataset again.",
+    )
+    magic = int.from_bytes(data[:2].tobytes(), "little")
+    require(
+        magic not in (GPT2_SHARD, LLAMA_SHARD),
+        f"A file of tokens must have no header: {path} begins with {magic}, as shards "
+        "of FineWeb and llm.c do. Build a dataset of them with `python -m data.prepare "
+        "fineweb --source FOLDER`.",
+    )
+    if recorded is not None or len(data) < 100:
+        return
+    sample = _sample(data)
+    require(
+        not _is_wide(sample, isinstance(tokenizer, GPT2)),
+        f"Tokens must be uint16: every second word of {path} is 0, as in a file of "
+        "uint32 or int64. Convert it, for example with `np.fromfile(file, "
+        "np.uint32).astype(np.uint16)`.",
+    )
+    known = any((path.parent / name).is_file() for name in (FILE, NANOGPT_FILE, ABOUT))
+    require(
+        known or len(data) < 1000 or not _is_of_characters(sample),
+        f"A folder without `{FILE}` and `{NANOGPT_FILE}` must have GPT-2's tokens as "
+        f"uint16: {path} seems to have characters. Copy the missing file there, or "
+        "build the dataset with `python -m data.prepare`.",
+    )
+
+
+def _sample(data: UInt16[np.ndarray, " tokens"]) -> UInt16[np.ndarray, "pairs 2"]:
+    """Return evenly spread blocks of a file, as pairs of tokens."""
+    pairs = data[: len(data) // 2 * 2].reshape(-1, 2)
+    starts = np.linspace(0, max(len(pairs) - BLOCK, 0), BLOCKS).astype(int)
+    return np.concatenate([pairs[start : start + BLOCK] for start in starts])
+
+
+def _is_wide(sample: UInt16[np.ndarray, "pairs 2"], is_gpt2: bool) -> bool:
+    """Return True if the pairs seem to be halves of longer numbers.
+
+    One half is always 0 then, and the other has many values. In text like "1 0 1" every
+    second character may be number 0 too, but then no other one is.
+    """
+    least, most = sorted((sample != 0).mean(axis=0).tolist())
+    many = len(np.unique(sample)) > 4
+    return least == 0 and most > 0.1 and many and (is_gpt2 or most < 1)
+
+
+def _is_of_characters(sample: UInt16[np.ndarray, "pairs 2"]) -> bool:
+    """Return True if the values seem to number characters, in two bytes or in one.
+
+    They are small and use most of the numbers up to the highest, unlike GPT-2's tokens.
+    """
+    used = np.unique(sample % 256).tolist()
+    return (sample.max() < 256 or used[-1] < 128) and len(used) > used[-1] / 2

@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import UInt16
 
 from configs import FineWeb, UserError, require
-from data.folder import check_vacant
+from data.folder import check_vacant, visible
+from data.text.dataset import GPT2_SHARD
 from data.text.tokenizer import GPT2
 from data.text.writer import write_tokens
 
-HEADER, MAGIC, VERSION = 256, 20240520, 1
+HEADER, VERSION = 256, 1
 PIECE = 1 << 22  # tokens copied at once
 
 
@@ -50,9 +51,9 @@ def read_shard(path: Path) -> UInt16[np.ndarray, " tokens"]:
     header = np.fromfile(path, "<i4", HEADER)
     begin = tuple(header[:2].tolist())
     require(
-        len(header) == HEADER and begin == (MAGIC, VERSION),
-        f"A shard must begin with {HEADER} int32, the first {MAGIC} and {VERSION}: got "
-        f"{begin} in {path}. Name shards of GPT-2 tokens in uint16.",
+        len(header) == HEADER and begin == (GPT2_SHARD, VERSION),
+        f"A shard must begin with {HEADER} int32, first {GPT2_SHARD} and {VERSION}: "
+        f"got {begin} in {path}. Name shards of GPT-2 tokens in uint16.",
     )
     whole = 4 * HEADER + 2 * int(header[2])
     require(
@@ -79,7 +80,7 @@ def _tokens(paths: Sequence[Path], vocab: int) -> Iterator[np.ndarray]:
 
 def _local(folder: Path, config: FineWeb) -> tuple[list[Path], list[Path]]:
     """Return the first shards of both splits in a folder, in order."""
-    train, val = (sorted(folder.glob(f"*_{name}_*.bin")) for name in ("train", "val"))
+    train, val = (visible(folder, f"*_{name}_*.bin") for name in ("train", "val"))
     require(
         bool(train) and bool(val),
         "A folder of shards must have `*_train_*.bin` and `*_val_*.bin`: "

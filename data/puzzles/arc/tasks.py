@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from configs import ARC, UserError, require
+from data.folder import visible
 from data.puzzles.arc.grid import COLORS, SIDE
 
 UNKNOWN = [[0]]
@@ -177,11 +178,11 @@ def as_grid(grid: Any, where: str = "A grid") -> UInt8[np.ndarray, "rows columns
 def _find(source: Path, subset: str, what: str) -> Path | None:
     """Return the combined file of a subset, if there is one."""
     end = f"{subset}_{what}.json"
-    files = sorted(
+    files = [
         path
-        for path in source.iterdir()
+        for path in visible(source, "*")
         if f"_{path.name.removesuffix('.gz')}".endswith(f"_{end}") and path.is_file()
-    )
+    ]
     require(
         len({path.name.removesuffix(".gz") for path in files}) <= 1,
         f"A subset must have one file of {what}: got "
@@ -194,7 +195,8 @@ def _read_folder(source: Path, subset: str, secret: bool) -> list[Task]:
     """Return the tasks of a folder and its subfolders, with a JSON file for each."""
     folder = source / subset
     files = sorted(
-        [*folder.rglob("*.json"), *folder.rglob("*.json.gz")], key=_task_name
+        [*visible(folder, "**/*.json"), *visible(folder, "**/*.json.gz")],
+        key=_task_name,
     )
     require(
         bool(files),

@@ -212,6 +212,32 @@ def test_opening_reads_no_tokens(folder):
     assert (dataset.batch(0).inputs == 0).all()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 0 1 1 0 0 ",
+        "a\nb\nb\n",
+        "a",
+        "ab",
+        "a  b",
+        "the tab\n\n",
+        "0100",
+        "\n" * 9 + "a",
+    ],
+)
+def test_tokens_of_real_text_are_never_refused(tmp_path, text):
+    tokenizer = Characters("".join(sorted(set(text))))
+    tokenizer.write(tmp_path)
+    write(tmp_path, "train", tokenizer.encode(text * 3000))
+    assert load(tmp_path).num_tokens == 3000 * len(text)
+
+
+def test_gpt2s_tokens_need_no_file(tmp_path):
+    write(tmp_path, "train", np.random.default_rng(0).zipf(1.5, 5000) % 50257)
+    write(tmp_path, "val", [0, 5] * 40)
+    assert load(tmp_path).vocab_size == load(tmp_path, "val").vocab_size == 50257
+
+
 # -- identity --------------------------------------------------------------------------
 
 

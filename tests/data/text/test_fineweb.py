@@ -27,6 +27,7 @@ def folder(tmp_path: Path) -> Path:
     folder.mkdir()
     write_shard(folder / "fineweb_val_000000.bin", [256, 3, 4, 5])
     write_shard(folder / "fineweb_train_000002.bin", [9, 8, 7])
+    (folder / "._fineweb_train_000001.bin").write_text("a Mac's own")
     write_shard(folder / "fineweb_train_000001.bin", [256, 1, 2, 3, 4])
     return folder
 

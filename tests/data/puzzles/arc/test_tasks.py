@@ -57,6 +57,14 @@ def test_plain_gzipped_and_single_files_hold_the_same_tasks(tmp_path: Path):
         if i == 0:
             path.with_suffix(".json.gz").write_bytes(gzip.compress(path.read_bytes()))
             path.unlink()
+    for hidden in (
+        ".ipynb_checkpoints/x-checkpoint.json",
+        "._x.json",
+        "part1/._y.json",
+    ):
+        write(tmp_path / "single" / hidden, {})
+    write(tmp_path / "._arc-agi_training_challenges.json.gz", {})
+    assert same(read_subset(tmp_path, "training"), plain)
     singles = read_subset(tmp_path, "single")
     assert same(singles, sorted(plain, key=lambda task: task.name))
 
