@@ -13,13 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8, UInt64
 
-from data.puzzles.arc.grid import COLORS, FIRST, SIDE, VOCAB, draw, turn
+from data.puzzles.arc.grid import COLORS, FIRST, SIDE, SYMMETRIES, VOCAB, draw, turn
 from data.puzzles.arc.tasks import Pair
 
 TRIES = 5
 """Augmentations drawn for each one wanted, at most."""
-
-SYMMETRIES = 8
 
 
 class Augmentations(NamedTuple):

@@ -10,7 +10,7 @@ first; then processes write their tokens, each at its offset in the files.
 
 Source: official `dataset/build_arc_dataset.py`. Unlike there, a training subset without
 solutions is an error, and no task of the test set is trained on with its solutions,
-even if it is also in another subset.
+even if it is also in another subset, perhaps under another name or augmented.
 """
 
 import hashlib

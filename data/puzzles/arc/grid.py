@@ -19,6 +19,7 @@ PAD, BORDER, FIRST = 0, 1, 2
 
 VOCAB = FIRST + COLORS
 SEPARATOR = "|||"
+SYMMETRIES = 8
 INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
 """The inverse of each symmetry."""
 

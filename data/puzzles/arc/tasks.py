@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from configs import ARC, UserError, require
 from data.folder import visible
-from data.puzzles.arc.grid import COLORS, SIDE
+from data.puzzles.arc.grid import COLORS, SIDE, SYMMETRIES, turn
 
 UNKNOWN = [[0]]
 """Placeholder of a secret solution. Source: the official builder."""
@@ -53,7 +53,9 @@ def read_subsets(config: ARC) -> dict[str, list[Task]]:
     """Return the tasks of each subset; a task in several subsets is kept once.
 
     It is kept in the test set if it is there, else in its first subset, with a warning:
-    ARC-AGI-2 contains tasks of ARC-AGI-1.
+    ARC-AGI-2 contains tasks of ARC-AGI-1. Neither is an augmentation of a test task
+    trained on under another name, as `training/40853293`, which is
+    `evaluation/070dd51e`. (The official builder compares names alone.)
 
     Raises:
         UserError: if a file is missing or has another form.
@@ -78,7 +80,44 @@ def read_subsets(config: ARC) -> dict[str, list[Task]]:
             )
         known |= {task.name for task in new}
         subsets[name] = new
+    _remove_test_tasks(subsets, config.test)
     return subsets
+
+
+def _remove_test_tasks(subsets: dict[str, list[Task]], test: Sequence[str]) -> None:
+    """Remove the augmentations of test tasks from the other subsets, with a warning."""
+    known = {
+        _content(task, symmetry): f"{name}/{task.name}"
+        for name in test
+        for task in subsets[name]
+        for symmetry in range(SYMMETRIES)
+    }
+    for name in (name for name in subsets if name not in test):
+        tasks, subsets[name] = subsets[name], []
+        for task in tasks:
+            if (same := known.get(_content(task, 0))) is None:
+                subsets[name].append(task)
+                continue
+            warnings.warn(
+                f"{name}/{task.name} is the test task {same} under another name, and "
+                "not trained on.",
+                stacklevel=5,
+            )
+
+
+def _content(task: Task, symmetry: int) -> tuple[bytes, ...]:
+    """Return the pairs under a symmetry, in an order that depends on them alone.
+
+    The colors 1 to 9 of each pair are numbered in order of appearance.
+    """
+    pairs = []
+    for pair in (*task.train, *task.test):
+        grids = [turn(grid, symmetry) for grid in pair]
+        cells = np.concatenate([[0], *map(np.ravel, grids)])  # 0 stays 0
+        _, first, colors = np.unique(cells, return_index=True, return_inverse=True)
+        shapes = repr([grid.shape for grid in grids]).encode()
+        pairs.append(shapes + first.argsort().argsort()[colors].astype("u1").tobytes())
+    return tuple(sorted(pairs))
 
 
 def read_subset(source: Path, subset: str, *, secret: bool = False) -> list[Task]:

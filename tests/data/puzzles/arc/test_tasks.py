@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from configs import ARC, UserError
+from data.puzzles.arc.grid import turn
 from data.puzzles.arc.tasks import (
+    Pair,
+    Task,
     as_grid,
     read_json,
     read_subset,
@@ -98,12 +101,32 @@ def test_solutions_may_be_secret_in_a_test_set_alone(source: Path):
 def test_a_task_of_the_test_set_is_not_trained_on_elsewhere(source: Path):
     for what in ("challenges", "solutions"):
         value = read_json(source / f"arc_mine_{what}.json")
-        write(source / f"arc_mine2_{what}.json", value | {"b": value["a"]})
+        other = json.loads(json.dumps(value["a"]).replace("4", "6, 7"))
+        write(source / f"arc_mine2_{what}.json", value | {"b": other})
     config = ARC(source=str(source), subsets=("mine2", "mine"), test=("mine",))
     with pytest.warns(UserWarning, match="1 tasks of mine2"):
         subsets = read_subsets(config)
     names = {key: [task.name for task in tasks] for key, tasks in subsets.items()}
     assert names == {"mine2": ["b"], "mine": ["a"]}
+
+
+def test_an_augmented_test_task_is_not_trained_on_under_another_name(tmp_path: Path):
+    tasks = {task.name: task for task in read_subset(RAW, "evaluation")}
+    task = next(iter(tasks.values()))
+    colors = np.array([0, 3, 1, 2, 9, 8, 7, 6, 5, 4], np.uint8)
+    pairs = [Pair(*(colors[turn(grid, 3)] for grid in pair)) for pair in task.train]
+    tests = [Pair(*(colors[turn(grid, 3)] for grid in pair)) for pair in task.test]
+    same = Task("same", [*tests, *pairs[1:]], pairs[:1])
+    near = Task("near", [*tests, *pairs[1:]], [Pair(pairs[0].input, pairs[0].input)])
+    for other in (same, near):
+        write(tmp_path / f"mine/{other.name}.json", other.to_json())
+    for name, own in tasks.items():
+        write(tmp_path / f"evaluation/{name}.json", own.to_json())
+    config = ARC(source=str(tmp_path), subsets=("mine", "evaluation"))
+    with pytest.warns(UserWarning, match=f"mine/same .* evaluation/{task.name}"):
+        subsets = read_subsets(config)
+    assert [own.name for own in subsets["mine"]] == ["near"]
+    assert len(subsets["evaluation"]) == len(tasks)
 
 
 @pytest.mark.parametrize(
