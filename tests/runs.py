@@ -19,6 +19,7 @@ from train.presets import TRM_PRESETS
 
 ROOT = Path(__file__).parent.parent
 RATES = ("examples_per_second", "tokens_per_second", "data_wait_seconds")
+DEVICES = " --xla_force_host_platform_device_count={}"
 Settings = dict[str, object]
 
 TINY: Settings = {
@@ -64,7 +65,8 @@ def environment(devices: int = 1, **variables: str) -> dict[str, str]:
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # The last word counts.
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + DEVICES.format(devices),
         "JAX_COMPILATION_CACHE_DIR": programs(),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

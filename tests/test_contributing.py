@@ -58,17 +58,11 @@ def root(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    "tests",
-    [
-        "twice-linear",
-        # A mixer of one matrix need not memorize.
-        pytest.param("(twice or linear) and not memorised", marks=pytest.mark.slow),
-    ],
-)
-def test_recipes_keep_the_contract_of_variants(root: Path, tests: str) -> None:
-    slow = "" if " " in tests else "not slow"
-    words = ["-q", "-p", "no:cacheprovider", "-k", tests, "-m", slow]
+@pytest.mark.slow
+def test_recipes_keep_the_contract_of_variants(root: Path) -> None:
+    """(A mixer of one matrix need not memorize.)"""
+    tests = "(twice or linear) and not memorised"
+    words = ["-q", "-p", "no:cacheprovider", "-k", tests, "-m", ""]
     subprocess.run(
         [sys.executable, "-m", "pytest", "tests/trm/test_variants.py", *words],
         cwd=root,

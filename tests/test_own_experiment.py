@@ -51,6 +51,7 @@ def test_loss_metric_hook_and_tracker_of_ones_own(folder):
     assert "best score: " in out
 
 
+@pytest.mark.slow
 def test_its_halting_rule_holds_in_evaluation(folder):
     words = ["-m", "train.evaluate", "--run-dir", "runs/settled", "--mode", "halt"]
     steps = {}

@@ -188,6 +188,7 @@ def test_weights_of_fewer_positions_give_a_warning(tmp_path: Path) -> None:
         assert resolve(config)[0].model.block_size == 24
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(
     complete: Path, text: Path, tmp_path: Path
 ) -> None:

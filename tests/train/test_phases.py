@@ -164,6 +164,7 @@ def stopped_at(folder: Path, step: int, out: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_of_several_depths(
     puzzles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,8 @@ def test_it_evaluates_as_the_official_code(
     """All supervision steps within 1e-4.
 
     The token MLP of this size is chaotic: with weights jiggled by 1e-7 its answers move
-    by 8e-3 in these 3 steps (3e-5 in the first), so it is held to that.
+    by 8e-3 in these 3 steps (3e-5 in the first), and by 2.2e-2 if LLVM does not
+    optimize the program, so it is held to that.
     """
     golden = Golden(name)
     run = import_(write_official(tmp_path, golden), tmp_path / "run", "--seq", 16)
@@ -155,7 +156,7 @@ def test_it_evaluates_as_the_official_code(
     step = make_eval_step(golden.objective, one_device, golden.step_config, run.model)
     batch = golden.batch("step5/batch")
     metrics, prediction = step(run.model, run.table, batch)
-    expected, limit = golden.tree("eval"), 2e-2 if name == "trm_mlp" else 1e-4
+    expected, limit = golden.tree("eval"), 5e-2 if name == "trm_mlp" else 1e-4
     assert relative(prediction.logits, expected["logits"]) < limit
     assert relative(prediction.q_halt, expected["q_halt_logits"]) < limit
     np.testing.assert_array_equal(prediction.logits.argmax(-1), expected["preds"])
