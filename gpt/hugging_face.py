@@ -38,7 +38,11 @@ _SIZES = {
     "block_size": "n_positions",
     "vocab_size": "vocab_size",
 }
-_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu"}
+_ACTIVATIONS = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",  # the name that we write
+    "gelu": "gelu",
+}
 # Settings of the only model we compute; all but the first may be absent.
 _MEANING = {
     "model_type": "gpt2",

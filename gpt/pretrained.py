@@ -1,6 +1,7 @@
 """Find and load weights of a Hugging Face model or of a `ckpt.pt` of nanoGPT."""
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from configs import GPTConfig, UserError, require
 from gpt.attention import Kernel
 from gpt.hugging_face import Fetch, read_hugging_face
 from gpt.model import GPT, crop
+from gpt.state_dicts import find_weights
 from gpt.weights import LARGEST, Named, Naming, from_named
 
 OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -157,7 +159,7 @@ def _hub(model: str) -> Fetch:
 def read_nanogpt(path: Path) -> tuple[dict[str, Any], Callable[[], Named]]:
     """Return fields of a `GPTConfig`, and a reader of a nanoGPT `ckpt.pt`.
 
-    Arrays are mapped from disk until they are read.
+    Arrays are mapped from disk until they are read. Warns of unknown `model_args`.
 
     Raises:
         UserError: if it is another kind of file, or PyTorch is not installed.
@@ -169,9 +171,17 @@ def read_nanogpt(path: Path) -> tuple[dict[str, Any], Callable[[], Named]]:
         f"{', '.join(f'`{name}`' for name in _SIZES)}. Use a checkpoint of nanoGPT's "
         "`train.py`.",
     )
-    options, weights = stored["model_args"], stored["model"].items()
+    options, weights = stored["model_args"], find_weights(stored, path) or {}
     fields = {name: options[name] for name in ("bias", *_SIZES)}
-    read = lambda: {name: array.detach().float().numpy() for name, array in weights}
+    unknown = {n: v for n, v in options.items() if n not in (*fields, "dropout")}
+    if unknown:
+        warnings.warn(
+            f"nanoGPT has no such `model_args`, so they are ignored: {unknown}. If "
+            f"they change the model, `{path}` is computed wrongly.",
+            stacklevel=2,
+        )
+    arrays = weights.items()
+    read = lambda: {name: array.detach().float().numpy() for name, array in arrays}
     return fields | {"activation": "gelu"}, read
 
 

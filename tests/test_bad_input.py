@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from configs import UserError
+from configs import TRMConfig, UserError
 from data.folder import check_vacant
 from data.storage import require_writable
 from data.text.dataset import TokenDataset
 from data.text.tokenizer import Characters
 from train import compile, evaluate, plot
 from trm import convert, solve
+from trm.official.all_config import train_config
 from trm.official.state_dict import write_state_dict
 
 
@@ -53,6 +54,16 @@ def tokens(folder: Path, numbers: Any, kind: str, characters: str = "") -> Any:
     if characters:
         Characters(characters).write(folder)
     return TokenDataset(folder, "train", block_size=2, batch_size=2)
+
+
+def options(**options: Any) -> Any:
+    """Read official options."""
+    return train_config(TRMConfig(), options)
+
+
+def arch(**arch: Any) -> Any:
+    """Read official options of the model."""
+    return options(arch=arch)
 
 
 OUTPUTS = [
@@ -118,6 +129,26 @@ RUNS = [
     ),
 ]
 
+# An official `all_config.yaml`.
+NAN, INF = float("nan"), float("inf")
+OPTIONS = [
+    case("lr: nan", lambda tmp: options(lr=NAN), "nan"),
+    case("lr: word", lambda tmp: options(lr="1e-4"), "'1e-4'"),
+    case("epochs: inf", lambda tmp: options(epochs=INF), "inf"),
+    case("epochs: huge", lambda tmp: options(epochs=10**400), "1000000"),
+    case("seed: half", lambda tmp: options(seed=0.5), "0.5"),
+    case("batch: list", lambda tmp: options(global_batch_size=[8]), "[8]"),
+    case("ema: word", lambda tmp: options(ema="False"), "'False'"),
+    case("ema_rate: word", lambda tmp: options(ema=True, ema_rate="half"), "'half'"),
+    case("paths: number", lambda tmp: options(data_paths=5), "5"),
+    case("paths: numbers", lambda tmp: options(data_paths=[5]), "[5]"),
+    case("dtype: list", lambda tmp: arch(forward_dtype=["float32"]), "['float32']"),
+    case("loss: word", lambda tmp: arch(loss="mse"), "'mse'"),
+    case("loss: list", lambda tmp: arch(loss={"loss_type": [1]}), "[1]"),
+    case("continue: word", lambda tmp: arch(no_ACT_continue="no"), "'no'"),
+    case("steps: bool", lambda tmp: arch(halt_max_steps=True), "True"),
+]
+
 TEN, LETTERS = np.arange(2000) * 7 % 10, "abcdefghij"
 TOKENS = [
     case("uint32", lambda tmp: tokens(tmp, TEN, "<u4", LETTERS), "train.bin is 0"),
@@ -145,6 +176,7 @@ TOKENS = [
         *OUTPUTS,
         *RUNS,
         *TOKENS,
+        *OPTIONS,
     ],
 )
 def test_bad_input(

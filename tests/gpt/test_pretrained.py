@@ -23,7 +23,7 @@ from data.text.tokenizer import Characters
 from gpt import export
 from gpt.hugging_face import save_hugging_face
 from gpt.model import GPT, build_gpt
-from gpt.pretrained import adopted, read_pretrained
+from gpt.pretrained import adopted, read_nanogpt, read_pretrained
 from gpt.weights import from_named, to_named
 from tests.runs import finish, start
 from train.presets import TRM_PRESETS
@@ -129,9 +129,12 @@ def test_loaded_weights_fit_the_model_that_a_run_builds() -> None:
     assert shapes(loaded) == shapes(built)
 
 
-def test_exact_gelu(folder: Path) -> None:
-    change(folder, activation_function="gelu")
-    assert read_pretrained(str(folder), WANTED).config.activation == "gelu"
+@pytest.mark.parametrize(
+    ("name", "ours"), [("gelu", "gelu"), ("gelu_pytorch_tanh", "gelu_tanh")]
+)
+def test_other_names_of_gelu(folder: Path, name: str, ours: str) -> None:
+    change(folder, activation_function=name)
+    assert read_pretrained(str(folder), WANTED).config.activation == ours
 
 
 def test_files_of_openai_lack_the_prefix_and_hold_masks(folder: Path) -> None:
@@ -416,6 +419,19 @@ def test_a_checkpoint_of_nanogpt(tmp_path: Path) -> None:
     difference = np.abs(logits(model, arrays["step0/x"]) - arrays["step0/logits"]).max()
     print(f"largest difference of logits {difference:.2e}")
     assert difference < 1e-4
+
+
+def test_settings_of_a_fork_of_nanogpt_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size"), 2)
+    options = {"bias": True, "dropout": 0.1, "vocab_size": 2, **sizes, "n_kv_head": 1}
+    stored = {"model": {"a": np.ones(1)}, "model_args": options}
+    monkeypatch.setattr("gpt.pretrained._load", lambda path: stored)
+    monkeypatch.setattr("gpt.pretrained._is_nanogpt", lambda stored: True)
+    monkeypatch.setattr("gpt.pretrained.find_weights", lambda *_: stored["model"])
+    with pytest.warns(UserWarning, match=r"ignored: \{'n_kv_head': 1\}"):
+        read_nanogpt(tmp_path / "ckpt.pt")
 
 
 def test_other_files_of_pytorch(tmp_path: Path) -> None:

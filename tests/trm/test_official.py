@@ -127,6 +127,33 @@ def test_a_given_setting_goes_before_the_options() -> None:
     assert found.config.H_cycles == 3, "by the options"
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("trm_attention", "hidden_size", 64),
+        ("trm_attention", "mlp_t", True),
+        ("trm_mlp", "mlp_t", False),
+        ("trm_mlp", "L_layers", 7),
+        ("trm_mlp", "puzzle_emb_ndim", 0),
+        ("trm_mlp", "expansion", 99.0),
+        ("hrm", "H_layers", 1),
+        ("transformer", "H_layers", 1),
+    ],
+)
+def test_options_that_contradict_the_arrays(
+    name: str, option: str, value: object
+) -> None:
+    """The arrays are right."""
+    golden = Golden(name)
+    options = options_of(golden)
+    expected = infer(weights_of(golden), options, Given(seq=16))
+    options["arch"] |= {option: value}
+    with pytest.warns(UserWarning, match=rf"contradicts .*{option}={value} \("):
+        found = infer(weights_of(golden), options, Given(seq=16))
+    expansion = expected.config.expansion  # several give the same widths
+    assert replace(found.config, expansion=expansion) == expected.config
+
+
 def test_defaults_of_the_configured_model_of_the_same_kind() -> None:
     golden = Golden("trm_attention")
     default = replace(golden.config, L_cycles=11)

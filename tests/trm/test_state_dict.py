@@ -183,7 +183,8 @@ def test_a_state_dict_beside_other_things(tmp_path: Path) -> None:
     assert arrays.keys() == raw.keys()
     averaged = {"a": torch.full((2,), 2.0)}
     torch.save(stored | {"ema": {"mu": 0.9, "shadow": averaged}}, tmp_path / "both.pth")
-    arrays, _ = read_state_dict(tmp_path / "both.pth")
+    with pytest.warns(UserWarning, match=r"`ema\.shadow` is used, `model` not"):
+        arrays, _ = read_state_dict(tmp_path / "both.pth")
     assert arrays.keys() == {"a", "buffer"}
     np.testing.assert_array_equal(arrays["a"], 2.0)
 

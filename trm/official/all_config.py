@@ -3,6 +3,7 @@
 Source: `pretrain.py`, `PretrainConfig` and `save_code_and_config`.
 """
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,36 @@ def read_all_config(path: Path) -> dict[str, Any]:
     return options
 
 
+def number(options: Mapping[str, Any], name: str, usual: Any) -> Any:
+    """Return an option; `usual` if it is missing.
+
+    Raises:
+        UserError: if it is not a finite number.
+    """
+    value = options.get(name)
+    if value is None:
+        return usual
+    finite = type(value) in (int, float) and abs(value) < 2**63
+    require_option(finite, name, "a number", value)
+    return value
+
+
+def _flag(options: Mapping[str, Any], name: str, usual: bool) -> bool:
+    """Return an option that is true or false; `usual` if it is missing."""
+    value = options.get(name)
+    require_option(value is None or type(value) is bool, name, "true or false", value)
+    return usual if value is None else value
+
+
+def require_option(condition: bool, name: str, wanted: str, got: object) -> None:
+    """Raise `UserError` about an option unless `condition` holds."""
+    require(
+        condition,
+        f"`{name}` must be {wanted}: got {reprlib.repr(got)}. Correct `{FILE}`, or "
+        "remove it and give its settings as options.",
+    )
+
+
 def train_config(model: TRMConfig, options: Mapping[str, Any]) -> TrainTRM:
     """Return the configuration of official options, with our defaults for the rest.
 
@@ -91,15 +122,12 @@ def train_config(model: TRMConfig, options: Mapping[str, Any]) -> TrainTRM:
         options: official options, or nothing.
 
     Raises:
-        UserError: if a value is out of range.
+        UserError: if a value is of another type or out of range.
     """
     arch = options.get("arch") or {}
     precision = arch.get("forward_dtype", "bfloat16")
-    require(
-        precision in ("bfloat16", "float32"),
-        f"`forward_dtype` must be bfloat16 or float32: got {precision}. Correct "
-        f"`{FILE}`.",
-    )
+    known = precision in ("bfloat16", "float32")
+    require_option(known, "forward_dtype", "bfloat16 or float32", precision)
     optim = OptimConfig(**_chosen(OptimConfig, _OPTIM, options))
     if options:
         optim = replace(optim, ema=_ema(options))
@@ -166,14 +194,14 @@ def _act(variant: str, arch: Mapping[str, Any]) -> ACTConfig:
     the options are; the latter has no continue loss.
     """
     always = variant in ("hrm", "transformer")
-    compares = always or not arch.get("no_ACT_continue", True)
-    never = variant == "transformer" and arch.get("act_enabled") is False
+    compares = always or not _flag(arch, "no_ACT_continue", True)
+    never = variant == "transformer" and not _flag(arch, "act_enabled", True)
     names: dict[str, Any] = {official: ours for ours, official in _LOSS.items()}
-    loss = (arch.get("loss") or {}).get("loss_type", "stablemax_cross_entropy")
-    require(
-        loss in names,
-        f"`loss_type` must be one of {', '.join(names)}: got {loss}. Correct `{FILE}`.",
-    )
+    loss = arch.get("loss") or {}
+    if isinstance(loss, dict):
+        loss = loss.get("loss_type", "stablemax_cross_entropy")
+    known = loss in list(names)  # a list may be asked for anything
+    require_option(known, "loss_type", f"one of {', '.join(names)}", loss)
     return ACTConfig(
         **_chosen(ACTConfig, _ACT, arch),
         halt="never" if never else "compare" if compares else "positive",
@@ -183,15 +211,19 @@ def _act(variant: str, arch: Mapping[str, Any]) -> ACTConfig:
 
 
 def _ema(options: Mapping[str, Any]) -> float:
-    return float(options.get("ema_rate") or 0.999) if options.get("ema") else 0.0
+    rate = number(options, "ema_rate", 0.999) or 0.999
+    return float(rate) if _flag(options, "ema", False) else 0.0
 
 
 def _paths(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the paths of the data; `data_path` in HRM's options."""
     paths = options.get("data_paths") or options.get("data_path")
-    if isinstance(paths, str):
-        paths = [paths]
-    return {"paths": tuple(map(str, paths))} if paths else {}
+    if not paths:
+        return {}
+    paths = [paths] if isinstance(paths, str) else paths
+    named = isinstance(paths, list) and all(isinstance(path, str) for path in paths)
+    require_option(named, "data_paths", "a list of paths", paths)
+    return {"paths": tuple(paths)}
 
 
 def _chosen(
@@ -200,14 +232,9 @@ def _chosen(
     """Return the fields of one of our classes that the options set."""
     hints, chosen = get_type_hints(kind), {}
     for name, official in table.items():
-        value = options.get(official)
-        if value is None:
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(
-            number and (hints[name] is float or value == int(value)),
-            f"`{official}` must be a number: got {value!r}. Correct `{FILE}`, or "
-            "remove it and give its settings as options.",
-        )
-        chosen[name] = hints[name](value)
+        value = number(options, official, None)
+        if value is not None:
+            whole = hints[name] is float or value == int(value)
+            require_option(whole, official, "a whole number", value)
+            chosen[name] = hints[name](value)
     return chosen

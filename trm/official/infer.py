@@ -7,13 +7,15 @@ official defaults; `notes` lists the defaults used.
 Source: `models/recursive_reasoning/*.py` and `config/arch/*.yaml`.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from configs import TRMConfig, ceil_div, require
+from configs import TrainTRM, TRMConfig, ceil_div, require
+from trm.official.all_config import FILE, all_config, number, require_option
 from trm.official.names import EMBEDDING, TABLE, split_prefix
 from trm.official.shapes import (
     LEARNED,
@@ -124,7 +126,7 @@ def infer(
     cycles = {"hrm": (2, 2), "transformer": (1, 1)}
     T, n = cycles.get(variant, (3, 4 if seq == 900 else 6))
     recursive = variant != "transformer"
-    expansion = _number(arch, "expansion", 4.0)
+    expansion = float(number(arch, "expansion", 4.0))
     config = TRMConfig(
         variant=variant,
         mixer=mixer,
@@ -138,9 +140,10 @@ def infer(
         L_cycles=settings.get("L_cycles", "L_cycles", n, recursive),
         prefix=prefix,
         puzzle_dim=puzzle_dim,
-        rope_theta=_number(arch, "rope_theta", 10000.0),
-        norm_eps=_number(arch, "rms_norm_eps", 1e-5),
+        rope_theta=float(number(arch, "rope_theta", 10000.0)),
+        norm_eps=float(number(arch, "rms_norm_eps", 1e-5)),
     )
+    _warn_of_contradictions(config, arch)
     return Official(
         weights=weights,
         config=config,
@@ -165,10 +168,8 @@ class _Settings:
         """Return the given value, the option, or a default; note a used default."""
         for value in (getattr(self.given, name), self.arch.get(official)):
             if value is not None:
-                require(
-                    type(value) is type(usual),
-                    f"`{official}` must be like {usual!r}: got {value!r}. Correct "
-                    "`all_config.yaml`, or give an option.",
+                require_option(
+                    type(value) is type(usual), official, f"like {usual!r}", value
                 )
                 return value
         value = usual if self.default is None else getattr(self.default, name)
@@ -213,14 +214,24 @@ def _require_usual(arch: Mapping[str, Any]) -> None:
         )
 
 
-def _number(arch: Mapping[str, Any], name: str, usual: float) -> float:
-    """Return a number from the options."""
-    value = arch.get(name, usual)
-    require(
-        isinstance(value, int | float),
-        f"`{name}` must be a number: got {value!r}. Correct `all_config.yaml`.",
+def _warn_of_contradictions(config: TRMConfig, arch: Mapping[str, Any]) -> None:
+    """Warn of options that are not those of the arrays."""
+    names = ["hidden_size", "expansion", "puzzle_emb_ndim", "mlp_t"]
+    names += {"hrm": ["H_layers", "L_layers"], "transformer": ["H_layers"]}.get(
+        config.variant, ["L_layers"]
     )
-    return float(value)
+    of_arrays = all_config(TrainTRM(model=config))["arch"]
+    wrong = [
+        f"{name}={arch[name]} (the weights have {of_arrays[name]})"
+        for name in names
+        if arch.get(name) not in (None, of_arrays[name])
+    ]
+    if wrong:
+        warnings.warn(
+            f"`{FILE}` contradicts the weights, which are right: {', '.join(wrong)}. "
+            "If it belongs to another checkpoint, its other settings are wrong too.",
+            stacklevel=3,
+        )
 
 
 def _cells(

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any, TypeGuard
+from typing import IO, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save
 from configs import UserError, require
 from data.folder import require_local
 from data.storage import lacks_room, require_writable, whole_file
+from gpt.state_dicts import find_weights
 
 StateDict = Mapping[str, np.ndarray]
 """Arrays by name."""
@@ -27,8 +28,6 @@ SUFFIXES = ("", ".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _BFLOAT16 = np.dtype(jnp.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-# Names of the weights in files that hold more than weights.
-_INSIDE = ("model", "state_dict", "model_state_dict")
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -154,16 +153,9 @@ def _load_torch(path: Path, *, mmap: bool) -> Any:
 
 def _find_weights(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Find the named tensors in the contents of a file, and the configuration."""
-    parts = stored if isinstance(stored, dict) else {}
-    config, ema = parts.get("config"), parts.get("ema")
-    found = (stored, *(parts.get(key) for key in _INSIDE))
-    weights = next((part for part in found if _is_state_dict(part)), None)
-    averaged = ema.get("shadow") if isinstance(ema, dict) else None
-    if weights is not None and _is_state_dict(averaged):
-        # The average has trained weights only; buffers are in the model.
-        plain = lambda named: {n.replace("_orig_mod.", ""): t for n, t in named.items()}
-        weights = plain(weights) | plain(averaged)
+    weights = find_weights(stored, path)
     if weights is not None:
+        config = stored.get("config")
         return weights, config if isinstance(config, dict) else {}
     what = type(stored).__name__
     if isinstance(stored, dict):
@@ -171,15 +163,6 @@ def _find_weights(stored: Any, path: Path) -> tuple[dict[str, Any], dict[str, An
     raise UserError(
         f"A checkpoint must contain a state dict, tensors by name: {path} contains "
         f"{what}. Use a `step_N` file of the official `pretrain.py`."
-    )
-
-
-def _is_state_dict(value: Any) -> TypeGuard[dict[str, Any]]:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) for name in value)
-        and all(hasattr(tensor, "detach") for tensor in value.values())
     )
 
 
