@@ -6,20 +6,15 @@ passes are unchanged. What `XLA_FLAGS` says goes first.
 """
 
 import os
-from importlib.metadata import version
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-QUICK = ["--xla_backend_optimization_level=0"]
-if version("jax").startswith("0.10."):
-    QUICK.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        "--xla_force_host_platform_device_count=8",
-        *QUICK,
-        os.environ.get("XLA_FLAGS", ""),
-    ]
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    + "--xla_cpu_use_fusion_emitters=false " * version("jax").startswith("0.10.")
+    + os.environ.get("XLA_FLAGS", "")
 )
 
 import jax

@@ -9,7 +9,8 @@ this machine (`here`), or for a TPU slice you do not have (`pip install -e '.[tp
 
     --topology   v4-64, v5e-16, v5p-128, v6e-8, ...; by its chips, v4:4x4x2; or here
     --fit        if it does not fit, try more slices of the batch until it does
-    --top N      show the N operations that move the most bytes
+    --top N      show the N operations that move the most bytes, and the N that take
+                 the longest by the compiler's estimate (TPUs)
     --json FILE  append the results to a file
 
 `docs/memory.md` explains the output. The exit status is 0 if the step fits, else 1.
@@ -30,8 +31,8 @@ from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.chips import slice_devices
 from train.roofline.dataless import experiment_of, more_slices
-from train.roofline.report import describe, movers
-from train.roofline.study import study
+from train.roofline.report import describe, largest
+from train.roofline.study import GIGA, study
 
 PRESETS: dict[str, tuple[str, Any]] = {**TRM_PRESETS, **GPT_PRESETS}
 
@@ -77,7 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = replace(config, **more)
     if program is not None and flags.top:
         print("moved most, a device and dispatch:")
-        print("\n".join(movers(program, flags.top)))
+        print("\n".join(largest(program.traffic(), flags.top, "GB", GIGA)))
+        if clock := facts.get("clock"):
+            print("longest by the compiler's estimate:")
+            ms = clock * GIGA / 1000
+            print("\n".join(largest(program.cycles(), flags.top, "ms", ms)))
     if flags.json:
         case = {"preset": preset, "topology": flags.topology, **facts}
         append_text(results, json.dumps(case) + "\n")

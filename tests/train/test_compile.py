@@ -217,6 +217,8 @@ FACTS = {
     "peak": 2**30,
     "compile_s": 1.0,
     "fits": True,
+    "cycles": {},
+    "without_cycles": {},
 }
 
 
@@ -234,6 +236,17 @@ def test_the_roofline() -> None:
     for amount in ("all-reduce 0.5 (0.5 MB)", "all-gather 1 (2.0 MB)", "533", "12%"):
         assert amount in lines
     assert roofline(FACTS | {"device": "cpu"}) == {}
+
+
+def test_the_estimate_of_the_compiler() -> None:
+    """105 million cycles at 1.05 GHz for two steps."""
+    cycles = {"cycles": {"product": 84 * 10**6, "copy": 21 * 10**6}}
+    facts = FACTS | cycles | {"without_cycles": {"kernel": 8}}
+    bounds = roofline(facts)
+    assert bounds["estimate"] == pytest.approx(0.100)
+    lines = "\n".join(describe(facts | bounds | {"rates": {}}, {}))
+    for part in ("50.00 ms", "product 40.0, copy 10.0", "kernel 4", " 160 by the"):
+        assert part in lines
 
 
 def test_a_run_that_does_not_fit() -> None:

@@ -28,6 +28,9 @@ class Chip:
     memory: int
     """GB/s between the chip and its memory."""
 
+    clock: float | None = None
+    """GHz, for a TPU."""
+
     network: int | None = None
     """GB/s that a chip sends to its neighbors, over all links; None if unpublished."""
 
@@ -38,11 +41,13 @@ class Chip:
 
 CHIPS = {
     # TPUs: cloud.google.com/tpu/docs/v4, v5p and v6e (which has v5e beside it); links
-    # of v4 as six of 400 Gbit/s. GPUs: NVIDIA's data sheets, of NVLink one direction.
-    "TPU v4": Chip(memory=1228, network=300, usable=30.75),
-    "TPU v5 lite": Chip(memory=800, network=200, usable=15.75),
-    "TPU v5": Chip(memory=2765, network=600, usable=95.74),
-    "TPU v6": Chip(memory=1600, network=400, usable=31.25),
+    # of v4 as six of 400 Gbit/s. Clocks: the peak over the operations that the matrix
+    # units make in a cycle (v4 and v5p: 8 of 128 x 128, v5e: 4, v6e: 2 of 256 x 256).
+    # GPUs: NVIDIA's data sheets, of NVLink one direction.
+    "TPU v4": Chip(memory=1228, clock=1.05, network=300, usable=30.75),
+    "TPU v5 lite": Chip(memory=800, clock=1.5, network=200, usable=15.75),
+    "TPU v5": Chip(memory=2765, clock=1.75, network=600, usable=95.74),
+    "TPU v6": Chip(memory=1600, clock=1.75, network=400, usable=31.25),
     "H200": Chip(memory=4800, network=450),
     "H100 PCIe": Chip(memory=2000),
     "H100": Chip(memory=3350, network=450),

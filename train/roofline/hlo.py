@@ -40,6 +40,12 @@ class Operation:
         return match[1] if match else ""
 
     @property
+    def cycles(self) -> int | None:
+        """The compiler's estimate of its cycles; None without one (not on a TPU)."""
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+        return int(match[1]) if match else None
+
+    @property
     def called(self) -> list[str]:
         """Names of the computations that the operation runs."""
         return _NAME.findall(" ".join(_CALLED.findall(self.rest)))

@@ -30,6 +30,11 @@ FREE = {
     *("opt-barrier", "domain", "add-dependency", "async-start"),
 }
 
+PRODUCTS = ("convolution", "dot")
+"""Matrix products; on a TPU each is a convolution."""
+
+COPIES = ("copy", "slice")
+
 CUTS = ("dynamic-slice", "slice", "gather")
 WRITES = {"dynamic-update-slice": 1, "scatter": -1}
 """Kinds that write into their first operand, with the index of the new values."""
@@ -116,6 +121,40 @@ class Program:
             if kind in COLLECTIVES:
                 yield kind, run
 
+    # -- time --------------------------------------------------------------------------
+
+    def cycles(self) -> list[tuple[int, Run]]:
+        """Return the compiler's estimate for each operation, over all of its runs.
+
+        It has none for kernels, collectives and copies that run beside operations, and
+        takes an array that stays on the chip for one in main memory.
+        """
+        return [(run.times * (run.operation.cycles or 0), run) for run in self.runs]
+
+    def cycles_by_kind(self) -> dict[str, int]:
+        """Return the estimate by kind of operation; "product" for those with one."""
+        kinds = Counter[str]()
+        for cycles, run in self.cycles():
+            operation = run.operation
+            inside = [operation]
+            if operation.kind == "fusion":
+                inside = self.computations[operation.called[0]].values()
+            product = any(op.kind in PRODUCTS for op in inside)
+            kinds["product" if product else operation.kind] += cycles
+        return {kind: cycles for kind, cycles in kinds.most_common() if cycles}
+
+    def without_cycles(self) -> dict[str, int]:
+        """Return the runs of kernels, collectives and copies without an estimate."""
+        kinds = Counter[str]()
+        for run in self.runs:
+            kind = run.operation.kind
+            if "tpu_custom_call" in run.operation.rest:
+                kind = "kernel"
+            counts = kind.removesuffix("-start") in (*COLLECTIVES, *COPIES, "kernel")
+            if counts and run.operation.cycles is None:
+                kinds[kind] += run.times
+        return dict(kinds.most_common())
+
     # -- memory ------------------------------------------------------------------------
 
     def bytes(self) -> int:
@@ -123,12 +162,8 @@ class Program:
         return sum(size for size, _ in self.traffic())
 
     def traffic(self) -> list[tuple[int, Run]]:
-        """Return the bytes of each operation in main memory, over all of its runs.
-
-        The largest first.
-        """
-        moved = [(run.times * self._moved(run), run) for run in self.runs]
-        return sorted(moved, key=lambda pair: -pair[0])
+        """Return the bytes of each operation in main memory, over all of its runs."""
+        return [(run.times * self._moved(run), run) for run in self.runs]
 
     def _moved(self, run: Run) -> int:
         operation, kind = run.operation, run.operation.kind

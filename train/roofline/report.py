@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from math import prod
 
-from train.roofline.program import Program
+from train.roofline.program import Run
 from train.roofline.study import GIB, GIGA, Facts
 
 MEGA = 10**6
@@ -84,24 +84,57 @@ def _speed(facts: Facts) -> Iterator[str]:
         mark = "  <- the bound" if name == facts["bound"] else ""
         time_ms = 1000 * facts["seconds"][name] / updates
         yield f"at best   {time_ms:8.2f} ms a step by {name}: {amount}{mark}"
+    yield from _estimate(facts)
     mfu = facts["rates"].get("mfu")
     mfu = "" if mfu is None else f", an MFU of {mfu:.0%}"
-    yield f"          so at most {facts['best_rate']:,.0f} examples a second{mfu}"
+    rates = f"{facts['best_rate']:,.0f} examples a second"
+    if "estimate" in facts:
+        expected = facts["examples"] / facts["estimate"]
+        rates = f"{rates}, and {expected:,.0f} by the estimate"
+    yield f"          so at most {rates}{mfu}"
     yield f"compiled  in {facts['compile_s']:.0f} s"
 
 
-def movers(program: Program, number: int) -> Iterator[str]:
-    """Yield a line for each of the `number` operations that move the most bytes.
+def _estimate(facts: Facts) -> Iterator[str]:
+    if "estimate" not in facts:
+        return
+    shown, updates = 5, facts["updates"]
+    time_ms = lambda seconds: 1000 * seconds / updates
+    parts = list(facts["estimate_by_kind"].items())
+    kinds = [f"{kind} {time_ms(seconds):.1f}" for kind, seconds in parts[:shown]]
+    if more := sum(seconds for _, seconds in parts[shown:]):
+        kinds.append(f"others {time_ms(more):.1f}")
+    yield (
+        f"estimate {time_ms(facts['estimate']):9.2f} ms a step by the compiler: "
+        f"{', '.join(kinds)}"
+    )
+    left = (f"{kind} {n / updates:g}" for kind, n in facts["without_cycles"].items())
+    yield (
+        "          too high where arrays stay on the chip; not in it: "
+        f"{', '.join(left) or 'nothing'}"
+    )
+
+
+def largest(
+    ranked: list[tuple[int, Run]], number: int, unit: str, size: float
+) -> Iterator[str]:
+    """Yield a line for each of the `number` operations with the largest amounts.
 
     Operations with equal kind, shape and scope are added up.
+
+    Args:
+        ranked: pairs of an amount and an operation's runs.
+        number: of lines.
+        unit: name of the unit to print.
+        size: amounts in a unit.
     """
     total, times = Counter[tuple[str, str, str]](), Counter[tuple[str, str, str]]()
-    for size, run in program.traffic():
+    for amount, run in ranked:
         operation = run.operation
         shape = re.sub(r"\{[^{}]*\}", "", operation.shape)
         key = operation.kind, shape, operation.scope
-        total[key] += size
+        total[key] += amount
         times[key] += run.times
-    for (kind, shape, scope), size in total.most_common(number):
-        count = times[kind, shape, scope]
-        yield f"  {size / GIGA:7.2f} GB {count:5d} x {kind} {shape[:60]} {scope[-60:]}"
+    for (kind, shape, scope), amount in total.most_common(number):
+        what = f"{times[kind, shape, scope]:5d} x {kind} {shape[:60]} {scope[-60:]}"
+        yield f"  {amount / size:7.2f} {unit} {what}"

@@ -86,6 +86,8 @@ def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
         "loops": program.loops(),
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "bytes": program.bytes(),
+        "cycles": program.cycles_by_kind(),
+        "without_cycles": program.without_cycles(),
     }
     bounds = roofline(facts)
     if bounds:
@@ -133,7 +135,8 @@ def room_of(device: Any) -> int | None:
 def roofline(facts: Facts) -> Facts:
     """Return the least seconds of a dispatch by each bound, and the best rate.
 
-    Empty if the device is not in the tables.
+    And the seconds that the compiler expects, where it says so. Empty if the device is
+    not in the tables.
     """
     peak, chip = peak_flops(facts["device"]), chip_of(facts["device"])
     if peak is None or chip is None:
@@ -145,4 +148,10 @@ def roofline(facts: Facts) -> Facts:
     }
     bound = max(seconds, key=lambda name: seconds[name])
     rate = facts["examples"] / seconds[bound]
-    return {"seconds": seconds, "bound": bound, "best_rate": rate}
+    found = {"seconds": seconds, "bound": bound, "best_rate": rate}
+    if chip.clock and facts["cycles"]:
+        second = chip.clock * GIGA
+        kinds = {kind: cycles / second for kind, cycles in facts["cycles"].items()}
+        found |= {"estimate": sum(kinds.values()), "estimate_by_kind": kinds}
+        found["clock"] = chip.clock
+    return found

@@ -182,3 +182,39 @@ def test_the_scopes_of_operations() -> None:
     named = 'f32[2]{0} add(%x, %y), metadata={op_name="jit(step)/cycles/add"}'
     text = TPU.replace("bf16[8,128]{1,0:T(8,128)(2,1)S(3)} convert(%d)", named)
     assert parse(text)[0]["main"]["w"].scope == "jit(step)/cycles/add"
+
+
+TPU = """HloModule step, num_partitions=1
+
+%fused (p: bf16[8,8]) -> bf16[8,8] {
+  %p = bf16[8,8]{1,0} parameter(0)
+  ROOT %product = bf16[8,8]{1,0} convolution(%p, %p), dim_labels=bf_io->bf
+}
+
+%body (q: bf16[8,8]) -> bf16[8,8] {
+  %q = bf16[8,8]{1,0} parameter(0)
+  %sent = bf16[8,8]{1,0} all-reduce(%q), replica_groups={}, to_apply=%fused
+  ROOT %f = bf16[8,8]{1,0} fusion(%sent), calls=%fused, backend_config={CYCLES 100"}}
+}
+
+%more (c: bf16[8,8]) -> pred[] {
+  %c = bf16[8,8]{1,0} parameter(0)
+  ROOT %true = pred[] constant(true)
+}
+
+ENTRY %main (x: bf16[8,8]) -> bf16[8,8] {
+  %x = bf16[8,8]{1,0} parameter(0)
+  %copied = bf16[8,8]{0,1} copy(%x), backend_config={CYCLES 7"}}
+  ROOT %loop = bf16[8,8]{1,0} while(%copied), condition=%more, body=%body, ROUNDS
+}
+"""
+TPU = TPU.replace("CYCLES ", '"window_config":{"estimated_cycles":"').replace(
+    "ROUNDS", 'backend_config={"known_trip_count":{"n":"5"}}'
+)
+
+
+def test_cycles_of_a_tpus_program() -> None:
+    """Loops multiplied out; a fusion with a product is one."""
+    compiled = Program(TPU)
+    assert compiled.cycles_by_kind() == {"product": 500, "copy": 7}
+    assert compiled.without_cycles() == {"all-reduce": 5}
