@@ -83,7 +83,7 @@ def exists(path: AnyPath) -> bool:
 def read_text(path: AnyPath) -> str:
     """Return the text of a file; bytes that are no text are replaced."""
     with store_errors():
-        return path.read_bytes().decode(errors="replace")
+        return path.read_bytes().decode("utf-8-sig", errors="replace")
 
 
 def lacks_room(error: BaseException) -> bool:

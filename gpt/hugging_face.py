@@ -210,7 +210,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):

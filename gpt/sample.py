@@ -155,7 +155,7 @@ def read_prompt(prompt: str) -> str:
         return prompt
     path = Path(prompt.removeprefix("FILE:"))
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Could not read the prompt `{path}`: {error}.") from error
 

@@ -10,8 +10,13 @@ from matplotlib.figure import Figure
 
 from configs import TRMConfig, UserError
 from data.folder import check_vacant
+from data.puzzles.arc.tasks import as_grid, read_task
+from data.puzzles.kind import read_numbers
+from data.puzzles.questions import decode, text_of
+from data.puzzles.sudoku.extreme import read_csv
 from data.storage import require_writable
 from data.text.dataset import TokenDataset
+from data.text.reading import read_text
 from data.text.tokenizer import Characters
 from train import compile, evaluate, plot
 from trm import convert, solve
@@ -170,6 +175,39 @@ TOKENS = [
 ]
 
 
+NO_OUTPUT = '{"train": [{"input": [[1]], "output": null}], "test": []}'
+PUZZLES = [
+    case("ARC: color", lambda tmp: as_grid([[10**4200]]), "the color 1000"),
+    case(
+        "ARC: no output",
+        lambda tmp: read_task(write(tmp / "a.json", NO_OUTPUT)),
+        "got ['input']",
+    ),
+    case("numbers: digits", lambda tmp: read_numbers("9" * 5000, 1, 7), "'9999"),
+    case("CSV: titles", lambda tmp: read_csv(write(tmp / "a.csv", "id,b")), "id,b"),
+    case(
+        "CSV: no rating",
+        lambda tmp: read_csv(write(tmp / "a.csv", "quizzes,solutions"), 1),
+        "quizzes,solutions",
+    ),
+    case(
+        "UTF-16",
+        lambda tmp: decode("12\n".encode("utf-16-le"), "standard input"),
+        "standard input is not (it has null",
+    ),
+    case(
+        "UTF-16 with a mark",
+        lambda tmp: text_of(f"{write(tmp / 'a.txt', '12'.encode('utf-16'))}"),
+        "a.txt is not ('utf-8' codec can't decode byte 0xff",
+    ),
+    case(
+        "text: Latin-1",
+        lambda tmp: [*read_text([write(tmp / "a", b"\xef\xbb\xbfab\xff")])],
+        "byte 5",
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("make", "value"),
     [
@@ -177,6 +215,7 @@ TOKENS = [
         *RUNS,
         *TOKENS,
         *OPTIONS,
+        *PUZZLES,
     ],
 )
 def test_bad_input(

@@ -24,7 +24,7 @@ from tyro.conf import Positional
 
 from configs import MeshConfig, RunConfig, require, require_not_negative
 from data.puzzles.kind import Kind
-from data.puzzles.questions import Question, text_of
+from data.puzzles.questions import Question, decode, text_of
 from data.storage import open_path, require_writable
 from train import cli
 from train.devices import start
@@ -93,7 +93,9 @@ def read_puzzles(words: Sequence[str], kind: Kind) -> list[Question]:
     Raises:
         UserError: if a file cannot be read, a puzzle is wrong, or there is none.
     """
-    texts = [text_of(word) for word in words] if words else [(sys.stdin.read(), "")]
+    texts = [text_of(word) for word in words]
+    if not words:
+        texts = [(decode(sys.stdin.buffer.read(), "standard input"), "")]
     questions = [question for text in texts for question in kind.read(*text)]
     require(
         bool(questions),

@@ -1,4 +1,4 @@
-"""Find and read lists of puzzles in CSV form, `source,question,answer,rating`.
+"""Find and read lists of puzzles in CSV form: `question`, `answer` and `rating`.
 
 Each kind of puzzle reads the characters and checks the answers itself.
 """
@@ -18,7 +18,12 @@ from jaxtyping import Bool, Int64, UInt8
 from configs import MazeHard, SudokuExtreme, UserError, require
 
 Boards = UInt8[np.ndarray, "_ seq"]
-HEADER = ["source", "question", "answer", "rating"]
+COLUMNS = {
+    "question": ("question", "puzzle", "quizzes"),
+    "answer": ("answer", "solution", "solutions"),
+    "rating": ("rating",),
+}
+"""Titles that a column may have; the others are from Kaggle's lists of Sudoku."""
 
 
 class Rows(NamedTuple):
@@ -27,6 +32,8 @@ class Rows(NamedTuple):
     questions: list[str]
     answers: list[str]
     ratings: Int64[np.ndarray, " rows"]
+    """0 without such a column."""
+
     lines: list[int]
     """Last line of each row in the file."""
 
@@ -135,12 +142,15 @@ def names_of(config: SudokuExtreme | MazeHard) -> str:
     return ", ".join(files) or config.source
 
 
-def read_rows(path: str | Path, cells: int | None = None) -> Rows:
+def read_rows(
+    path: str | Path, cells: int | None = None, *, rated: bool = False
+) -> Rows:
     """Read a `.csv` or `.csv.gz` file.
 
     Args:
         path: the file.
         cells: cells of every question and answer; None: as in the first question.
+        rated: require the column `rating`.
 
     Raises:
         UserError: if the file is missing or has another form.
@@ -151,24 +161,34 @@ def read_rows(path: str | Path, cells: int | None = None) -> Rows:
     try:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-            return _read(file, path, cells)
+            return _read(file, path, cells, rated)
     except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"Could not read the CSV file {path} ({error}). Download it again."
         ) from None
 
 
-def _read(file: Iterable[str], path: Path, cells: int | None) -> Rows:
+def _read(file: Iterable[str], path: Path, cells: int | None, rated: bool) -> Rows:
     """Read the rows of an open file."""
     reader = csv.reader(file)
-    if (header := next(reader, [])) != HEADER:
-        raise bad_row(path, 1, f"the header {','.join(HEADER)}", ",".join(header))
+    header = next(reader, [])
+    at = {
+        column: header.index(title)
+        for column, titles in COLUMNS.items()
+        for title in titles
+        if title in header
+    }
+    wanted = ("question", "answer", *(("rating",) if rated else ()))
+    if not at.keys() >= set(wanted):
+        titles = f"a header with {', '.join(wanted)}"
+        raise bad_row(path, 1, titles, f"{','.join(header)!r:.80}")
     questions, answers, ratings, lines = [], [], [], []
-    for row in reader:
+    for row in filter(None, reader):  # without blank lines
         line = reader.line_num
-        if len(row) != len(HEADER):
-            raise bad_row(path, line, f"{len(HEADER)} columns", len(row))
-        _, question, answer, rating = row
+        if len(row) != len(header):
+            raise bad_row(path, line, f"{len(header)} columns", len(row))
+        question, answer = row[at["question"]], row[at["answer"]]
+        rating = row[at["rating"]] if "rating" in at else "0"
         cells = cells or len(question)
         for name, text in (("question", question), ("answer", answer)):
             if len(text) != cells:

@@ -1,7 +1,8 @@
 """The metadata of a split (`dataset.json`), and the metadata of merged datasets.
 
 The keys are the official ones (`dataset/common.py`, `PuzzleDatasetMetadata`), so that
-datasets of the official builders load here and the other way round.
+datasets of the official builders load here and the other way round. Datasets of HRM's
+builders lack `total_puzzles`: it is the number of groups there.
 """
 
 import json
@@ -66,11 +67,13 @@ class Metadata:
                 "with `python -m data.prepare`."
             )
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise _bad(path, f"it is not JSON ({error})") from None
         if not isinstance(values, dict):
             raise _bad(path, f"it is a {type(values).__name__}, not an object")
+        if "total_groups" in values:
+            values.setdefault("total_puzzles", values["total_groups"])
         names = [f.name for f in fields(cls) if f.name != "extra"]
         if missing := [name for name in names if name not in values]:
             raise _bad(path, f"it lacks {', '.join(missing)}")

@@ -50,12 +50,30 @@ def text_of(word: str) -> tuple[str, str]:
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-        return data.decode(), path.name.split(".")[0]
-    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"A file of puzzles must be UTF-8 text, plain or gzipped: got {word} "
-            f"({error}). Check the path."
+            f"Damaged `.gz` file: {path} ({error}). Copy or download it again."
         ) from error
+    return decode(data, word), path.name.split(".")[0]
+
+
+def decode(data: bytes, name: str) -> str:
+    """Return UTF-8 text without its byte order mark.
+
+    Raises:
+        UserError: if it is not UTF-8, as UTF-16 of Windows.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+        problem = "it has null characters" if "\0" in text else ""
+    except UnicodeDecodeError as error:
+        text, problem = "", str(error)
+    require(
+        not problem,
+        f"Puzzles must be UTF-8 text: {name} is not ({problem}). Convert it, for "
+        "example with `iconv -f UTF-16 -t UTF-8`.",
+    )
+    return text
 
 
 def table_rows(
@@ -73,7 +91,9 @@ def table_rows(
     row_of = {"": 0}
     if any(names):
         path = folder / "identifiers.json"
-        known = json.loads(path.read_text()) if path.is_file() else []
+        known = (
+            json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else []
+        )
         if len(known) == rows:  # else they are of other puzzles
             row_of |= {name: row for row, name in enumerate(known) if row}
     if missing := sorted(set(names) - row_of.keys()):

@@ -81,8 +81,8 @@ def _from_folder(folder: Path) -> tiktoken.Encoding:
 def _read(encoder: Path, merges: Path) -> Sequence[str]:
     """Return the names of all tokens, from the merges, checked by the encoder."""
     try:
-        numbers = json.loads(encoder.read_text(encoding="utf-8"))
-        lines = merges.read_text(encoding="utf-8").split("\n")
+        numbers = json.loads(encoder.read_text(encoding="utf-8-sig"))
+        lines = merges.read_text(encoding="utf-8-sig").split("\n")
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"Could not read GPT-2's files in {encoder.parent} ({error}). Download "

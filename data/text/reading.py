@@ -41,7 +41,7 @@ def read_text(paths: Sequence[str | Path]) -> Iterator[str]:
     r"""Yield the text of the files in order; every line ends in `\n`.
 
     Args:
-        paths: UTF-8 files; `.gz` files are unpacked.
+        paths: UTF-8 files, with or without a byte order mark; `.gz` files are unpacked.
 
     Raises:
         UserError: if a file is missing, damaged or not UTF-8.
@@ -87,22 +87,20 @@ def cut(chunks: Iterable[str], size: int) -> Iterator[str]:
 def _read_file(path: Path) -> Iterator[str]:
     """Yield the text of one file."""
     require(path.is_file(), f"Text file not found: {path}. Check the path.")
-    utf8 = codecs.getincrementaldecoder("utf-8")()
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")()
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
-    done = held = 0  # bytes read, and bytes of a character that a read cut in two
+    done = 0  # bytes read
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             while data := file.read(CHUNK):
-                held = len(utf8.getstate()[0])
-                yield decoder.decode(data)
                 done += len(data)
-            held = len(utf8.getstate()[0])
+                yield decoder.decode(data)
             yield decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise UserError(
             f"A text file must be UTF-8: {path} is not, at byte "
-            f"{done - held + error.start} ({error.reason}). Convert it, for example "
-            "with `iconv -t utf-8`."
+            f"{done - len(error.object) + error.start} ({error.reason}). Convert it, "
+            "for example with `iconv -t utf-8`."
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
@@ -120,7 +118,7 @@ def read_about(folder: Path) -> dict[str, object] | None:
     if not path.is_file():
         return None
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         about = f"{type(error).__name__}: {error}"
     if isinstance(about, dict):

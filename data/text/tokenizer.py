@@ -256,7 +256,7 @@ def _code_points(text: str) -> np.ndarray:
 def _parse(path: Path, bpe_dir: str) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json`."""
     try:
-        match json.loads(path.read_text(encoding="utf-8")):
+        match json.loads(path.read_text(encoding="utf-8-sig")):
             case {"kind": "char", "characters": str(characters)}:
                 return Characters(characters)
             case {"kind": "gpt2", "vocab_size": int(size)} if 1 <= size <= LARGEST:

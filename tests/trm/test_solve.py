@@ -427,7 +427,7 @@ def test_puzzles_from_arguments_files_and_standard_input(
 ) -> None:
     """One after another; `--show line` prints what other programs can read."""
     file = tmp_path / "puzzles.txt"
-    file.write_text(f"{BOARDS[1]}\n\n{BOARDS[2]}\n")
+    file.write_text(f"{BOARDS[1]}\n\n{BOARDS[2]}\n", encoding="utf-8-sig")
     lines = command("--show", "line", BOARDS[0], str(file)).splitlines()
     kind = solve.run_kind(run)
     wanted = [kind.show(one.answer) for one in solve.solve(run, "\n".join(BOARDS))]

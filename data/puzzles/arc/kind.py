@@ -109,6 +109,6 @@ def _test_inputs(task: str, parts: Any, what: str) -> list[Question]:
         grid = lambda side, pair=pair, where=where: to_tokens(
             as_grid(pair[side], f"{where}, {side}: a grid")
         ).astype(np.int32)
-        answer = grid("output") if "output" in pair else None
+        answer = grid("output") if pair.get("output") is not None else None
         questions.append(Question(where, grid("input"), answer, task or what))
     return questions

@@ -205,7 +205,7 @@ def as_grid(grid: Any, where: str = "A grid") -> UInt8[np.ndarray, "rows columns
     elif bad := [c for row in grid for c in row if type(c) is not int]:
         wrong = f"a cell {bad[0]!r:.40}"
     elif bad := [c for row in grid for c in row if not 0 <= c < COLORS]:
-        wrong = f"the color {bad[0]}"
+        wrong = f"the color {bad[0]!r:.40}"
     require(
         not wrong,
         f"{where} must be 1 to {SIDE} rows, of the same length from 1 to {SIDE}, of "
@@ -295,15 +295,18 @@ def _parse_task(name: str, task: Any, path: Path, secret: bool) -> Task:
 
 
 def _parse_pair(pair: Any, where: str, hidden: bool) -> Pair:
-    """Check and return a pair of JSON; `hidden`: its output may be missing."""
-    keys = set(pair) if isinstance(pair, dict) else set()
+    """Check and return a pair of JSON; `hidden`: its output may be missing or null."""
+    pair = pair if isinstance(pair, dict) else {}
+    keys = {key for key, value in pair.items() if value is not None}
     missing = {"input", "output"} - keys - ({"output"} if hidden else set())
     require(
         not missing,
         f"{where}: a pair must have an input and an output: got {sorted(keys)}. "
         "Add the solutions, or name the subset in `--test`.",
     )
-    output = as_grid(pair.get("output", UNKNOWN), f"{where}, output: a grid")
+    output = as_grid(
+        pair["output"] if "output" in keys else UNKNOWN, f"{where}, output: a grid"
+    )
     return Pair(as_grid(pair["input"], f"{where}, input: a grid"), output)
 
 

@@ -27,7 +27,7 @@ Mazes = UInt8[np.ndarray, "mazes seq"]
 def maze(seq: int, vocab: int) -> Kind | None:
     """Return the kind of mazes with `seq` cells; None if no maze has these sizes."""
     side = math.isqrt(seq)
-    if (seq, vocab) != (side**2, VOCAB):
+    if side > LARGEST or (seq, vocab) != (side**2, VOCAB):
         return None
     return Kind(
         columns=side,

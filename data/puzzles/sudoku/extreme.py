@@ -67,14 +67,15 @@ def read_csv(
     """Read questions and answers as digits.
 
     Args:
-        path: a `.csv` or `.csv.gz` file with the columns `source,question,answer,
-            rating`. Empty cells are `.` or `0`.
-        min_difficulty: least rating to keep; None keeps all.
+        path: a `.csv` or `.csv.gz` file with the columns `question` and `answer`, or
+            Kaggle's `quizzes,solutions` and `puzzle,solution`. Empty cells are `.` or
+            `0`.
+        min_difficulty: least `rating` to keep; None keeps all.
 
     Raises:
         UserError: if the file is missing or any row is wrong.
     """
-    rows = read_rows(path, CELLS)
+    rows = read_rows(path, CELLS, rated=min_difficulty is not None)
     boards = _digits(rows.questions), _digits(rows.answers)
     _check_boards(*boards, Path(path), rows.lines)
     keep = slice(None) if min_difficulty is None else rows.ratings >= min_difficulty

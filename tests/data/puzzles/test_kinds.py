@@ -31,6 +31,20 @@ def test_other_names_and_sizes_are_numbers():
     assert kind_of("chess", 16, 6).is_solution(SOLVED[None], SOLVED[None]) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "seq", "vocab"),
+    [
+        *(("sudoku", 256, 18), ("sudoku", 81, 12), ("sudoku", 80, 11)),
+        *(("maze", 24, 6), ("maze", 70 * 70, 6), ("arc", 100, 12)),
+    ],
+)
+def test_rules_are_of_known_sizes(name, seq, vocab):
+    kind, board = kind_of(name, seq, vocab), np.ones(seq, np.int64)
+    assert kind.is_solution(board[None], board[None]) is None
+    assert kind.remark(board) == ""
+    assert kind.draw(board, board, board).startswith("puzzle")
+
+
 def test_a_kind_of_ones_own_is_a_line(monkeypatch):
     mine = kind_of("numbers", 16, 6)
     monkeypatch.setitem(KINDS, "mine", lambda seq, vocab: mine if seq == 16 else None)

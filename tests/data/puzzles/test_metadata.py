@@ -79,6 +79,16 @@ def test_a_missing_key_is_named(write_dataset):
         Metadata.read(file.parent)
 
 
+def test_hrms_metadata_lacks_the_number_of_puzzles(write_dataset):
+    path = write_dataset(FLAT)
+    file = path / "train" / "dataset.json"
+    values = json.loads(file.read_text())
+    del values["total_puzzles"]
+    file.write_text(json.dumps(values), encoding="utf-8-sig")
+    assert load(path).metadata.total_puzzles == 10
+    assert load(path).examples_in(8) == 80
+
+
 def test_official_sudoku_counts_its_groups_as_puzzles(write_dataset):
     path = write_dataset(FLAT, total_puzzles=10)
     assert load(path).examples_in(8) == 80

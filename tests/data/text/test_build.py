@@ -166,10 +166,22 @@ def test_a_range_of_characters():
             assert "".join(found) == "0123456789"[start:stop]
 
 
+def test_a_byte_order_mark_is_no_character(tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_text("the tab", encoding="utf-8-sig")
+    assert "".join(read_text(paths)) == "the tabthe tab"
+
+
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
 @pytest.mark.parametrize(
     ("content", "byte"),
-    [(b"abc\xff", 3), ("日é".encode() + b"\xe6\x97a", 5), (b"\xc3", 0)],
+    [
+        (b"abc\xff", 3),
+        ("日é".encode() + b"\xe6\x97a", 5),
+        (b"\xc3", 0),
+        (b"\xef\xbb\xbfab\xff", 5),
+    ],
 )
 def test_a_file_that_is_no_utf8_is_named(tmp_path, monkeypatch, chunk, content, byte):
     monkeypatch.setattr(data.text.reading, "CHUNK", chunk)

@@ -10,7 +10,10 @@ from data.puzzles.kinds import kind_of
 ARC = kind_of("arc", 900, 12)
 TASK = {
     "train": [],
-    "test": [{"input": [[1, 2], [3, 0]], "output": [[9]]}, {"input": [[5]]}],
+    "test": [
+        {"input": [[1, 2], [3, 0]], "output": [[9]]},
+        {"input": [[5]], "output": None},
+    ],
 }
 
 

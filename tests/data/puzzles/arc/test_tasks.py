@@ -88,6 +88,11 @@ def test_a_file_of_one_task_may_lack_the_answer(tmp_path: Path):
     assert task.test[0].input.tolist() == [[4, 4]]
     with pytest.raises(UserError, match=r"test\[0\].*got \['input'\]"):
         read_task(tmp_path / "0a1b.json")
+    asked["test"][0]["output"] = None
+    write(tmp_path / "null.json", asked)
+    assert read_task(tmp_path / "null.json", secret=True).test[0].output.tolist() == [
+        [0]
+    ]
 
 
 def test_solutions_may_be_secret_in_a_test_set_alone(source: Path):

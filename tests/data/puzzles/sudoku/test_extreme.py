@@ -76,7 +76,6 @@ def test_gzip_and_difficulty(tmp_path):
     [
         ("a,b,c", "4 columns: got 3"),
         (row() + ",1", "4 columns: got 5"),
-        ("", "4 columns: got 0"),
         (row(QUESTION[:-1]), "81 cells as its question: got 80"),
         (row(answer=ANSWER + "1"), "must have 81 cells as its answer: got 82"),
         (row(rating=10**30), "integer rating of 64 bits: got '1000"),
@@ -97,6 +96,29 @@ def test_a_bad_row_is_named(tmp_path, line, message):
         read_csv(path)
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("quizzes,solutions", f"{QUESTION},{ANSWER}", ""),
+        (
+            "id,puzzle,solution,clues,difficulty",
+            f"1,{QUESTION},{ANSWER},23,2.2",
+            "",
+            "",
+        ),
+        ("\ufeffanswer,question", "", f"{ANSWER},{QUESTION}"),
+    ],
+)
+def test_columns_are_found_by_their_titles(tmp_path, lines):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    questions, answers = read_csv(path)
+    assert "".join(map(str, questions[0])) == QUESTION.replace(".", "0")
+    assert ["".join(map(str, answer)) for answer in answers] == [ANSWER]
+    with pytest.raises(UserError, match="rating"):
+        read_csv(path, 1)
+
+
 def test_bad_rows_count_even_if_too_easy(tmp_path):
     path = tmp_path / "bad.csv"
     path.write_text("\n".join([HEADER, row(answer="1" * 81, rating=0), row()]))
@@ -108,7 +130,7 @@ def test_header_and_file_must_be_there(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv"):
         read_csv(tmp_path / "none.csv")
     path = tmp_path / "a.csv"
-    for text in ("", row(), "question,answer"):
+    for text in ("", row(), "question,rating"):
         path.write_text(text)
         with pytest.raises(UserError, match=r"a\.csv, line 1: .*header"):
             read_csv(path)
