@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from configs import MeshConfig, PuzzleDataConfig, TrainTRM
+import numpy as np
+
+from configs import (
+    GeneratedSudoku,
+    MeshConfig,
+    PuzzleDataConfig,
+    TextFiles,
+    TrainTRM,
+)
+from data.build import prepare
 from data.storage import AnyPath
 from train.presets import TRM_PRESETS
 
@@ -33,6 +43,39 @@ TINY: Settings = {
 }
 """A tiny TRM that evaluates and logs often."""
 
+TINY_GPT: Settings = {
+    "batch-size": 8,
+    "microbatch-size": 4,
+    "model.n-layer": 2,
+    "model.n-head": 2,
+    "model.n-embd": 16,
+    "model.block-size": 8,
+    "model.dropout": 0.2,
+    "eval.iters": 3,
+    "run.save": "always",
+    "run.save-every": 4,
+    "run.log-every": 1,
+}
+"""A tiny GPT that logs often."""
+
+
+def named_sudoku(folder: Path) -> None:
+    """Write 4x4 Sudoku with 13 identifiers, for a puzzle table of 14 rows."""
+    prepare(GeneratedSudoku(size=4, train=64, test=16), folder)
+    for split, count in (("train", 64), ("test", 16)):
+        about = json.loads((folder / split / "dataset.json").read_text())
+        about["num_puzzle_identifiers"] = 14
+        (folder / split / "dataset.json").write_text(json.dumps(about))
+        names = 1 + np.arange(count, dtype=np.int32) % 13
+        np.save(folder / split / "all__puzzle_identifiers.npy", names)
+
+
+def short_text(folder: Path) -> None:
+    """Write a text of 40 equal lines, and its characters as a dataset."""
+    source = folder.with_suffix(".txt")
+    source.write_text("to be or not to be, that is the question\n" * 40)
+    prepare(TextFiles(input=(str(source),), tokens="char"), folder)
+
 
 def quick(dataset: Path, **changes: Any) -> TrainTRM:
     """Return `quickstart` for 4 epochs with batches of 8 puzzles, on one device."""
@@ -50,6 +93,16 @@ def words(preset: str, settings: Settings) -> list[str]:
     """Return the arguments of a command line."""
     pairs = [(f"--config.{name}", str(value)) for name, value in settings.items()]
     return [preset, *(word for pair in pairs for word in pair)]
+
+
+def mesh_words(processes: int) -> list[list[str]]:
+    """Return more arguments of each process of a run of several on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mesh = ["--config.mesh.distributed", "--config.mesh.coordinator"]
+    mesh += [f"127.0.0.1:{port}", "--config.mesh.processes", str(processes)]
+    return [[*mesh, "--config.mesh.process", str(i)] for i in range(processes)]
 
 
 @cache

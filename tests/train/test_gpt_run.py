@@ -23,20 +23,10 @@ from train.runs.loading import LoadedRun, load_run
 
 GOLDEN = runs.ROOT / "tests" / "golden" / "gpt2_hf"
 SETTINGS: Settings = {
-    "batch-size": 8,
-    "microbatch-size": 4,
+    **runs.TINY_GPT,
     "max-iters": 40,
-    "model.n-layer": 2,
-    "model.n-head": 2,
-    "model.n-embd": 16,
-    "model.block-size": 8,
-    "model.dropout": 0.2,
     "optim.warmup": 5,
     "eval.interval": 10,
-    "eval.iters": 3,
-    "run.save": "always",
-    "run.save-every": 4,
-    "run.log-every": 1,
 }
 
 

@@ -1,8 +1,6 @@
 """Runs of two and four processes on this machine, one device each."""
 
-import json
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import GeneratedSudoku, TextFiles
-from data.build import prepare
 from data.puzzles.dataset import PuzzleDataset
 from data.text.dataset import TokenDataset
 from tests import runs
@@ -30,19 +26,11 @@ SETTINGS: Settings = {
     "run.save-every": 4,
 }
 OF_GPT: Settings = {
-    "batch-size": 8,
+    **runs.TINY_GPT,
     "microbatch-size": 2,
     "max-iters": 24,
     "model.n-layer": 1,
-    "model.n-head": 2,
-    "model.n-embd": 16,
-    "model.block-size": 8,
-    "model.dropout": 0.2,
     "eval.interval": 12,
-    "eval.iters": 3,
-    "run.save": "always",
-    "run.save-every": 4,
-    "run.log-every": 1,
 }
 SETTINGS_OF = {"trm": SETTINGS, "gpt": OF_GPT}
 ORDER = {2: 0.0, 4: 1e-5}
@@ -94,26 +82,16 @@ Terminal.progress = progress_and_signal
 
 @pytest.fixture(scope="module")
 def puzzles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `dataset`, but of 13 puzzles with an identifier each: a table of 14 rows."""
     folder = tmp_path_factory.mktemp("data") / "named-4x4"
-    prepare(GeneratedSudoku(size=4, train=64, test=16), folder)
-    for split, count in (("train", 64), ("test", 16)):
-        about = json.loads((folder / split / "dataset.json").read_text())
-        about["num_puzzle_identifiers"] = 14
-        (folder / split / "dataset.json").write_text(json.dumps(about))
-        names = 1 + np.arange(count, dtype=np.int32) % 13
-        np.save(folder / split / "all__puzzle_identifiers.npy", names)
+    runs.named_sudoku(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "input.txt").write_text("to be or not to be, that is the question\n" * 40)
-    prepare(
-        TextFiles(input=(str(folder / "input.txt"),), tokens="char"), folder / "data"
-    )
-    return folder / "data"
+    folder = tmp_path_factory.mktemp("text") / "data"
+    runs.short_text(folder)
+    return folder
 
 
 def start(
@@ -142,21 +120,10 @@ def together(
     model: str = "trm",
 ) -> list[subprocess.Popen[str]]:
     """The processes of one run, one for each patch."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mesh = {
-        "mesh.coordinator": f"127.0.0.1:{port}",
-        "mesh.processes": len(patches),
-    }
+    flags = runs.mesh_words(len(patches))
     return [
-        start(
-            {**settings, **mesh, "mesh.process": process},
-            model,
-            patch,
-            flags=["--config.mesh.distributed"],
-        )
-        for process, patch in enumerate(patches)
+        start(settings, model, patch, flags=words)
+        for patch, words in zip(patches, flags, strict=True)
     ]
 
 
