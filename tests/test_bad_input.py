@@ -19,6 +19,8 @@ from data.text.dataset import TokenDataset
 from data.text.reading import read_text
 from data.text.tokenizer import Characters
 from train import compile, evaluate, plot
+from train.runs.record import parse
+from train.runs.run_dir import make_folder
 from trm import convert, solve
 from trm.official.all_config import train_config
 from trm.official.state_dict import write_state_dict
@@ -59,6 +61,16 @@ def tokens(folder: Path, numbers: Any, kind: str, characters: str = "") -> Any:
     if characters:
         Characters(characters).write(folder)
     return TokenDataset(folder, "train", block_size=2, batch_size=2)
+
+
+def config(**settings: Any) -> Any:
+    """Read the `config.json` of a run of a TRM."""
+    return parse({"batch_size": 8, "recorded": {"kind": "trm"}, **settings}, "run")
+
+
+def sizes(sizes: Any) -> Any:
+    """Read the sizes in the `config.json` of a run of a TRM."""
+    return config(recorded={"kind": "trm", "sizes": sizes})
 
 
 def options(**options: Any) -> Any:
@@ -134,8 +146,31 @@ RUNS = [
     ),
 ]
 
-# An official `all_config.yaml`.
+# `config.json` of a run.
 NAN, INF = float("nan"), float("inf")
+SIZES = {"vocab": 11, "seq": 81, "puzzles": 1}
+CONFIGS = [
+    case("dim: half", lambda tmp: config(model={"dim": 16.5}), "`model.dim` is 16.5"),
+    case("dim: bool", lambda tmp: config(model={"dim": True}), "`model.dim` is True"),
+    case("model: null", lambda tmp: config(model=None), "`model` is None"),
+    case("a variant", lambda tmp: config(model={"variant": "what"}), "'what'"),
+    case(
+        "rate: word", lambda tmp: config(optim={"lr": "1e-4"}), "`optim.lr` is '1e-4'"
+    ),
+    case("rate: nan", lambda tmp: config(optim={"lr": NAN}), "nan"),
+    case("path: word", lambda tmp: config(data={"paths": "a"}), "`data.paths` is 'a'"),
+    case("a class", lambda tmp: config(data={"build": {"class": "What"}}), "'What'"),
+    case("record: null", lambda tmp: config(recorded=None), "NoneType"),
+    case("kind: list", lambda tmp: config(recorded={"kind": []}), "list"),
+    case("size: word", lambda tmp: sizes(SIZES | {"seq": "81"}), "`seq` is '81'"),
+    case("size: half", lambda tmp: sizes(SIZES | {"seq": 81.5}), "`seq` is 81.5"),
+    case("size: negative", lambda tmp: sizes(SIZES | {"seq": -1}), "`seq` is -1"),
+    case("no size", lambda tmp: sizes({"vocab": 11}), "seq"),
+    case("sizes: null", lambda tmp: sizes(None), "NoneType"),
+    case("a name", lambda tmp: make_folder(tmp / "\udcff"), r"\xff"),
+]
+
+# An official `all_config.yaml`.
 OPTIONS = [
     case("lr: nan", lambda tmp: options(lr=NAN), "nan"),
     case("lr: word", lambda tmp: options(lr="1e-4"), "'1e-4'"),
@@ -214,6 +249,7 @@ PUZZLES = [
         *OUTPUTS,
         *RUNS,
         *TOKENS,
+        *CONFIGS,
         *OPTIONS,
         *PUZZLES,
     ],

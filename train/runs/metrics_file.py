@@ -12,17 +12,28 @@ from data.storage import AnyPath, append_text, exists, read_text, write_whole
 
 
 def parse_lines(lines: Iterable[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows that have a step, and the other lines that are not empty."""
+    """Return the rows of numbers at a step, and the other lines that are not empty."""
     good, bad = [], []
     for line in lines:
         try:
             row = json.loads(line)
-            if not isinstance(row["step"], int):
-                raise TypeError
+        except (ValueError, RecursionError):
+            row = None
+        if _is_row(row):
             good.append(row)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            bad += [line] if line.strip() else []
+        elif line.strip():
+            bad.append(line)
     return good, bad
+
+
+def _is_row(row: Any) -> bool:
+    """Return True for an object with a step, a split, and numbers or null."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return False
+    numbers = [value for name, value in row.items() if name != "split"]
+    return isinstance(row.get("split", ""), str) and all(
+        isinstance(value, int | float | None) for value in numbers
+    )
 
 
 def read_rows(folder: AnyPath) -> list[dict[str, Any]]:
@@ -34,8 +45,9 @@ def read_rows(folder: AnyPath) -> list[dict[str, Any]]:
 def scores(folder: AnyPath) -> dict[int, float]:
     """Return the score of every step whose evaluation is in a run's metrics."""
     rows = read_rows(folder)
-    evaluated = [row for row in rows if row.get("split") == "eval" and "score" in row]
-    return {row["step"]: row["score"] for row in evaluated}
+    evaluated = [row for row in rows if row.get("split") == "eval"]
+    scored = [row for row in evaluated if row.get("score") is not None]
+    return {row["step"]: row["score"] for row in scored}
 
 
 def without_split(

@@ -1,19 +1,24 @@
 """`config.json`: every setting of a run, and under `recorded` its data and code."""
 
+import builtins
 import dataclasses
 import json
+import reprlib
 import types
 import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from configs import MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
+from configs import LARGEST, MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
 from data.storage import AnyPath, exists, open_path, read_text
 
 Config = TypeVar("Config", TrainGPT, TrainTRM)
 
 CONFIGS = {"trm": TrainTRM, "gpt": TrainGPT}
 """Configuration of each kind of model; the script is `train/<kind>.py`."""
+
+SIZES = {"trm": ("vocab", "seq", "puzzles"), "gpt": ("tokens",)}
+"""Sizes recorded for each kind of model."""
 
 Recorded = tuple[Any, dict[str, Any]]
 """A configuration (`TrainTRM` or `TrainGPT`), and what was recorded with it: `kind`,
@@ -35,18 +40,41 @@ def _plain(value: Any, hint: Any = None) -> Any:
     return {"class": type(value).__name__, **fields} if _is_union(hint) else fields
 
 
-def _parsed(hint: Any, value: Any) -> Any:
-    """Undo `_plain`."""
-    if isinstance(value, list):
-        return tuple(value)
-    if not isinstance(value, dict):
-        return value
-    if _is_union(hint):
+def _parsed(hint: Any, value: Any, name: str = "") -> Any:
+    """Undo `_plain`.
+
+    Raises:
+        TypeError: if a value, of the setting `name`, is of another type.
+        KeyError: if a setting is unknown.
+    """
+    if isinstance(value, dict) and _is_union(hint):
         classes = {kind.__name__: kind for kind in typing.get_args(hint)}
         hint = classes[value["class"]]
-    hints = typing.get_type_hints(hint)
-    fields = {name: part for name, part in value.items() if name != "class"}
-    return hint(**{name: _parsed(hints[name], part) for name, part in fields.items()})
+    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        fields = {field: part for field, part in value.items() if field != "class"}
+        inside = f"{name}." if name else ""
+        parsed = {f: _parsed(hints[f], part, inside + f) for f, part in fields.items()}
+        return hint(**parsed)  # pyright: ignore[reportCallIssue]
+    if not _fits(hint, value):
+        raise TypeError(f"`{name}` is {reprlib.repr(value)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Return True if a JSON value that is no object may be of this type."""
+    choices = typing.get_args(hint)
+    if _is_union(hint):
+        return any(_fits(choice, value) for choice in choices)
+    match typing.get_origin(hint) or hint:
+        case typing.Literal:
+            return value in choices
+        case builtins.tuple:
+            return isinstance(value, list) and all(_fits(choices[0], v) for v in value)
+        case builtins.float:
+            return type(value) in (int, float)
+        case kind:
+            return type(value) is kind
 
 
 def _is_union(hint: Any) -> bool:
@@ -63,16 +91,22 @@ def parse(tree: dict[str, Any], where: str | AnyPath) -> Recorded:
         where: its file or folder, for messages.
 
     Raises:
-        UserError: if it has settings or a kind of model unknown to this version.
+        UserError: if it has settings or a kind of model unknown to this version, or
+            a value of another type or out of range.
     """
     try:
         record = tree["recorded"]
         fields = {name: part for name, part in tree.items() if name != "recorded"}
-        return _parsed(CONFIGS[record["kind"]], fields), record
-    except (TypeError, KeyError) as error:
+        config = _parsed(CONFIGS[record["kind"]], fields)
+        for name in SIZES[record["kind"]] if "sizes" in record else ():
+            if not 0 < _parsed(int, record["sizes"][name], name) <= LARGEST:
+                raise TypeError(f"`{name}` is {record['sizes'][name]}")
+        return config, record
+    except (TypeError, KeyError, UserError) as error:
         raise UserError(
-            f"`{where}` is of another version of this project ({error}). Use the "
-            "version that made the run."
+            f"`{where}` is damaged or of another version of this project ({error}). "
+            "Use the version that made the run, or restore the file from "
+            "a copy."
         ) from error
 
 

@@ -7,6 +7,7 @@ lock           held by the process that trains
 """
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 
 from configs import EVALUATION_MAY_CHANGE, MAY_CHANGE, UserError, require
-from data.storage import AnyPath, open_path, store_errors, write_whole
+from data.storage import AnyPath, absolute, open_path, store_errors, write_whole
 from train.runs.lock import acquire
 from train.runs.record import differences, parse, read_config, require_kind, settings
 from train.runs.stored import saved_steps
@@ -96,12 +97,12 @@ class RunDir:
             "another `--config.run-dir`.",
         )
         require(
-            record["data_hash"] in (None, self.recorded["data_hash"]),
+            record.get("data_hash") in (None, self.recorded["data_hash"]),
             f"`{self.folder}` holds a run on other data: their content hash was "
             f"{record['data_hash']} and is {self.recorded['data_hash']}. Restore the "
             "dataset, or choose another `--config.run-dir`.",
         )
-        self.recorded["id"] = record["id"]
+        self.recorded["id"] = record.get("id", self.recorded["id"])
         for name in {"epochs", "max_iters"} & vars(old).keys():
             lengths = getattr(old, name), getattr(self._config, name)
             if lengths[0] != lengths[1]:
@@ -116,8 +117,15 @@ def make_folder(folder: AnyPath) -> None:
     """Make the directory of a run, if it is missing.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if it cannot be made, or if its path is not UTF-8, which checkpoints
+            need.
     """
+    name = os.fsencode(absolute(folder))
+    require(
+        name.decode(errors="replace").encode() == name,
+        f"The path of a run must be UTF-8: got {name!r}. Choose another "
+        "`--config.run-dir`.",
+    )
     with _folder_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -27,12 +27,19 @@ def test_an_incomplete_last_line_is_dropped(path: Path, end: str) -> None:
 def test_unreadable_lines_are_moved(path: Path) -> None:
     rows = [f'{{"step": {step}}}\n' for step in range(1, 6)]
     deep = "[" * 100_000
-    path.write_text("".join([*rows[:2], "gar{bled\n", "\n", f"{deep}\n", *rows[2:]]))
-    with pytest.warns(UserWarning, match="2 lines"):
+    bad = [
+        "gar{bled",
+        deep,
+        '{"step": 2, "loss": "1.5"}',
+        '{"step": true}',
+        '{"step": 1, "split": []}',
+    ]
+    path.write_text("".join([*rows[:2], *(f"{line}\n\n" for line in bad), *rows[2:]]))
+    with pytest.warns(UserWarning, match="5 lines"):
         MetricsFile(path, 4)
     assert steps(path) == [1, 2, 3, 4]
     moved = path.with_name("metrics.unreadable").read_text()
-    assert moved == f"gar{{bled\n{deep}\n"
+    assert moved.splitlines() == bad
 
 
 def test_a_file_that_is_removed_is_written_again(path: Path) -> None:
@@ -87,4 +94,6 @@ def test_scores_of_evaluations(tmp_path: Path, path: Path) -> None:
     file = MetricsFile(path, 0)
     file.append({"step": 2, "split": "eval", "loss": 1.0, "score": -1.0})
     file.append({"step": 4, "split": "train", "loss": 2.0})
+    file.append({"step": 6, "split": "eval", "score": "1.0"})
+    file.append({"step": 8, "split": "eval", "score": None})
     assert scores(tmp_path) == {2: -1.0}
