@@ -19,6 +19,7 @@ from data.text.dataset import TokenDataset
 from data.text.reading import read_text
 from data.text.tokenizer import Characters
 from train import compile, evaluate, plot
+from train.runs.loading import load_run
 from train.runs.record import parse
 from train.runs.run_dir import make_folder
 from trm import convert, solve
@@ -52,7 +53,8 @@ def evaluate_to(*words: str) -> Any:
 def a_run(tmp: Path) -> Path:
     """Make what looks like the directory of a run."""
     (tmp / "run" / "checkpoints").mkdir(parents=True)
-    return write(tmp / "run" / "config.json").parent
+    config = '{"batch_size": 8, "recorded": {"kind": "trm"}}'
+    return write(tmp / "run" / "config.json", config).parent
 
 
 def tokens(folder: Path, numbers: Any, kind: str, characters: str = "") -> Any:
@@ -166,7 +168,7 @@ CONFIGS = [
     case("size: half", lambda tmp: sizes(SIZES | {"seq": 81.5}), "`seq` is 81.5"),
     case("size: negative", lambda tmp: sizes(SIZES | {"seq": -1}), "`seq` is -1"),
     case("no size", lambda tmp: sizes({"vocab": 11}), "seq"),
-    case("sizes: null", lambda tmp: sizes(None), "NoneType"),
+    case("no sizes", lambda tmp: load_run(a_run(tmp)), "has no `sizes`"),
     case("a name", lambda tmp: make_folder(tmp / "\udcff"), r"\xff"),
 ]
 

@@ -121,14 +121,13 @@ class Checkpoints:
         self._folder, self._read_only = folder, read_only
         self._settings, self._saving, self._failed = dict(settings or {}), 0, False
         # Of every step; None for one that was not evaluated.
-        self._scores: dict[int, float | None] = dict(scores or {})
+        self._saved_scores = saved_scores(folder)
+        self._scores = {**self._saved_scores, **(scores or {})}
         best = _Best(self._scores, config.keep_best)
         keep: list[Any] = [policies.LatestN(config.keep_last), best]
         if config.keep_every:
             keep.append(policies.EveryNSteps(config.keep_every))
         self._manager = self._open(keep)
-        self._saved_scores = saved_scores(folder)
-        self._scores.update(self._saved_scores)
 
     def _open(self, keep: list[Any]) -> ocp.CheckpointManager:
         """Open the folder; quarantine first what would be in the way."""

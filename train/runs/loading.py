@@ -66,7 +66,7 @@ def load_run(
         UserError: if there is no such run, or no readable checkpoint.
     """
     config, record = recorded_run(run_dir)
-    sizes, devices = record.get("sizes", {}), 1 if mesh is None else mesh.size
+    sizes, devices = record.get("sizes") or {}, 1 if mesh is None else mesh.size
     require(bool(sizes), f"`{run_dir}/config.json` has no `sizes`. Restore the file.")
 
     def build() -> tuple[Any, PyTree]:

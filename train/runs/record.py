@@ -98,15 +98,14 @@ def parse(tree: dict[str, Any], where: str | AnyPath) -> Recorded:
         record = tree["recorded"]
         fields = {name: part for name, part in tree.items() if name != "recorded"}
         config = _parsed(CONFIGS[record["kind"]], fields)
-        for name in SIZES[record["kind"]] if "sizes" in record else ():
+        for name in SIZES[record["kind"]] if record.get("sizes") else ():
             if not 0 < _parsed(int, record["sizes"][name], name) <= LARGEST:
                 raise TypeError(f"`{name}` is {record['sizes'][name]}")
         return config, record
     except (TypeError, KeyError, UserError) as error:
         raise UserError(
             f"`{where}` is damaged or of another version of this project ({error}). "
-            "Use the version that made the run, or restore the file from "
-            "a copy."
+            "Use the version that made the run, or restore the file from a copy."
         ) from error
 
 
