@@ -307,10 +307,10 @@ def loaded_runs(
         experiment: builds the model, if it is not the one of the configuration.
 
     Raises:
-        UserError: if there is no such run or checkpoint. With `all`, a damaged
-            checkpoint is left out with a warning.
+        UserError: if there is no such run or checkpoint. With `all`, a checkpoint
+            that is damaged, or that the run removed, is left out with a warning.
     """
-    names = settings.checkpoints
+    names, loaded = settings.checkpoints, False
     if names == ("all",):
         names = tuple(kept_steps(settings.run_dir)) or ("newest",)
     for checkpoint in names:
@@ -322,7 +322,9 @@ def loaded_runs(
                 raise
             warnings.warn(str(error), stacklevel=2)
             continue
+        loaded = True
         yield run
+    require(loaded, f"No checkpoint of `{settings.run_dir}` could be read.")
 
 
 def evaluate_run(settings: Settings) -> Iterator[Result]:

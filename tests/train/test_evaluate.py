@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from configs import (
     ACTConfig,
@@ -21,11 +22,13 @@ from configs import (
     TrainTRM,
     TRMConfig,
     UserError,
+    require,
 )
 from data.build import prepare
 from data.puzzles.arc.voting import Votes
 from tests import runs
 from tests.arc_golden import write_official
+from train import evaluate
 from train.evaluate import main, new_file
 from train.presets import TRM_PRESETS
 from train.trm import main as train
@@ -177,6 +180,25 @@ def test_data_of_another_size(run: Path, tmp_path: Path) -> None:
     prepare(GeneratedSudoku(size=6, train=1, test=1), tmp_path / "data")
     with pytest.raises(UserError, match=r"`seq_len`.*36.*16"):
         evaluated(run, tmp_path, "--data", str(tmp_path / "data"))
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint of step")
+def test_checkpoints_that_the_run_removes_are_left_out_of_all(
+    one_device: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = {8}
+
+    def load(run_dir: str, step: int, *_: object) -> int:
+        require(step not in removed, f"The checkpoint of step {step} does not exist.")
+        return step
+
+    monkeypatch.setattr(evaluate, "load_run", load)
+    monkeypatch.setattr(evaluate, "kept_steps", lambda run_dir: [8, 12])
+    settings = evaluate.Settings(run_dir="run", checkpoints=("all",))
+    assert [*evaluate.loaded_runs(settings, one_device, None)] == [12]
+    removed.add(12)
+    with pytest.raises(UserError, match="No checkpoint of `run`"):
+        list(evaluate.loaded_runs(settings, one_device, None))
 
 
 @pytest.mark.slow
