@@ -98,7 +98,7 @@ def parse(tree: dict[str, Any], where: str | AnyPath) -> Recorded:
         record = tree["recorded"]
         fields = {name: part for name, part in tree.items() if name != "recorded"}
         config = _parsed(CONFIGS[record["kind"]], fields)
-        for name in SIZES[record["kind"]] if record.get("sizes") else ():
+        for name in SIZES.get(record["kind"], ()) if record.get("sizes") else ():
             if not 0 < _parsed(int, record["sizes"][name], name) <= LARGEST:
                 raise TypeError(f"`{name}` is {record['sizes'][name]}")
         return config, record
