@@ -40,6 +40,11 @@ class RunError(RuntimeError):
     """A healthy run has to stop: the reason, what was saved, and how to continue."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, shortened; else its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 def ceil_div(a: int, b: int) -> int:
     """Return `a / b` rounded up."""
     return -(-a // b)

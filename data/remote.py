@@ -35,8 +35,13 @@ def _copied(address: str) -> Path:
     version = hashlib.sha256(
         repr((address, sorted(files.items()))).encode()
     ).hexdigest()
-    folder = os.environ.get("TINY_RECURSIVE_JAX_DATASETS") or CACHE
-    out = Path(folder).expanduser() / f"{address.rsplit('/', 1)[-1]}-{version[:16]}"
+    folder = os.path.expanduser(os.environ.get("TINY_RECURSIVE_JAX_DATASETS") or CACHE)
+    require(
+        not folder.startswith("~"),
+        f"`{folder}` needs a home directory, and this user has none. Set "
+        "TINY_RECURSIVE_JAX_DATASETS to a folder for copies of datasets.",
+    )
+    out = Path(folder) / f"{address.rsplit('/', 1)[-1]}-{version[:16]}"
     with only_maker(out, address):
         if not out.is_dir():
             say(f"copying {address} to {out}")

@@ -19,7 +19,7 @@ import fsspec
 import fsspec.config
 from etils import epath
 
-from configs import UserError, require
+from configs import UserError, first_line, require
 
 AnyPath = Path | epath.Path
 """A path of this machine or of an object store."""
@@ -70,8 +70,7 @@ def store_errors() -> Iterator[None]:
     except (OSError, UserError):
         raise
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OSError(f"object store: {line[:300]}") from error
+        raise OSError(f"object store: {first_line(error)}") from error
 
 
 def exists(path: AnyPath) -> bool:

@@ -10,12 +10,16 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from typing import Any, NoReturn, TypeVar
 
-from configs import RunError, UserError, require
+from configs import RunError, UserError, first_line, require
 
 Config = TypeVar("Config")
 Presets = Mapping[str, tuple[str, Config]]
+
+PEER_LOST = os.EX_TEMPFAIL
+"""Exit status if another process of the run is gone: start all processes again."""
 
 # Parameters of glibc's mallopt: see `man mallopt`.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -32,7 +36,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         signal.signal(number, signal.SIG_DFL)
     keep_freed_memory()
     sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "gcsfs"):  # they also log errors that become messages
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with clean_exit():
         raise SystemExit(main())
 
@@ -40,12 +45,16 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 class Output:
     """A text stream that ignores output errors: closed pipe, full disk.
 
+    Characters that its encoding lacks are written as escapes.
+
     Attributes:
         lost: the first output error; None if there is none.
     """
 
     def __init__(self, stream: Any):
-        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+        self._stream = stream or _nowhere()
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
         self.lost = None if stream else ValueError("it is closed")
 
     def write(self, text: str) -> int:
@@ -66,13 +75,17 @@ class Output:
     def _give_up(self, error: OSError | ValueError) -> None:
         """Discard the stream's buffer and all later output."""
         self.lost = error
-        null = open(os.devnull, "w")  # noqa: SIM115
+        null = _nowhere()
         with suppress(OSError, ValueError):
             os.dup2(null.fileno(), self._stream.fileno())
         self._stream = null
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _nowhere() -> TextIOWrapper:
+    return open(os.devnull, "w", errors="backslashreplace")
 
 
 def keep_freed_memory() -> None:
@@ -152,7 +165,8 @@ def clean_exit() -> Iterator[None]:
     """Print errors that a user can fix as a message and exit.
 
     Exit status: 2 for bad input and files, 1 for a run that has to stop or is out of
-    memory. Other errors keep their traceback. Ends the other processes of the run too.
+    memory, `PEER_LOST` for a run that can resume since another process of it is gone.
+    Other errors keep their traceback. Ends the other processes of the run too.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -160,25 +174,38 @@ def clean_exit() -> Iterator[None]:
         return
     except SystemExit:
         raise
-    except UserError as error:
-        message, status = str(error), 2
-    except RunError as error:
-        message, status = str(error), 1
-    except OSError as error:
-        message = f"{error}. Check the path, its permissions and the free space."
-        status = 2
     except KeyboardInterrupt:
-        _end_others("interrupted")
+        _end_others("interrupted", 130)
         raise SystemExit(130) from None
     except BaseException as error:
-        _end_others(f"{type(error).__name__}: {error}")
-        if not _is_out_of_memory(error):
+        status, message = outcome(error)
+        if not message:
+            _end_others(f"{type(error).__name__}: {error}", status)
             raise
-        message, status = _out_of_memory(error), 1
     print(f"error: {message}", file=sys.stderr, flush=True)
-    if _end_others(message) or status == 1:
+    if _end_others(message, status) or status == 1:
         _end(status)  # threads may wait forever
     raise SystemExit(status)
+
+
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Return the exit status of an error and its message; empty: print the traceback.
+
+    The loss of a peer may show as another error, for example of a save.
+    """
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if _is_peer_lost(error):
+        return PEER_LOST, (
+            "Lost the connection to another process of the run, which has ended or "
+            "cannot be reached. Start all processes again: the same command resumes "
+            "from the newest checkpoint."
+        )
+    if isinstance(error, RunError):
+        return 1, str(error)
+    if isinstance(error, OSError):
+        return 2, f"{error}. Check the path, its permissions and the free space."
+    return 1, _out_of_memory(error) if _is_out_of_memory(error) else ""
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -186,21 +213,30 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _out_of_memory(error: BaseException) -> str:
-    first = (str(error).strip() or "MemoryError").splitlines()[0]
     return (
-        f"Out of memory: {first}. Use a smaller `--config.batch-size`, more "
-        "`--config.accumulation` (for a GPT: a smaller `--config.microbatch-size`; "
-        "`gpt.sample`: a smaller `--batch`), or a smaller model."
+        f"Out of memory: {first_line(error)}. Use a smaller `--config.batch-size`, "
+        "more `--config.accumulation` (for a GPT: a smaller "
+        "`--config.microbatch-size`; `gpt.sample`: a smaller `--batch`), or a smaller "
+        "model."
     )
 
 
-def _end_others(message: str) -> bool:
+def _is_peer_lost(error: BaseException) -> bool:
+    """Return True if an error was caused by the loss of another process of the run."""
+    if "train.devices" not in sys.modules:
+        return False
+    from train.devices import is_peer_lost
+
+    return is_peer_lost(error)
+
+
+def _end_others(message: str, status: int) -> bool:
     """End the other processes of this run; return True if there are any."""
     if "train.devices" not in sys.modules:
         return False
     from train.devices import end_others
 
-    return end_others(message)
+    return end_others(message, status)
 
 
 def _end(status: int) -> None:

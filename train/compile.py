@@ -27,6 +27,7 @@ import jax
 from configs import require
 from data.storage import append_text, open_path, require_writable
 from train import cli
+from train.devices import backend
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.chips import slice_devices
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # No device is touched, and the cache cannot read such programs back.
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_enable_compilation_cache", False)
+    backend()  # fails without a device
     mesh = make_mesh(config.mesh, slice_devices(flags.topology))
     print(f"{preset} on {flags.topology}", flush=True)
     while True:

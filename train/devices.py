@@ -3,6 +3,7 @@
 import atexit
 import itertools
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from configs import MeshConfig, RunConfig, UserError
+from configs import MeshConfig, RunConfig, UserError, first_line, require
 from data.storage import open_path
 
 DAY = 24 * 3600 * 1000
@@ -26,6 +27,12 @@ DAY = 24 * 3600 * 1000
 SILENCE = 30
 """Seconds without a heartbeat after which a process counts as dead and JAX ends the
 others (JAX's default: 100)."""
+
+LOST = re.compile(
+    "Connection (closed|reset|refused)|remote process exited|heartbeat|task died"
+    "|[Bb]arrier|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
+)
+"""In errors of gloo, NCCL and JAX's coordination service if a process is gone."""
 
 _CALLS = itertools.count()
 """Numbers the calls of `first_process_does`."""
@@ -43,17 +50,34 @@ def start(mesh: MeshConfig, run: RunConfig) -> None:
     """
     if mesh.distributed and not jax.distributed.is_initialized():
         _join(mesh)
+    _keep_programs(run.compilation_cache, backend())
+
+
+def backend() -> str:
+    """Return the kind of the devices: `cpu`, `gpu` or `tpu`.
+
+    Raises:
+        UserError: if there are none, or JAX does not compile.
+    """
+    settings: Any = jax.config
+    require(
+        not settings.jax_disable_jit,
+        "Steps are compiled, so JAX_DISABLE_JIT must not be set: got "
+        f"{os.environ.get('JAX_DISABLE_JIT', 'True')}. Unset it.",
+    )
     try:
-        backend = jax.default_backend()
-    except RuntimeError as error:
+        return jax.default_backend()
+    except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"No devices found ({str(error).splitlines()[0]}). Check `JAX_PLATFORMS` "
-            "and the installed extra (`cuda`, `tpu`), or use JAX_PLATFORMS=cpu."
+            f"No devices found for JAX_PLATFORMS={settings.jax_platforms or ''} "
+            f"({first_line(error)}). Check it and the installed extra (`cuda`, `tpu`), "
+            "or use JAX_PLATFORMS=cpu."
         ) from error
-    _keep_programs(run.compilation_cache, backend)
 
 
 def _join(mesh: MeshConfig) -> None:
+    # It handles SIGTERM, which ends a process at once until `Interrupt.listen`.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             mesh.coordinator or None,
@@ -64,7 +88,7 @@ def _join(mesh: MeshConfig) -> None:
     except (ValueError, RuntimeError) as error:
         raise UserError(
             "Could not connect to the other processes of the run "
-            f"({str(error).splitlines()[0]}). Without a cluster manager, set "
+            f"({first_line(error)}). Without a cluster manager, set "
             "`--config.mesh.coordinator HOST:PORT`, `--config.mesh.processes N` and "
             "`--config.mesh.process I`."
         ) from error
@@ -79,6 +103,8 @@ def _keep_programs(folder: str | None, backend: str) -> None:
     if folder is None or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
     path = open_path(os.path.expanduser(folder))
+    if str(path).startswith("~"):
+        return  # this user has no home directory
     if backend == "cpu":
         path = path / f"cpu-{socket.gethostname()}"  # programs are for this processor
     jax.config.update("jax_compilation_cache_dir", str(path))
@@ -87,20 +113,23 @@ def _keep_programs(folder: str | None, backend: str) -> None:
 
 
 def _coordination() -> Any:
-    """Return JAX's client of the coordination service; None with one process."""
+    """Return JAX's state of several processes; with one, its `client` is None."""
     from jax._src import distributed  # no public API
 
-    return distributed.global_state.client
+    return distributed.global_state
 
 
 def _end_with_others(over: threading.Event) -> None:
-    """End this process when another one reports an error."""
+    """End this process when another one reports an error, with its exit status."""
     while not over.wait(1.0):
         with suppress(Exception):  # no such key yet
-            message = _coordination().key_value_try_get("train/ended")
+            report = _coordination().client.key_value_try_get("train/ended")
+            status, _, message = report.partition(" ")
+            if message.startswith(f"Process {jax.process_index()} "):
+                return  # it has printed its error
             print(f"error: {message}", file=sys.stderr, flush=True)
             _let_others_see()
-            os._exit(2)
+            os._exit(int(status))
 
 
 def _let_others_see() -> None:
@@ -109,18 +138,26 @@ def _let_others_see() -> None:
         time.sleep(3.0)
 
 
-def end_others(message: str) -> bool:
+def end_others(message: str, status: int) -> bool:
     """End the other processes of this run with a message; return if there are any."""
-    client = _coordination()
+    client = _coordination().client
     if client is None or jax.process_count() == 1:
         return False
     report = f"Process {jax.process_index()} of this run has ended: {message}"
     try:
-        client.key_value_set("train/ended", report)
+        client.key_value_set("train/ended", f"{status} {report}")
         _let_others_see()
     except Exception:
         time.sleep(5.0)  # another process was first, and is about to end this one
     return True
+
+
+def is_peer_lost(error: BaseException | None) -> bool:
+    """Return True if an error was caused by the loss of another process of the run."""
+    if error is None or _coordination().client is None:
+        return False
+    runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    return bool(runtime and LOST.search(str(error))) or is_peer_lost(error.__cause__)
 
 
 def first_process_does(action: Callable[[], None]) -> None:
@@ -134,7 +171,7 @@ def first_process_does(action: Callable[[], None]) -> None:
     if jax.process_count() == 1:
         action()
         return
-    client, key = _coordination(), f"train/done/{next(_CALLS)}"
+    client, key = _coordination().client, f"train/done/{next(_CALLS)}"
     if jax.process_index() == 0:
         action()  # if it fails, all processes end
         client.key_value_set(key, "done")
@@ -173,6 +210,9 @@ class Interrupt:
         numbers = [signal.SIGINT, signal.SIGHUP]
         if not self._several:
             numbers.append(signal.SIGTERM)
+        elif _coordination().preemption_sync_manager is None:
+            jax.config.update("jax_enable_preemption_service", True)
+            _coordination().initialize_preemption_sync_manager()
         self._before = {name: signal.signal(name, self._notice) for name in numbers}
 
     def _notice(self, number: int, frame: FrameType | None) -> None:

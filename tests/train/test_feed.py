@@ -37,8 +37,9 @@ def test_the_first_process_prepares_for_all(
         key_value_set=key_value_set,
         blocking_key_value_get=lambda key, _: keys.remove(key),
     )
+    state = SimpleNamespace(client=client)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(devices, "_coordination", lambda: client)
+    monkeypatch.setattr(devices, "_coordination", lambda: state)
     calls = []
     for process in range(2):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)

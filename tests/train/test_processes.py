@@ -1,6 +1,7 @@
 """Runs of two and four processes on this machine, one device each."""
 
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from data.puzzles.dataset import PuzzleDataset
 from data.text.dataset import TokenDataset
 from tests import runs
 from tests.runs import Settings, last_step, metrics, wait_for
+from train import cli
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.runs.stored import saved_steps
 
@@ -291,17 +293,41 @@ def test_an_error_in_one_ends_both(dataset: Path, tmp_path: Path) -> None:
 def test_one_that_is_killed_ends_both(
     victim: int, dataset: Path, tmp_path: Path
 ) -> None:
-    """Within a minute, with a message from JAX or from a failed collective."""
+    """Within a minute, with a status that tells to start again.
+
+    If the first one is killed, JAX may abort the others before they can do anything.
+    """
     folder = tmp_path / "run"
-    started = together({"data.paths": dataset, "run-dir": folder, "epochs": 3000})
+    where = {"data.paths": dataset, "run-dir": folder, "epochs": 3000}
+    started = together(where | {"eval.epochs": 3000, "run.save-every": 5})
     wait_for(lambda: last_step(folder) >= 6, started[0])
     started[victim].kill()
     since = time.monotonic()
     _, err = started[1 - victim].communicate(timeout=120)
     assert time.monotonic() - since < 60
-    assert started[1 - victim].returncode != 0
-    assert "another task died" in err or "of this run has ended" in err
+    aborted = started[1 - victim].returncode == -signal.SIGABRT
+    assert started[1 - victim].returncode == cli.PEER_LOST or (victim == 0 and aborted)
+    assert "another task died" in err or "Lost the connection" in err
     started[victim].communicate()
+
+
+def test_a_signal_while_compiling_ends_it_at_once(
+    dataset: Path, tmp_path: Path
+) -> None:
+    patch = (
+        "import os, signal, time\n"
+        "from train import run\n"
+        "def stop(*_):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(600)\n"
+        "run.compiled_step = stop\n"
+    )
+    where = {"data.paths": dataset, "run-dir": tmp_path / "run"}
+    first, second = together(where, ("", patch))
+    assert second.wait(timeout=60) == -signal.SIGTERM
+    first.communicate(timeout=120)
+    assert first.returncode in (cli.PEER_LOST, -signal.SIGABRT)
+    second.communicate()
 
 
 BUILD: Settings = {"data.build.size": 4, "data.build.train": 64, "data.build.test": 16}

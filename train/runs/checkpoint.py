@@ -5,6 +5,7 @@ killed while saving does not affect earlier checkpoints.
 """
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,15 +17,14 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
-from configs import RunConfig, RunError, UserError, require
-from data.storage import AnyPath, absolute, move_folder
-from train.devices import all_agree
+from configs import RunConfig, RunError, UserError, first_line, require
+from data.storage import AnyPath, absolute, lacks_room, move_folder
+from train.devices import all_agree, is_peer_lost
 from train.runs.integrity import fingerprint
 from train.runs.stored import (
     OtherModelError,
     arrays_of,
     describe,
-    first_line,
     metadata,
     parts_of,
     read_state,
@@ -227,10 +227,12 @@ class Checkpoints:
     def close(self) -> None:
         """Complete all saves and close the folder, unless a save has failed.
 
+        A save that needs a lost process never ends, so it is not waited for.
+
         Raises:
             SaveError: if one fails.
         """
-        if not self._failed:
+        if not self._failed and not is_peer_lost(sys.exception()):
             self.wait()
             with self._save_errors():
                 self._manager.close()
@@ -244,10 +246,11 @@ class Checkpoints:
             self._failed = True
             kept = set(saved_steps(self._folder)) - {self._saving}
             newest = f"that of step {max(kept)}" if kept else "none"
+            remedy = "Make room" if lacks_room(error) else "Remove the cause"
             raise SaveError(
                 f"Could not save the state of step {self._saving} to `{self._folder}` "
-                f"({first_line(error)}). The newest checkpoint is {newest}. Make room "
-                "or give write permission, and the same command resumes from there."
+                f"({first_line(error)}). The newest checkpoint is {newest}. {remedy}, "
+                "and the same command resumes from there."
             ) from error
 
     # -- what is there

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from configs import UserError, require
+from configs import UserError, first_line, require
 from data.storage import (
     AnyPath,
     absolute,
@@ -141,11 +141,6 @@ def _saved_arrays(manager: ocp.CheckpointManager, step: int) -> Fingerprint:
 
 
 # -- errors ----------------------------------------------------------------------------
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, shortened."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def require_resources(error: Exception) -> None:
