@@ -187,7 +187,7 @@ def trial(
     return contents(started, folder), killed
 
 
-def trials(name: str, kills: int, seed: int) -> dict[str, int]:
+def trials(name: str, kills: int, seed: int) -> Counter[str]:
     """Make trials of a case until there are `kills` kills; return the counts."""
     case, rng = CASES[name], np.random.default_rng([seed, *name.encode()])
     base = Path(name).absolute()
@@ -198,7 +198,7 @@ def trials(name: str, kills: int, seed: int) -> dict[str, int]:
     again, _ = trial(case, base, rng, 0, 0)
     span = 0.5 * (time.monotonic() - since)
     assert again == expected, f"{name}: two runs without a kill differ"
-    killed, verdicts = Counter(), []
+    killed, verdicts = Counter[str](), []
     while killed.total() < kills:
         folder = base / str(len(verdicts))
         if rng.uniform() < 0.8:
@@ -213,7 +213,8 @@ def trials(name: str, kills: int, seed: int) -> dict[str, int]:
         if not differ:
             shutil.rmtree(folder)
     same = verdicts.count("identical")
-    return {"kills": killed.total(), "runs": len(verdicts), "identical": same, **killed}
+    counts = {"kills": killed.total(), "runs": len(verdicts), "identical": same}
+    return Counter(counts) + killed
 
 
 def main() -> None:
@@ -231,7 +232,7 @@ def main() -> None:
     each = [len(range(i, given.kills, len(CASES))) for i in range(len(CASES))]
     with ProcessPoolExecutor(given.jobs, FORK) as pool:
         rows = list(pool.map(trials, CASES, each, repeat(given.seed)))
-    total = sum(map(Counter, rows), Counter())
+    total = sum(rows, Counter())
     for name, row in zip([*CASES, "all"], [*rows, total], strict=True):
         print(f"{name:22s}" + "".join(f"{row[key]:>6d} {key}" for key in total))
     record = {
