@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import UserError
+from data.storage import read_text
 from train import plot
 from train.plot import Curves, main
 from train.presets import GPT_PRESETS, TRM_PRESETS
@@ -153,6 +154,7 @@ def test_the_same_curves_are_the_same_file(
         (["empty"], "empty"),
         (["run", "--out", "a.jpeg"], "a.jpeg"),
         (["run", "--metrics", "los"], "`los`.*exact_accuracy"),
+        (["run", "--metrics", "split"], "`split`.*exact_accuracy"),
     ],
 )
 def test_bad_input(
@@ -162,6 +164,13 @@ def test_bad_input(
     monkeypatch.chdir(run.parent)
     with pytest.raises(UserError, match=value):
         main(argv)
+
+
+def test_a_plot_in_a_bucket(run: Path, bucket: str) -> None:
+    """And no folder called `gs:`."""
+    out = plot.save(plot.plot([run]), f"{bucket}/curves.svg")
+    assert read_text(out).startswith("<?xml")
+    assert not Path("gs:").exists()
 
 
 def test_a_missing_package(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
