@@ -12,6 +12,7 @@ from configs import GeneratedSudoku
 from data.build import prepare
 from tests import runs
 
+pytestmark = pytest.mark.slow  # it trains for 1000 steps
 PAGE = runs.ROOT / "docs" / "own-experiment.md"
 
 
@@ -51,7 +52,6 @@ def test_loss_metric_hook_and_tracker_of_ones_own(folder):
     assert "best score: " in out
 
 
-@pytest.mark.slow
 def test_its_halting_rule_holds_in_evaluation(folder):
     words = ["-m", "train.evaluate", "--run-dir", "runs/settled", "--mode", "halt"]
     steps = {}
@@ -63,7 +63,6 @@ def test_its_halting_rule_holds_in_evaluation(folder):
     assert steps[True] < 8.0, "the most steps"
 
 
-@pytest.mark.slow
 def test_it_resumes_and_is_loaded(folder):
     copy = folder / "copy"
     shutil.copytree(folder / "runs", copy / "runs")

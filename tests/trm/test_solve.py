@@ -140,6 +140,7 @@ def test_an_official_checkpoint_answers_as_the_official_code(tmp_path: Path) -> 
     np.testing.assert_allclose(told.q_halt[-1], right, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_puzzles_than_go_at_once(
     run: LoadedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,7 +116,7 @@ def _estimate(facts: Facts) -> Iterator[str]:
 
 
 def largest(
-    ranked: list[tuple[int, Run]], number: int, unit: str, size: float
+    ranked: list[tuple[int, Run]], number: int, unit: str, size: float | int
 ) -> Iterator[str]:
     """Yield a line for each of the `number` operations with the largest amounts.
 

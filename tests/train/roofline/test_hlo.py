@@ -184,7 +184,7 @@ def test_the_scopes_of_operations() -> None:
     assert parse(text)[0]["main"]["w"].scope == "jit(step)/cycles/add"
 
 
-TPU = """HloModule step, num_partitions=1
+ESTIMATED = """HloModule step, num_partitions=1
 
 %fused (p: bf16[8,8]) -> bf16[8,8] {
   %p = bf16[8,8]{1,0} parameter(0)
@@ -208,13 +208,13 @@ ENTRY %main (x: bf16[8,8]) -> bf16[8,8] {
   ROOT %loop = bf16[8,8]{1,0} while(%copied), condition=%more, body=%body, ROUNDS
 }
 """
-TPU = TPU.replace("CYCLES ", '"window_config":{"estimated_cycles":"').replace(
-    "ROUNDS", 'backend_config={"known_trip_count":{"n":"5"}}'
-)
+ESTIMATED = ESTIMATED.replace(
+    "CYCLES ", '"window_config":{"estimated_cycles":"'
+).replace("ROUNDS", 'backend_config={"known_trip_count":{"n":"5"}}')
 
 
 def test_cycles_of_a_tpus_program() -> None:
     """Loops multiplied out; a fusion with a product is one."""
-    compiled = Program(TPU)
+    compiled = Program(ESTIMATED)
     assert compiled.cycles_by_kind() == {"product": 500, "copy": 7}
     assert compiled.without_cycles() == {"all-reduce": 5}
