@@ -230,7 +230,9 @@ def _project_gated_forward(
 
 
 def _gate_and_up(columns: bool, both: Array) -> list[Array]:
-    return jnp.split(both.astype(jnp.float32), 2, axis=0 if columns else 1)
+    """Return the halves in float32. (Split later, a TPU writes both in float32.)"""
+    halves = jnp.split(both, 2, axis=0 if columns else 1)
+    return [half.astype(jnp.float32) for half in halves]
 
 
 def _project_gated_backward(
