@@ -230,7 +230,7 @@ def _project_gated_forward(
 
 
 def _gate_and_up(columns: bool, both: Array) -> list[Array]:
-    """Return the halves in float32. (Split later, a TPU writes both in float32.)"""
+    # Split first: of both in float32, a TPU writes an array.
     halves = jnp.split(both, 2, axis=0 if columns else 1)
     return [half.astype(jnp.float32) for half in halves]
 

@@ -32,7 +32,6 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-
 # In the background of a shell it is ignored, also by the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -41,6 +40,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return 2 for the whole suite, 0 if files are named."""
     named = any(".py" in word for word in config.invocation_params.args)
     return 0 if named else 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Forget programs in time: each takes some maps of memory, and 65,530 are allowed.
+
+    (One more, and XLA crashes.)
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
