@@ -114,16 +114,15 @@ def saved_scores(folder: AnyPath) -> dict[int, float | None]:
     """
     scores = {}
     for step in saved_steps(folder):
-        with suppress(FileNotFoundError, ValueError, RecursionError):
-            score = json.loads(read_text(folder / str(step) / SCORE))
-            if score is None or isinstance(score, int | float):
-                scores[step] = score
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            score = json.loads(read_text(folder / str(step) / SCORE))["score"]
+            scores[step] = None if score is None else float(score)
     return scores
 
 
 def write_score(folder: AnyPath, step: int, score: float | None) -> None:
     """Write a score into the folder of its checkpoint."""
-    write_whole(folder / str(step) / SCORE, json.dumps(score))
+    write_whole(folder / str(step) / SCORE, json.dumps({"score": score}))
 
 
 def _crc(arrays: Mapping[str, Sequence[object]]) -> int:
