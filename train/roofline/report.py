@@ -87,11 +87,12 @@ def _speed(facts: Facts) -> Iterator[str]:
     yield from _estimate(facts)
     mfu = facts["rates"].get("mfu")
     mfu = "" if mfu is None else f", an MFU of {mfu:.0%}"
-    rates = f"{facts['best_rate']:,.0f} examples a second"
+    expected = ""
     if "estimate" in facts:
-        expected = facts["examples"] / facts["estimate"]
-        rates = f"{rates}, and {expected:,.0f} by the estimate"
-    yield f"          so at most {rates}{mfu}"
+        rate = facts["examples"] / facts["estimate"]
+        expected = f"; by the estimate {rate:,.0f}"
+    rate = facts["best_rate"]
+    yield f"          so at most {rate:,.0f} examples a second{mfu}{expected}"
     yield f"compiled  in {facts['compile_s']:.0f} s"
 
 
