@@ -4,8 +4,9 @@ Each case is a tiny run, first made twice without a kill. A trial starts the run
 new folder, kills it with SIGKILL after a random time, and starts it again: 20 times,
 unless it ends before; then it may finish. The times are uniform in half the seconds of
 a whole run, which starts and compiles for most of them: few or no kills hit steps and
-saves (the slow tests kill there). One trial in five has no compiled programs. Of two processes one is killed, and the other within a
-second. A kill counts if its process was alive.
+saves (the slow tests kill there). One trial in five has no compiled programs. Of two
+processes one is killed, and the other within a second. A kill counts if its process was
+alive.
 
 A run is identical if all arrays of its last checkpoint are, bit by bit as read from the
 files, and all lines of `metrics.jsonl` except for times. Each line is one dispatch, so
