@@ -44,10 +44,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs() -> Iterator[None]:
-    """Forget programs in time: each takes some maps of memory, and 65,530 are allowed.
-
-    (One more, and XLA crashes.)
-    """
+    """Forget programs in time: each takes maps of memory, and Linux allows 65,530."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:

@@ -223,20 +223,14 @@ def _out_of_memory(error: BaseException) -> str:
 
 def _is_peer_lost(error: BaseException) -> bool:
     """Return True if an error was caused by the loss of another process of the run."""
-    if "train.devices" not in sys.modules:
-        return False
-    from train.devices import is_peer_lost
-
-    return is_peer_lost(error)
+    devices = sys.modules.get("train.devices")
+    return devices is not None and devices.is_peer_lost(error)
 
 
 def _end_others(message: str, status: int) -> bool:
     """End the other processes of this run; return True if there are any."""
-    if "train.devices" not in sys.modules:
-        return False
-    from train.devices import end_others
-
-    return end_others(message, status)
+    devices = sys.modules.get("train.devices")
+    return devices is not None and devices.end_others(message, status)
 
 
 def _end(status: int) -> None:

@@ -100,15 +100,13 @@ def _estimate(facts: Facts) -> Iterator[str]:
     if "estimate" not in facts:
         return
     shown, updates = 5, facts["updates"]
-    time_ms = lambda seconds: 1000 * seconds / updates
-    parts = list(facts["estimate_by_kind"].items())
-    kinds = [f"{kind} {time_ms(seconds):.1f}" for kind, seconds in parts[:shown]]
-    if more := sum(seconds for _, seconds in parts[shown:]):
+    time_ms = lambda cycles: cycles / (facts["clock"] * MEGA * updates)
+    parts = list(facts["cycles"].items())
+    kinds = [f"{kind} {time_ms(cycles):.1f}" for kind, cycles in parts[:shown]]
+    if more := sum(cycles for _, cycles in parts[shown:]):
         kinds.append(f"others {time_ms(more):.1f}")
-    yield (
-        f"estimate {time_ms(facts['estimate']):9.2f} ms a step by the compiler: "
-        f"{', '.join(kinds)}"
-    )
+    whole = 1000 * facts["estimate"] / updates
+    yield f"estimate {whole:9.2f} ms a step by the compiler: {', '.join(kinds)}"
     left = (f"{kind} {n / updates:g}" for kind, n in facts["without_cycles"].items())
     yield (
         "          too high where arrays stay on the chip; not in it: "

@@ -215,7 +215,7 @@ def _require_usual(arch: Mapping[str, Any]) -> None:
 
 
 def _warn_of_contradictions(config: TRMConfig, arch: Mapping[str, Any]) -> None:
-    """Warn of options that are not those of the arrays."""
+    """Warn of options that contradict the arrays."""
     names = ["hidden_size", "expansion", "puzzle_emb_ndim", "mlp_t"]
     names += {"hrm": ["H_layers", "L_layers"], "transformer": ["H_layers"]}.get(
         config.variant, ["L_layers"]
