@@ -1,12 +1,11 @@
 """Kill runs at random moments, and compare how they end: `python -m benchmarks.kills`.
 
 Each case is a tiny run, first made twice without a kill. A trial starts the run in a
-new folder, kills it with SIGKILL after a random time, and starts it again: 20 times,
-unless it ends before; then it may finish. The times are uniform in half the seconds of
-a whole run, which starts and compiles for most of them: few or no kills hit steps and
-saves (the slow tests kill there). One trial in five has no compiled programs. Of two
-processes one is killed, and the other within a second. A kill counts if its process was
-alive.
+new folder, kills it with SIGKILL after a random time, and starts it again, until it
+ends before its kill or has had 20. Of five kills one falls before the first step on
+average, the others after a line of training is printed, in at most half the seconds
+that the steps take. One trial in five has no compiled programs. Of two processes one is
+killed, and the other within a second. A kill counts if its process was alive.
 
 A run is identical if all arrays of its last checkpoint are, bit by bit as read from the
 files, and all lines of `metrics.jsonl` except for times. Each line is one dispatch, so
@@ -133,11 +132,22 @@ def kill(started: Sequence[Any], rng: np.random.Generator) -> bool:
 
 
 def phase(folder: Path) -> str:
-    """Return what a run was doing when it was killed, by its output and its files."""
-    word = (folder / "out").read_text().splitlines()[-1].partition(" ")[0]
-    if any((folder / "run" / "checkpoints").glob("*-tmp")) and word != "start":
-        return "save"
-    return word if word in ("start", "train", "eval") else "compile"
+    """Return what a run is doing, or did when it was killed, by its output and files.
+
+    `steps` are all after the first, evaluations and the end of the run among them.
+    """
+    lines = (folder / "out").read_text().splitlines()
+    if not any(line.startswith("train ") for line in lines):
+        return "compile" if len(lines) > 1 else "start"
+    saves = any((folder / "run" / "checkpoints").glob("*-tmp"))
+    return "save" if saves else "steps"
+
+
+def await_steps(started: Sequence[Any], folder: Path) -> None:
+    """Wait until a run has printed a line of training, or one of its processes ends."""
+    while phase(folder) in ("start", "compile"):
+        if wait([process.sentinel for process in started], 0.02):
+            break
 
 
 def hashes(checkpoints: Path) -> dict[str, str]:
@@ -173,13 +183,24 @@ def contents(started: Sequence[Any], folder: Path) -> Contents:
 
 
 def trial(
-    case: Case, folder: Path, rng: np.random.Generator, kills: int, span: float
+    case: Case,
+    folder: Path,
+    rng: np.random.Generator,
+    kills: int,
+    early: float,
+    late: float,
 ) -> tuple[Contents, Counter[str]]:
-    """Return the contents of a run that was killed, and its kills in each phase."""
+    """Return the contents of a run that was killed, and its kills in each phase.
+
+    The kills fall within `early` seconds of a start, or `late` ones of the first line.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     killed: Counter[str] = Counter()
     started = start(case, folder)
     while killed.total() < kills:
+        span = early if rng.uniform() < 0.2 else late
+        if span == late:
+            await_steps(started, folder)
         ends = [process.sentinel for process in started]
         if wait(ends, rng.uniform(0, span)) or not kill(started, rng):
             break
@@ -192,20 +213,23 @@ def trials(name: str, kills: int, seed: int) -> Counter[str]:
     """Make trials of a case until there are `kills` kills; return the counts."""
     case, rng = CASES[name], np.random.default_rng([seed, *name.encode()])
     base = Path(name).absolute()
-    expected, _ = trial(case, base, rng, 0, 0)
+    base.mkdir(exist_ok=True)
+    expected = contents(start(case, base), base)
     assert "exit status" not in expected, (base / "out").read_text()
     shutil.rmtree(base / "run")
-    since = time.monotonic()
-    again, _ = trial(case, base, rng, 0, 0)
-    span = 0.5 * (time.monotonic() - since)
+    since, started = time.monotonic(), start(case, base)
+    await_steps(started, base)
+    first = time.monotonic()
+    again, end = contents(started, base), time.monotonic()
     assert again == expected, f"{name}: two runs without a kill differ"
+    spans = first - since, 0.5 * (end - first)
     killed, verdicts = Counter[str](), []
     while killed.total() < kills:
         folder = base / str(len(verdicts))
         if rng.uniform() < 0.8:
             shutil.copytree(base / "programs", folder / "programs")
         most = min(MOST, kills - killed.total())
-        found, phases = trial(case, folder, rng, most, span)
+        found, phases = trial(case, folder, rng, most, *spans)
         names = sorted({**expected, **found}, key=lambda key: key in expected)
         differ = [key for key in names if found.get(key) != expected.get(key)]
         verdicts.append(f"{differ[0]} differs, see {folder}" if differ else "identical")
