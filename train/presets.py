@@ -94,6 +94,34 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
             eval=EvalConfig(epochs=8.0, puzzles=250, batch_size=125),
         ),
     ),
+    "sudoku-9x9": (
+        "Generated 9x9 Sudoku of 28 and more givens; about 40 minutes on one CPU core.",
+        replace(
+            _SMALL,
+            epochs=160.0,
+            model=replace(_SMALL.model, mixer="units", inner_multiple=64),
+            act=replace(_SMALL.act, loss="softmax"),
+            optim=replace(
+                _SMALL.optim,
+                warmup=100,
+                schedule="wsd",
+                decay_share=0.3,
+                muon=True,
+                muon_rate=3.0,
+                ema=0.998,
+            ),
+            data=PuzzleDataConfig(
+                paths=("datasets/sudoku-9x9-hard",),
+                hints=0.3,
+                build=GeneratedSudoku(
+                    size=9, train=4000, test=1000, augmentations=50, blanks=0.66
+                ),
+            ),
+            eval=EvalConfig(
+                epochs=16.0, puzzles=250, final_puzzles=1000, batch_size=125
+            ),
+        ),
+    ),
     "sudoku-small": (
         "Sudoku-Extreme 1k, mixes rows, columns and boxes, 100 thousand parameters: 18 "
         "% after 25 minutes on one CPU core.",

@@ -62,7 +62,7 @@ def test_without_options_what_was_taken_is_told(name: str) -> None:
         assert found.config.positions == "learned"
 
 
-OURS = ("sudoku-easy", "sudoku-small", "sudoku-fast")
+OURS = ("sudoku-easy", "sudoku-9x9", "sudoku-small", "sudoku-fast")
 """Presets of models that the official code does not have."""
 
 
