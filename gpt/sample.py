@@ -1,5 +1,6 @@
-"""Generate text with a trained GPT: `python -m gpt.sample --run-dir RUN`.
+"""Generate text with a trained GPT: `python -m gpt.sample`.
 
+    python -m gpt.sample --num-samples 1 --prompt "ROMEO:"    # the packaged model
     python -m gpt.sample --run-dir runs/mine --num-samples 1 --prompt "ROMEO:"
     python -m gpt.sample --init-from gpt2-xl --prompt FILE:prompt.txt --top-p 0.9
     python -m gpt.sample --hf-dir exported --temperature 0
@@ -47,7 +48,9 @@ class Settings:
     """Model (one of `run_dir`, `init_from`, `hf_dir`), prompt and sampling."""
 
     run_dir: str = ""
-    """Folder of a run of `train.gpt`. nanoGPT's `out_dir`."""
+    """Folder of a run of `train.gpt` (nanoGPT's `out_dir`); or a published model: its
+    folder, `owner/name` on the Hugging Face hub, or the name of a packaged one. Without
+    any model: `shakespeare`, which is packaged."""
 
     init_from: str = ""
     """`gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, any GPT-2 on the Hugging Face hub
@@ -102,7 +105,7 @@ class Settings:
         """Raise `UserError` if a setting is out of range."""
         sources = [name for name in (self.run_dir, self.init_from, self.hf_dir) if name]
         require(
-            len(sources) == 1,
+            len(sources) <= 1,
             "Give one of `--run-dir`, `--init-from` and `--hf-dir`: got "
             f"{len(sources)} of them.",
         )
@@ -117,8 +120,8 @@ def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
     Raises:
         UserError: if they cannot be read or do not match.
     """
-    if settings.run_dir:
-        run = load_run(settings.run_dir, settings.checkpoint)
+    if not (settings.init_from or settings.hf_dir):
+        run = load_run(settings.run_dir or "shakespeare", settings.checkpoint)
         require(
             run.kind == "gpt",
             f"`--run-dir` must be a run of `train.gpt`: `{settings.run_dir}` is a run "

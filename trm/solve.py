@@ -1,14 +1,15 @@
-"""Solve puzzles with a trained model: `python -m trm.solve --run-dir RUN PUZZLE ...`.
+"""Solve puzzles with a trained model: `python -m trm.solve PUZZLE ...`.
 
-    python -m trm.solve --run-dir RUN .53..61...255.6.3.3..6..43...26.25.3
+    python -m trm.solve .53..61...255.6.3.3..6..43...26.25.3
     python -m trm.solve --run-dir RUN puzzles.txt --steps 16 --out pictures
     cat puzzles.txt | python -m trm.solve --run-dir RUN --show line
 
 A Sudoku is a line with a character for each cell, `.` or `0` for an empty one. A maze
 is a line of `#`, `.`, `S` and `G`, or in a file a line for each row. An ARC task is a
-file of JSON. From Python:
+file of JSON. Without a run, the packaged model of the puzzle's kind and size answers.
+From Python:
 
-    run = load_run("runs/quickstart")
+    run = load_run("sudoku-6x6")
     (solution,) = solve(run, ".53..61...255.6.3.3..6..43...26.25.3")
     print(solution)
 """
@@ -16,19 +17,29 @@ file of JSON. From Python:
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from configs import MeshConfig, RunConfig, require, require_not_negative
+from configs import (
+    MeshConfig,
+    RunConfig,
+    UserError,
+    require,
+    require_not_negative,
+)
 from data.puzzles.kind import Kind
+from data.puzzles.kinds import kind_of
 from data.puzzles.questions import Question, decode, text_of
 from data.storage import open_path, require_writable
 from train import cli
 from train.devices import start
 from train.runs.loading import CheckpointName, load_run
+from train.runs.published import packaged
+from train.runs.record import recorded_run
 from train.solving import (
     MOST_AT_ONCE,
     Precision,
@@ -51,7 +62,9 @@ class Settings:
     """Puzzles, or files of puzzles. None: standard input."""
 
     run_dir: str = ""
-    """Folder of a run of `train.trm`."""
+    """Folder of a run of `train.trm`; or a published model: its folder, `owner/name` on
+    the Hugging Face hub, or the name of a packaged one. Empty: the packaged model of
+    the puzzles' kind and size."""
 
     official: str = ""
     """Instead of a run, an official checkpoint: a file, a folder with one, or a model
@@ -78,8 +91,8 @@ class Settings:
         """Raise `UserError` unless all settings are in range."""
         given = [name for name in (self.run_dir, self.official) if name]
         require(
-            len(given) == 1,
-            f"Give one of `--run-dir` and `--official`: got {len(given)} of them.",
+            len(given) <= 1,
+            "Give one of `--run-dir` and `--official`: got both.",
         )
         require_not_negative(self, "steps")
         if self.out:
@@ -87,15 +100,25 @@ class Settings:
             require_writable(open_path(self.out) / "puzzle-1.png")
 
 
-def read_puzzles(words: Sequence[str], kind: Kind) -> list[Question]:
-    """Read puzzles from arguments, or files that they name, or standard input.
+def read_texts(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Read the text and name of each argument, or of the file that it names.
+
+    Without arguments standard input is read.
 
     Raises:
-        UserError: if a file cannot be read, a puzzle is wrong, or there is none.
+        UserError: if a file cannot be read.
     """
-    texts = [text_of(word) for word in words]
-    if not words:
-        texts = [(decode(sys.stdin.buffer.read(), "standard input"), "")]
+    if words:
+        return [text_of(word) for word in words]
+    return [(decode(sys.stdin.buffer.read(), "standard input"), "")]
+
+
+def read_puzzles(texts: Sequence[tuple[str, str]], kind: Kind) -> list[Question]:
+    """Read the puzzles in texts.
+
+    Raises:
+        UserError: if a puzzle is wrong, or there is none.
+    """
     questions = [question for text in texts for question in kind.read(*text)]
     require(
         bool(questions),
@@ -103,6 +126,25 @@ def read_puzzles(words: Sequence[str], kind: Kind) -> list[Question]:
         "or on standard input.",
     )
     return questions
+
+
+def packaged_for(texts: Sequence[tuple[str, str]]) -> str:
+    """Return the name of the packaged model whose kind reads these texts.
+
+    Raises:
+        UserError: if there is none.
+    """
+    for name in packaged():
+        _, record = recorded_run(name)
+        if record["kind"] == "trm":
+            with suppress(UserError):
+                sizes = record["sizes"]
+                read_puzzles(texts, kind_of(None, sizes["seq"], sizes["vocab"]))
+                return name
+    raise UserError(
+        f"No packaged model reads these puzzles: there are {', '.join(packaged())}. "
+        "Check the puzzles, or name a run with `--run-dir`."
+    )
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -116,11 +158,12 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     settings.check()
     start(MeshConfig(), RunConfig())
+    texts = read_texts(settings.puzzles)
     if settings.official:
         run = load_official(settings.official)
     else:
-        run = load_run(settings.run_dir, settings.checkpoint)
-    questions = read_puzzles(settings.puzzles, run_kind(run))
+        run = load_run(settings.run_dir or packaged_for(texts), settings.checkpoint)
+    questions = read_puzzles(texts, run_kind(run))
     for first in range(0, len(questions), MOST_AT_ONCE):
         some = questions[first : first + MOST_AT_ONCE]
         options = {"steps": settings.steps, "precision": settings.precision}

@@ -31,6 +31,7 @@ from gpt.sample import SEPARATOR, main
 from gpt.text import decode_chunks
 from tests.runs import ROOT, environment, finish, start
 from tests.tiny import assert_equal
+from train import push
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.runs.checkpoint import Checkpoints
@@ -144,6 +145,21 @@ def test_a_run_is_read_onto_one_device(written: Path) -> None:
     assert newest.step == 3
     assert_equal(newest.model, state(3).ema)
     assert sorted(path for path in written.rglob("*")) == before
+
+
+def test_a_published_model_has_its_tokenizer(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It writes what the run writes, without the dataset."""
+    out = run_dir.parent / "published"
+    push.main([str(run_dir), "--out", str(out)])
+    words = ["--prompt", "abc", "--max-new-tokens", "9", "--num-samples", "1"]
+    capsys.readouterr()
+    main(["--run-dir", str(run_dir), *words])
+    shutil.rmtree(run_dir.parent / "data")
+    expected = capsys.readouterr().out
+    main(["--run-dir", str(out), *words])
+    assert capsys.readouterr().out == expected
 
 
 def test_without_an_average_the_weights_themselves(run_dir: Path) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ import optax
 import pytest
 from jax.sharding import Mesh
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
-from configs import GeneratedSudoku, RunConfig, TrainTRM, UserError
+from configs import GeneratedSudoku, MeshConfig, RunConfig, TrainTRM, UserError
 from data.build import prepare
 from data.puzzles.arc.grid import to_tokens
 from data.puzzles.dataset import Puzzle
@@ -30,10 +32,12 @@ from tests.golden import Golden
 from tests.official import write_official
 from tests.runs import TINY, finish, start
 from tests.tiny import assert_equal
-from train import solving
+from train import push, solving
+from train.mesh import make_mesh
 from train.models import build_model
 from train.presets import TRM_PRESETS
 from train.runs.checkpoint import Checkpoints
+from train.runs.integrity import fingerprint
 from train.runs.loading import LoadedRun, load_run
 from train.runs.run_dir import RunDir
 from train.state import init_state, new_state
@@ -138,6 +142,84 @@ def test_an_official_checkpoint_answers_as_the_official_code(tmp_path: Path) -> 
     assert_equal(told.answers[-1], expected["preds"])
     right = 1 / (1 + np.exp(-expected["q_halt_logits"].astype(np.float64)))
     np.testing.assert_allclose(told.q_halt[-1], right, atol=1e-4)
+
+
+# -- published models ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def published(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as a published model, packaged under the name `ours`."""
+    folder = tmp_path_factory.mktemp("packaged") / "ours"
+    push.main([str(run_dir), "--out", str(folder)])
+    return folder
+
+
+def test_a_published_model_is_that_of_the_run(published: Path, run: LoadedRun) -> None:
+    """On one device and on eight, where the table is padded."""
+    found = load_run(published)
+    assert (found.kind, found.config, found.sizes) == (run.kind, run.config, run.sizes)
+    assert found.step == run.step
+    assert_equal((found.model, found.table), (run.model, run.table))
+    mesh = make_mesh(MeshConfig(data=4, model=2))
+    spread = load_run(published, mesh=mesh)
+    assert len(spread.table.rows) == 8
+    assert fingerprint((spread.model, spread.table)) == fingerprint(
+        (run.model, run.table)
+    )
+
+
+def test_weights_of_16_bits(run_dir: Path, run: LoadedRun, tmp_path: Path) -> None:
+    push.main([str(run_dir), "--out", str(tmp_path / "half"), "--dtype", "bfloat16"])
+    half = load_run(tmp_path / "half").model
+    expected = jax.tree.map(lambda a: a.astype(jnp.bfloat16).astype(a.dtype), run.model)
+    assert_equal(half, expected)
+
+
+def test_a_packaged_model_answers_its_kind(
+    published: Path,
+    solution: Solution,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("train.runs.published.PACKAGED", published.parent)
+    for words in ([], ["--run-dir", "ours"]):
+        solve.main([BOARDS[0], "--steps", "5", "--show", "line", *words])
+        assert capsys.readouterr().out.strip() == solution.kind.show(solution.answer)
+    with pytest.raises(UserError, match=r"there are ours\."):
+        solve.main(["." * 36])
+
+
+def test_damaged_weights(published: Path, run_dir: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(published, tmp_path / "published")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-4])
+    with pytest.raises(UserError, match="Could not read"):
+        load_run(folder)
+    arrays = load_file(published / "model.safetensors")
+    save_file(arrays | {"table": arrays["table"][:, 1:]}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"1 differ, `table`"):
+        load_run(folder)
+    with pytest.raises(UserError, match="is a published model"):
+        push.main([str(folder), "--out", str(tmp_path / "again")])
+    words = [str(run_dir), "--out", str(tmp_path / "new")]
+    with pytest.raises(UserError, match="must be a result"):
+        push.main([*words, "--evaluations", str(folder / "config.json")])
+
+
+def test_a_card_has_scores_with_their_interval(run_dir: Path, tmp_path: Path) -> None:
+    values = {"values": {"exact_accuracy": 0.5}, "scored": 100}
+    settings = {"data": ["mine"], "max_steps": 32, "rollouts": {"number": 1}}
+    (tmp_path / "scores").write_text(
+        json.dumps({"settings": settings, "results": [values]})
+    )
+    (tmp_path / "notes").write_text("It cannot solve mazes.")
+    words = [str(run_dir), "--out", str(tmp_path / "new")]
+    words += ["--evaluations", str(tmp_path / "scores")]
+    push.main([*words, "--notes", str(tmp_path / "notes")])
+    card = (tmp_path / "new" / "README.md").read_text()
+    assert "| mine | 100 | 32 | 1 | 50.0% (40.4% to 59.6%) |" in card
+    assert "It cannot solve mazes." in card
 
 
 @pytest.mark.slow
@@ -467,8 +549,8 @@ def test_pictures_are_written(command: Callable[..., str], tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run-dir", "", BOARDS[0]], "got 0"),
-        (["--official", "x", BOARDS[0]], "got 2"),
+        (["--run-dir", "", "1" * 15], "No packaged model"),
+        (["--official", "x", BOARDS[0]], "got both"),
         ([BOARDS[0], "--steps", "-1"], "`steps`.*-1"),
         (["missing.txt"], r"missing\.txt"),
         (["a/b"], "a/b"),

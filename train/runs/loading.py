@@ -2,7 +2,7 @@
 
 import importlib.util
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from train.mesh import layout, make_mesh
 from train.models import Sizes, build_model
 from train.runs.checkpoint import Checkpoints
 from train.runs.metrics_file import scores
+from train.runs.published import find_model, is_published, restore_weights
 from train.runs.record import Config, read_config, recorded_run, require_kind
 from train.runs.stored import saved_steps
 from train.table import TABLE, make_table
@@ -53,10 +54,10 @@ def load_run(
     mesh: Mesh | None = None,
     experiment: type[AbstractExperiment] | None = None,
 ) -> LoadedRun:
-    """Load the model of a run, which may be training.
+    """Load the model of a run, which may be training, or a published model.
 
     Args:
-        run_dir: folder of the run.
+        run_dir: folder of the run; or a published model, see `find_model`.
         checkpoint: which one to read. A damaged checkpoint is skipped with a warning,
             unless its step is given.
         mesh: where to put the model; None for one device.
@@ -65,6 +66,7 @@ def load_run(
     Raises:
         UserError: if there is no such run, or no readable checkpoint.
     """
+    folder = find_model(run_dir)
     config, record = recorded_run(run_dir)
     sizes, devices = record.get("sizes") or {}, 1 if mesh is None else mesh.size
     require(bool(sizes), f"`{run_dir}/config.json` has no `sizes`. Restore the file.")
@@ -87,7 +89,11 @@ def load_run(
     specs = jax.tree.map(lambda _: PartitionSpec(), model)
     model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
     table = jax.tree.map(lambda leaf: placed(leaf, TABLE), table)
-    folder = open_path(run_dir)
+    if is_published(folder):
+        restored = restore_weights(folder, model, table)
+        if record["kind"] == "gpt":  # the folder has the tokenizer
+            config = replace(config, data=replace(config.data, path=str(folder)))
+        return LoadedRun(record["kind"], config, *restored, record["step"], sizes)
     opened = Checkpoints(
         folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
     )
