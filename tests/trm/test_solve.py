@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,6 +189,31 @@ def test_a_packaged_model_answers_its_kind(
         assert capsys.readouterr().out.strip() == solution.kind.show(solution.answer)
     with pytest.raises(UserError, match=r"there are ours\."):
         solve.main(["." * 36])
+
+
+def test_the_hub(
+    run_dir: Path, run: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder stands in for the hub: what is uploaded there is read from there."""
+    hub = tmp_path / "hub"
+    api = huggingface_hub.HfApi
+    told = lambda *_, **options: f"{options['private']}"
+    monkeypatch.setattr(api, "create_repo", told)
+    copy = lambda _, repo_id, folder_path: shutil.copytree(folder_path, hub / repo_id)
+    monkeypatch.setattr(api, "upload_folder", copy)
+    down = lambda name, allow_patterns: str((hub / name).resolve(strict=True))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", down)
+    push.main([str(run_dir), "--out", str(tmp_path / "a"), "--hub", "me/mine"])
+    assert_equal(load_run("me/mine").model, run.model)
+    with pytest.raises(UserError, match="me/other"):
+        load_run("me/other")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(api, "create_repo", refuse)
+    with pytest.raises(UserError, match=r"no network.* is complete"):
+        push.main([str(run_dir), "--out", str(tmp_path / "b"), "--hub", "me/mine"])
 
 
 def test_damaged_weights(published: Path, run_dir: Path, tmp_path: Path) -> None:
