@@ -592,9 +592,10 @@ class TRMConfig:
     inner_multiple: int = 256
     """Inner widths are rounded up to a multiple of it. Officially always 256."""
 
-    gate: Literal["silu", "normed"] = "silu"
-    """Feed-forward layers: SwiGLU, or SwiGLU with a norm, which allows a high learning
-    rate with Muon (arXiv 2601.19085)."""
+    gate: Literal["silu", "normed", "conv"] = "silu"
+    """Feed-forward layers. `silu`: SwiGLU. `normed`: SwiGLU with a norm, which allows a
+    high learning rate with Muon (arXiv 2601.19085). `conv`: SwiGLU with a convolution
+    over two positions (ConvSwiGLU, arXiv 2512.14693); a token MLP keeps its SwiGLU."""
 
     layers: int = 2
     """Blocks of the network; for HRM of the fast network. `L_layers`; for the

@@ -9,11 +9,13 @@ from jaxtyping import PRNGKeyArray
 from configs import TRMConfig, require
 from data.puzzles.sudoku.board import BOXES
 from gpt.attention import Kernel
+from trm.conv_swiglu import ConvSwiGLU
 from trm.layers import (
     AbstractMixer,
     AttentionMixer,
     Block,
     Network,
+    SwiGLU,
     TokenMLP,
 )
 from trm.model import TRM
@@ -73,6 +75,16 @@ def build_mixer(
             assert_never(config.mixer)
 
 
+def build_mlp(
+    config: TRMConfig, positions: int, key: PRNGKeyArray
+) -> SwiGLU | ConvSwiGLU:
+    """Build the MLP over features of one block; `positions` is their axis."""
+    sizes = config.dim, config.expansion, config.inner_multiple
+    if config.gate == "conv":
+        return ConvSwiGLU(*sizes, axis=positions, key=key)
+    return SwiGLU(*sizes, normed=config.gate == "normed", key=key)
+
+
 def build_network(
     config: TRMConfig,
     layers: int,
@@ -85,16 +97,8 @@ def build_network(
     for block_key in jax.random.split(key, layers):
         mixer_key, mlp_key = jax.random.split(block_key)
         mixer = build_mixer(config, length, kernel, mixer_key)
-        block = Block(
-            mixer,
-            config.dim,
-            config.expansion,
-            config.inner_multiple,
-            normed=config.gate == "normed",
-            eps=config.norm_eps,
-            key=mlp_key,
-        )
-        blocks.append(block)
+        mlp = build_mlp(config, 0 if mixer.positions_first else -2, mlp_key)
+        blocks.append(Block(mixer, mlp, config.norm_eps))
     return Network(tuple(blocks))
 
 

@@ -10,6 +10,7 @@ Source: `models/layers.py`; paper section 4.4 and figure 1.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -191,26 +192,11 @@ class TokenMLP(AbstractMixer):
 
 
 class Block(eqx.Module):
-    """A mixer over positions, then a SwiGLU over features; each is post-normed."""
+    """A mixer over positions, then an MLP over features; the MLP is post-normed too."""
 
     mixer: AbstractMixer
-    mlp: SwiGLU
+    mlp: Callable[[Array], Array]
     eps: float = eqx.field(static=True)
-
-    def __init__(
-        self,
-        mixer: AbstractMixer,
-        dim: int,
-        expansion: float,
-        multiple: int = 256,
-        *,
-        normed: bool = False,
-        eps: float,
-        key: PRNGKeyArray,
-    ):
-        self.mixer = mixer
-        self.mlp = SwiGLU(dim, expansion, multiple, normed=normed, key=key)
-        self.eps = eps
 
     def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
         x = self.mixer(x)

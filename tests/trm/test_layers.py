@@ -13,6 +13,7 @@ from tests.tiny import assert_close
 from train.optim import split_trainable
 from train.presets import TRM_PRESETS
 from trm.build import build_trm
+from trm.conv_swiglu import ConvSwiGLU
 from trm.layers import (
     AbstractMixer,
     AttentionMixer,
@@ -70,6 +71,37 @@ def test_a_normed_gate_is_its_formula_on_either_axis() -> None:
     np.testing.assert_allclose(
         jnp.moveaxis(layer.over_first_axis(first), 0, -1), expected, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("axis", [0, -2])
+def test_a_conv_swiglu_is_its_formula_on_either_axis(axis: int) -> None:
+    """Position by position, as `torch.nn.Conv1d` with kernel 2 and padding 1, cut."""
+    layer = ConvSwiGLU(5, 4.0, 8, axis=axis, key=jax.random.key(0))
+    wide = lambda a: np.asarray(a, np.float64)
+    silu = lambda a: a / (1 + np.exp(-a))
+    x = wide(normal(6, 5))
+    gate, up = np.split(x @ wide(layer.gate_up), 2, axis=-1)
+    hidden = silu(gate) * up
+    expected = []
+    for i, now in enumerate(hidden):
+        before = hidden[i - 1] if i else np.zeros_like(now)
+        mixed = wide(layer.taps[0]) * before + wide(layer.taps[1]) * now
+        expected.append(silu(mixed + wide(layer.bias)) @ wide(layer.down))
+    batch = jnp.stack([normal(6, 5), normal(6, 5, seed=1)])
+    batch = jnp.moveaxis(batch, 1, axis)
+    result = jnp.moveaxis(layer(batch), axis, 1)
+    np.testing.assert_allclose(result[0], expected, atol=1e-5)
+    grads = jax.grad(lambda layer: jnp.sum(jnp.sin(layer(batch))))(layer)
+    assert all(bool(jnp.isfinite(g).all() & g.any()) for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(("mixer", "axis"), [("attention", -2), ("mlp", 0)])
+def test_a_conv_gate_knows_the_axis_of_positions(mixer: Any, axis: int) -> None:
+    config = TRMConfig(mixer=mixer, gate="conv", dim=8, heads=2, puzzle_dim=8, prefix=1)
+    model: Any = jax.eval_shape(
+        lambda: build_trm(config, vocab=6, seq=4, key=jax.random.key(0))
+    )
+    assert model.recursion.network.blocks[0].mlp.axis == axis
 
 
 def test_rms_norm_is_its_formula_and_keeps_the_type() -> None:
