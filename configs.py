@@ -710,8 +710,12 @@ class ACTConfig:
     q_weight: float = 0.5
     """Weight of the halting loss relative to the loss of the cells. Officially 0.5."""
 
+    chains: int = 1
+    """Scratchpads per puzzle in training. All make each supervision step; the one with
+    the lowest loss learns from it, and shares its answer (arXiv 2601.19085: 4)."""
+
     def __post_init__(self) -> None:
-        require_positive(self, "max_steps", largest=MOST_STEPS)
+        require_positive(self, "max_steps", "chains", largest=MOST_STEPS)
         require_within(self, "[0, 1)", "label_smoothing")
         require_not_negative(self, "q_weight")
         require(
@@ -1090,6 +1094,11 @@ class TrainTRM(Training):
             "`supervision_steps` and `steps_per_call` above 1 need `loop=stream`.",
         )
         require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
+        require(
+            self.act.chains == 1 or self.model.variant in ("trm", "hier6", "hrm"),
+            "`chains` above 1 needs a fixed scratchpad apart from the answer: got "
+            f"variant={self.model.variant}. Use variant=trm.",
+        )
         require(
             not self.freeze or self.model.puzzle_dim > 0 or self.init_from != "scratch",
             "`freeze` needs a puzzle table: got puzzle_dim=0. Use freeze=False.",

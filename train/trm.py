@@ -118,7 +118,8 @@ class TRMExperiment(AbstractExperiment):
 
     def init_carry(self, model: TRM, batch: int) -> Carry:
         """Return a carry whose rows have all halted."""
-        return init_carry(model, batch, self.sizes["seq"], self.halting.memory)
+        seq, chains = self.sizes["seq"], self.config.act.chains
+        return init_carry(model, batch, seq, self.halting.memory, chains)
 
     def refill(self, model: TRM, carry: Carry, batch: Puzzle) -> Carry:
         """Start the rows that have halted on the puzzles of a batch."""

@@ -38,7 +38,7 @@ class Halting:
 class Carry(eqx.Module):
     """Rows under way. Leading batch axis on every leaf."""
 
-    latents: PyTree[Float[Array, "batch length dim"]]
+    latents: PyTree[Float[Array, "batch *chains length dim"]]
     steps: Int32[Array, " batch"]
     halted: Bool[Array, " batch"]
     puzzle: Puzzle
@@ -46,13 +46,19 @@ class Carry(eqx.Module):
     """Of the halting rule."""
 
 
-def init_carry(model: TRM, batch: int, seq: int, memory: PyTree[Array] = ()) -> Carry:
-    """Return rows that have all halted, so that their other values do not matter."""
+def init_carry(
+    model: TRM, batch: int, seq: int, memory: PyTree[Array] = (), chains: int = 1
+) -> Carry:
+    """Return rows that have all halted, so that their other values do not matter.
+
+    With `chains` above 1, latents have an axis of chains after the batch axis.
+    """
     length = model.length(seq)
+    latents = [length] if chains == 1 else [chains, length]
     cells = lambda: jnp.zeros((batch, seq), jnp.int32)
     zeros = lambda shape: lambda a: jnp.zeros((batch, *shape, *a.shape), a.dtype)
     return Carry(
-        latents=jax.tree.map(zeros([length]), model.recursion.init()),
+        latents=jax.tree.map(zeros(latents), model.recursion.init()),
         steps=jnp.zeros(batch, jnp.int32),
         halted=jnp.ones(batch, bool),
         puzzle=Puzzle(cells(), cells(), jnp.zeros(batch, jnp.int32)),

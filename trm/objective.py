@@ -20,6 +20,7 @@ from trm.loss import Parts, PuzzleLoss, metrics
 from trm.loss import puzzle_loss as official_loss
 from trm.model import TRM, Prediction
 from trm.recursion import Latents
+from trm.winner import compete
 
 NO_ROW = jnp.iinfo(jnp.int32).max
 """An id beyond every puzzle table."""
@@ -61,8 +62,14 @@ def supervision_loss(
     """
     halting = halting or halting_of(config)
     puzzle_loss = puzzle_loss or partial(official_loss, config=config)
+    labels, fresh = carry.puzzle.labels, carry.steps == 0
     x = model.embed(carry.puzzle.inputs, rows)
-    latents = model.start(carry.latents, carry.steps == 0, keys)
+    latents, rejoin = carry.latents, lambda latents: latents
+    if config.chains > 1:
+        losses_of = jax.vmap(puzzle_loss, in_axes=(0, 0, None))
+        lm_loss = lambda said: losses_of(said, labels, None)[1]["lm_loss"]
+        latents, rejoin = compete(model, latents, x, fresh, keys, lm_loss)
+    latents = model.start(latents, fresh, keys)
     latents = model.refine(latents, x, keys)
     prediction = model.predict(latents)
     more = extra(model, carry, latents, prediction)
@@ -72,9 +79,8 @@ def supervision_loss(
     steps = carry.steps + 1
     stop, memory = jax.lax.stop_gradient(halting.rule(prediction, carry.memory))
     halted = halts(stop, steps, keys, config)
-    stepped = Carry(latents, steps, halted, carry.puzzle, memory)
+    stepped = Carry(rejoin(latents), steps, halted, carry.puzzle, memory)
     q_target = _continue_target(model, latents, x, steps, config)
-    labels = carry.puzzle.labels
     loss, losses, scores = jax.vmap(puzzle_loss)(prediction, labels, q_target)
     for value in more.values():
         loss += value
