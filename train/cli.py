@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Any, NoReturn, TypeVar
 
-from configs import RunError, UserError, first_line, require
+from configs import RunError, TrainGPT, UserError, first_line, require
 
 Config = TypeVar("Config")
 Presets = Mapping[str, tuple[str, Config]]
@@ -122,20 +122,25 @@ def parse(
     import tyro
 
     from train.help import help_text
+    from train.nanogpt import require_ours
     from train.runs.base import checked, starting_point
 
     argv, about = list(sys.argv[1:] if argv is None else argv), about or ""
     named = bool(argv) and not argv[0].startswith("-")
     require(
         not named or argv[0] in presets,
-        f"Preset not found: `{' '.join(argv[:1])}`. Use one of {', '.join(presets)}.",
+        f"Preset not found: `{' '.join(argv[:1])}`. Use one of {', '.join(presets)}, "
+        "or `--config-file FILE`.",
     )
     if {"-h", "--help", "--help-all"} & set(argv):
         preset = argv[0] if named else next(iter(presets))
         print(help_text(about, presets, preset, full="--help-all" in argv))
         raise SystemExit(0)
     title, base, argv = starting_point(presets, argv)
-    default, argv = _without_build(base, argv[named:])
+    argv = argv[named:]
+    if isinstance(base, TrainGPT):
+        require_ours(argv)
+    default, argv = _without_build(base, argv)
     line: Any = dataclasses.make_dataclass(
         "CommandLine",
         [("config", tyro.conf.AvoidSubcommands[type(default)], default)],

@@ -129,6 +129,10 @@ def help_text(
     lines += ["", "Instead of a preset:"]
     lines += ["  --config.run-dir RUN  Resume a run with all its settings."]
     lines += ["  --config-file FILE  Start a run with the settings of a `config.json`."]
+    lines += ["", "With or without a preset:"]
+    lines += [
+        "  --config-file FILE  Override settings by lines like `optim.lr = 1e-3`."
+    ]
     if not full:
         return "\n".join([*lines, "", f"All {len(known)} settings: --help-all"])
     lines += ["", f"All settings (in parentheses: the value in `{preset}`):"]

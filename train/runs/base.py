@@ -8,6 +8,7 @@ from configs import require
 from data.storage import open_path
 from train.runs.loading import has_checkpoint
 from train.runs.record import recorded_run, require_config, require_kind
+from train.runs.settings_file import command_line
 
 FILE, RUN = "--config-file", "--config.run-dir"
 
@@ -17,9 +18,10 @@ def starting_point(
 ) -> tuple[str, Any, list[str]]:
     """Return a preset's name, the configuration to override, and the other arguments.
 
-    The configuration is the first available: the named preset; a file
+    The configuration is the first available: the named preset; a `config.json`
     (`--config-file`), without its run directory; a run that has a checkpoint
-    (`--config.run-dir`); the first preset.
+    (`--config.run-dir`); the first preset. Another file has settings, which come before
+    the other arguments.
 
     Args:
         presets: name to (summary, configuration).
@@ -28,8 +30,12 @@ def starting_point(
     Raises:
         UserError: if a run or file is of another kind of model, or cannot be read.
     """
-    (file, argv), (run_dir, _) = _take(FILE, argv), _take(RUN, argv)
+    file, argv = _take(FILE, argv)
     named = argv[0] if argv and argv[0] in presets else None
+    if file and not file.endswith(".json"):
+        at = 0 if named is None else 1
+        argv, file = [*argv[:at], *command_line(file), *argv[at:]], ""
+    run_dir, _ = _take(RUN, argv)
     if file:
         require(
             named is None,
