@@ -413,6 +413,10 @@ class TextFiles(BytePairs):
     tokens: Literal["char", "gpt2"] = "gpt2"
     """One token per character, or GPT-2's byte pairs."""
 
+    like: str = ""
+    """Folder of a run, a published model or a dataset to take the tokens from, instead
+    of `tokens`. Other characters are left out and counted."""
+
     processes: int = 1
     """Worker processes that encode."""
 

@@ -13,14 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import tyro
 
 from configs import (
-    GPTConfig,
     MeshConfig,
     RunConfig,
     UserError,
@@ -29,38 +25,20 @@ from configs import (
     require_positive,
     require_seed,
 )
-from data.text.tokenizer import GPT2, Tokenizer
 from gpt.decode import Decoder
-from gpt.model import cast
-from gpt.pretrained import read_pretrained
 from gpt.sampling import Sampling
 from gpt.text import write_texts
 from train import cli
 from train.devices import start
-from train.runs.loading import CheckpointName, load_run
+from train.gpt_model import ModelSettings
 
 SEPARATOR = "---------------"
 """Line after each sample, as in nanoGPT."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Model (one of `run_dir`, `init_from`, `hf_dir`), prompt and sampling."""
-
-    run_dir: str = ""
-    """Folder of a run of `train.gpt` (nanoGPT's `out_dir`); or a published model: its
-    folder, `owner/name` on the Hugging Face hub, or the name of a packaged one. Without
-    any model: `shakespeare`, which is packaged."""
-
-    init_from: str = ""
-    """`gpt2`, `gpt2-medium`, `gpt2-large`, `gpt2-xl`, any GPT-2 on the Hugging Face hub
-    as `owner/name`, or a `ckpt.pt` of nanoGPT."""
-
-    hf_dir: str = ""
-    """Folder of a Hugging Face GPT-2, as written by `gpt.export`."""
-
-    checkpoint: CheckpointName = "best"
-    """Checkpoint of the run: `best`, `newest` or a step."""
+class Settings(ModelSettings):
+    """Model, prompt and sampling."""
 
     prompt: str = "\n"
     """Text before the sample; `FILE:name` reads it from a file. `start`."""
@@ -87,65 +65,15 @@ class Settings:
     """End a text after this string. A single token (a character, `<|endoftext|>`) also
     ends its computation."""
 
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute type. `auto`: float32 on a CPU, else bfloat16. `dtype`."""
-
     batch: int = 0
     """Samples generated at once; 0: all."""
 
-    data: str = ""
-    """Folder of the dataset with the model's tokenizer. Empty: the dataset of the run;
-    GPT-2's tokens without a run."""
-
-    bpe_dir: str = ""
-    """Folder with GPT-2's `encoder.json` and `vocab.bpe`. Empty: the folder used by the
-    run's dataset, then the environment variable `GPT2_BPE_DIR`, then a download."""
-
     def check(self) -> None:
         """Raise `UserError` if a setting is out of range."""
-        sources = [name for name in (self.run_dir, self.init_from, self.hf_dir) if name]
-        require(
-            len(sources) <= 1,
-            "Give one of `--run-dir`, `--init-from` and `--hf-dir`: got "
-            f"{len(sources)} of them.",
-        )
+        super().check()
         require_positive(self, "num_samples", "max_new_tokens")
         require_not_negative(self, "batch")
         require_seed(self.seed)
-
-
-def load(settings: Settings) -> tuple[Decoder, Tokenizer]:
-    """Load the model in the compute type, and its tokenizer.
-
-    Raises:
-        UserError: if they cannot be read or do not match.
-    """
-    if not (settings.init_from or settings.hf_dir):
-        run = load_run(settings.run_dir or "shakespeare", settings.checkpoint)
-        require(
-            run.kind == "gpt",
-            f"`--run-dir` must be a run of `train.gpt`: `{settings.run_dir}` is a run "
-            f"of `train.{run.kind}`.",
-        )
-        model = run.model
-        tokenizer = Tokenizer.of(run.config.data, settings.data, settings.bpe_dir)
-    else:
-        require(
-            not settings.hf_dir or Path(settings.hf_dir).is_dir(),
-            f"Folder not found: `{settings.hf_dir}`. For a model on the hub, use "
-            "`--init-from`.",
-        )
-        source = settings.hf_dir or settings.init_from
-        model = read_pretrained(source, GPTConfig(block_size=1 << 30)).load("xla")
-        if settings.data:
-            tokenizer = Tokenizer.read(settings.data, settings.bpe_dir)
-        else:
-            tokenizer = GPT2.load(settings.bpe_dir)
-    tokenizer.require_known(model.embedding.weight.shape[0])
-    precision = settings.precision
-    if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return Decoder(cast(model, jnp.dtype(precision))), tokenizer
 
 
 def read_prompt(prompt: str) -> str:
@@ -171,7 +99,8 @@ def sample(settings: Settings, sampling: Sampling) -> None:
             the output cannot be written.
     """
     show("")  # an output error must come before the model is read
-    decoder, tokenizer = load(settings)
+    model, tokenizer = settings.load()
+    decoder = Decoder(model)
     prompt, count = read_prompt(settings.prompt), settings.num_samples
     batch = min(settings.batch or count, count)
     for first in range(0, count, batch):

@@ -27,6 +27,7 @@ RECIPES = {
 # Entry scripts stand above all packages.
 SCRIPTS = {
     "data/prepare.py",
+    "gpt/evaluate.py",
     "gpt/export.py",
     "gpt/sample.py",
     "trm/convert.py",

@@ -333,7 +333,12 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     Raises:
         UserError: if run, data and settings do not go together.
     """
-    config, record = recorded_run(settings.run_dir, TrainTRM)
+    config, record = recorded_run(settings.run_dir)
+    require(
+        isinstance(config, TrainTRM),
+        f"`{settings.run_dir}` is a run of `train.{record['kind']}`, without puzzles. "
+        f"Evaluate it with `python -m gpt.evaluate --run-dir {settings.run_dir}`.",
+    )
     paths = settings.data or config.data.paths
     folders = map(local_dataset, paths)
     is_arc = all((folder / "test_puzzles.json").is_file() for folder in folders)

@@ -29,6 +29,9 @@ class Split:
     batch: Callable[[int], PyTree[np.ndarray]]
     """Returns this process's rows of a batch, given its number. Called in a thread."""
 
+    derive: Callable[[Values], Values] = lambda means: {}
+    """Returns further values, given the means of the metrics."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -96,6 +99,7 @@ def evaluate(
                 tick(number - 1)
         add(pending)
         means = averages({name: tuple(total) for name, total in totals.items()})
+        means |= split.derive(means)
         values |= {f"{split.name}{name}": value for name, value in means.items()}
         rows += split.examples
     rate = rows / (time.perf_counter() - start)

@@ -8,6 +8,7 @@ Examples:
     python -m train.gpt finetune-shakespeare --config.init-from gpt2
 """
 
+import math
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -167,7 +168,8 @@ class GPTExperiment(AbstractExperiment):
         local = process_rows(self.mesh, size)
 
         def split(name: str) -> Split:
-            everything = self.open_split(name, count, self.config.seed + 1).batch(0)
+            data = self.open_split(name, count, self.config.seed + 1)
+            everything = data.batch(0)
 
             def batch(index: int) -> Tokens:
                 rows = index * size + local
@@ -176,8 +178,13 @@ class GPTExperiment(AbstractExperiment):
                 targets = np.where((rows < count)[:, None], targets, IGNORE)
                 return Tokens(inputs, targets.astype(np.int32))
 
-            batches = ceil_div(count, size)
-            return Split(name=f"{name}_", examples=count, batches=batches, batch=batch)
+            return Split(
+                name=f"{name}_",
+                examples=count,
+                batches=ceil_div(count, size),
+                batch=batch,
+                derive=partial(bits_per_byte, bytes_per_token=data.bytes_per_token),
+            )
 
         return [split("train"), split("val")]
 
@@ -186,11 +193,13 @@ class GPTExperiment(AbstractExperiment):
         return -(values["val_loss"] or 0.0)
 
     def summary(self, evaluation: Evaluation) -> str:
-        """Return the loss on both splits."""
+        """Return loss and bits per byte on both splits."""
+        values = evaluation.values
         return "\n".join(
-            f"  {value:8.4f}  loss on {split}"
+            f"  {value:8.4f}  {words} on {split}"
+            for name, words in (("loss", "loss"), ("bits_per_byte", "bits per byte"))
             for split in ("train", "val")
-            if (value := evaluation.values[f"{split}_loss"]) is not None
+            if (value := values.get(f"{split}_{name}")) is not None
         )
 
     def advice(self, folder: AnyPath) -> str:
@@ -213,6 +222,14 @@ class GPTExperiment(AbstractExperiment):
     def first_weights(self) -> tuple[GPT, tuple[()]] | None:
         """Return the model of `init_from`; None for a fresh one."""
         return None if self.source is None else (self.source.load(self.kernel), ())
+
+
+def bits_per_byte(means: Values, bytes_per_token: float | None) -> Values:
+    """Return the loss in bits per byte, where the bytes of the text are known."""
+    loss = means["loss"]
+    if loss is None or bytes_per_token is None:
+        return {}
+    return {"bits_per_byte": loss / math.log(2) / bytes_per_token}
 
 
 main = partial(seeds.run, GPTExperiment)

@@ -47,6 +47,7 @@ class TokenDataset:
     Attributes:
         tokenizer: the dataset's tokenizer.
         vocab_size: tokens are 0 .. vocab_size - 1.
+        tokens: the split, mapped from disk.
         num_tokens: tokens of the split.
         batch_size: sequences of a batch over all processes.
         block_size: tokens of a sequence.
@@ -84,10 +85,11 @@ class TokenDataset:
         self._rows = rows_of(batch_size, rows)
         self._key = np.array([seed, SPLITS.index(split)], np.uint64)
         self._file = local_dataset(path) / f"{split}.bin"
-        data = _open(self._file, block_size)
-        _check_type(data, self._file, self.tokenizer)
-        self.num_tokens = len(data)
-        self._windows = np.lib.stride_tricks.sliding_window_view(data, block_size + 1)
+        self.tokens = _open(self._file, block_size)
+        _check_type(self.tokens, self._file, self.tokenizer)
+        self.num_tokens = len(self.tokens)
+        windows = np.lib.stride_tricks.sliding_window_view
+        self._windows = windows(self.tokens, block_size + 1)
 
     @cached_property
     def content_hash(self) -> str:
@@ -103,6 +105,13 @@ class TokenDataset:
         names = [f"{split}.bin" for split in SPLITS] + ["meta.pkl", "tokenizer.json"]
         files = [folder / name for name in names if (folder / name).is_file()]
         return fingerprint(files)
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes of the split's text per token; None if `dataset.json` lacks them."""
+        split = self._file.stem
+        size = (read_about(self._file.parent) or {}).get(f"{split}_bytes")
+        return size / self.num_tokens if isinstance(size, int) else None
 
     def batch(self, step: int) -> Tokens:
         """Return this process's rows of batch `step`, counted from 0.

@@ -4,6 +4,7 @@ Source: nanoGPT, `data/shakespeare*/prepare.py`: the same vocabulary, split and 
 bit for bit.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from configs import TextFiles, require
-from data.folder import check_vacant, parallel_map
+from data.folder import check_vacant, parallel_map, say
 from data.text.reading import Survey, between, cut, read_text, survey
 from data.text.tokenizer import GPT2, LARGEST, Characters, Tokenizer
+from data.text.unknown import describe, known
 from data.text.writer import write_tokens
 
 TRAIN_SHARE = 0.9
@@ -38,12 +40,15 @@ def build(config: TextFiles, out: Path) -> None:
     text = survey(read_text(config.input))
     val_text = survey(read_text(config.val_input))
     tokenizer = _tokenizer(config, text, val_text)
+    left_out: Counter[str] = Counter()
     splits = {
-        name: _encode(tokenizer, part, config.processes)
+        name: _encode(tokenizer, part, config.processes, left_out)
         for name, part in _parts(config, text.length, val_text.length).items()
     }
     names = [Path(path).name for path in (*config.input, *config.val_input)]
     write_tokens(splits, tokenizer, out, ", ".join(names))
+    if left_out:
+        say(describe(left_out))
 
 
 def _parts(config: TextFiles, length: int, val_length: int) -> dict[str, Part]:
@@ -66,6 +71,8 @@ def _parts(config: TextFiles, length: int, val_length: int) -> dict[str, Part]:
 
 def _tokenizer(config: TextFiles, *texts: Survey) -> Tokenizer:
     """Return the tokenizer of the texts."""
+    if config.like:
+        return Tokenizer.like(config.like, config.bpe_dir)
     if config.tokens == "gpt2":
         return GPT2.load(config.bpe_dir)
     characters = sorted(set().union(*(text.characters for text in texts)))
@@ -78,8 +85,10 @@ def _tokenizer(config: TextFiles, *texts: Survey) -> Tokenizer:
     return Characters("".join(characters))
 
 
-def _encode(tokenizer: Tokenizer, part: Part, processes: int) -> Iterator[np.ndarray]:
-    """Yield the tokens of a part, piece by piece."""
+def _encode(
+    tokenizer: Tokenizer, part: Part, processes: int, left_out: Counter[str]
+) -> Iterator[np.ndarray]:
+    """Yield the tokens of a part, piece by piece; count unknown characters."""
     from tqdm import tqdm
 
     if isinstance(tokenizer, Characters):
@@ -92,4 +101,5 @@ def _encode(tokenizer: Tokenizer, part: Part, processes: int) -> Iterator[np.nda
                 yield piece
                 bar.update(len(piece))
 
-        yield from parallel_map(tokenizer.encode, pieces(), processes)
+        text = known(pieces(), tokenizer, left_out)
+        yield from parallel_map(tokenizer.encode, text, processes)

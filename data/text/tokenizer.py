@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import tiktoken
-from jaxtyping import Int32, Integer
+from jaxtyping import Int32, Int64, Integer
 
 from configs import TextDataConfig, UserError, require
 from data.remote import local_dataset
+from data.storage import exists, open_path, read_text
 from data.text.bpe import FOLDER_VARIABLE, load_bpe
 from data.text.reading import read_about, read_characters
 
@@ -109,6 +110,39 @@ class Tokenizer(ABC):
         """
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
+    @staticmethod
+    def like(folder: str | Path, bpe_dir: str = "") -> "Tokenizer":
+        """Return the tokenizer of a dataset, a run or a published model.
+
+        Raises:
+            UserError: as `read`, or if the run is not of a GPT.
+        """
+        record = open_path(folder) / "config.json"
+        if not exists(record) or exists(record.with_name(FILE)):
+            return Tokenizer.read(folder, bpe_dir)
+        match json.loads(read_text(record)):
+            case {"data": {"path": str(path), "build": build}}:
+                known = build.get("bpe_dir", "") if isinstance(build, dict) else ""
+                return Tokenizer.read(path, bpe_dir or known)
+        raise UserError(
+            f"`{folder}` must be a dataset of text or a run of `train.gpt`: its "
+            "`config.json` names no text. Name another."
+        )
+
+    def unknown(self, characters: str) -> str:
+        """Return those of the characters that the vocabulary lacks."""
+        del characters
+        return ""
+
+    def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
+        """Return the length of each token's UTF-8 in bytes.
+
+        Raises:
+            UserError: if the vocabulary cannot be read.
+        """
+        tokens = range(self.vocab_size)
+        return np.array([len(self.decode_bytes([token])) for token in tokens], np.int64)
+
     @abstractmethod
     def encode(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Return the tokens of `text`.
@@ -176,6 +210,10 @@ class Characters(Tokenizer):
             )
         return tokens
 
+    def unknown(self, characters: str) -> str:
+        """Return those of the characters that the vocabulary lacks."""
+        return "".join(c for c in characters if c not in self.characters)
+
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
         """Return the UTF-8 of the characters; see the base class."""
         text = "".join(self.characters[token] for token in self._checked(tokens))
@@ -231,6 +269,12 @@ class GPT2(Tokenizer):
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
         """Return the bytes of the tokens; see the base class."""
         return self.encoding().decode_bytes(self._checked(tokens))
+
+    def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
+        """Return the length of each token in bytes; 0 for `<|endoftext|>`."""
+        lengths = super().byte_lengths()
+        lengths[self.end] = 0
+        return lengths
 
     def describe(self) -> Mapping[str, str | int]:
         """Return the kind and the number of tokens."""

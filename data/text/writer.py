@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from configs import require
 from data.folder import new_folder
@@ -36,10 +37,12 @@ def write_tokens(
         about: dict[str, object] = {"source": source, **tokenizer.describe()}
         about.pop("characters", None)
         about["vocab_size"] = tokenizer.vocab_size
+        lengths = tokenizer.byte_lengths()
         for name, pieces in splits.items():
-            count = _write_split(folder / f"{name}.bin", pieces, digest.update)
+            path = folder / f"{name}.bin"
+            count, size = _write_split(path, pieces, lengths, digest.update)
             require(count > 0, f"A split must have text: {name} has none. Add some.")
-            about[f"{name}_tokens"] = count
+            about[f"{name}_tokens"], about[f"{name}_bytes"] = count, size
             digest.update(f"{name} {count}\n".encode())
         digest.update(json.dumps(tokenizer.describe()).encode())
         about["content_hash"] = digest.hexdigest()
@@ -48,14 +51,21 @@ def write_tokens(
 
 
 def _write_split(
-    path: Path, pieces: Iterable[np.ndarray], update: Callable[[bytes], None]
-) -> int:
-    """Write tokens as uint16, also to `update`, and return their number."""
-    count = 0
+    path: Path,
+    pieces: Iterable[np.ndarray],
+    lengths: Int64[np.ndarray, " vocab"],
+    update: Callable[[bytes], None],
+) -> tuple[int, int]:
+    """Write tokens as uint16, also to `update`; return their number and text's bytes.
+
+    `lengths` are the bytes of each token of the vocabulary.
+    """
+    count = size = 0
     with path.open("wb") as file:
         for piece in pieces:
             data = piece.astype("<u2").tobytes()
             file.write(data)
             update(data)
             count += len(piece)
-    return count
+            size += int(lengths[piece].sum())
+    return count, size

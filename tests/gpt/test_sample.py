@@ -386,15 +386,18 @@ def test_no_checkpoint_yet(run_dir: Path) -> None:
         main(["--run-dir", str(run_dir)])
 
 
-def test_too_many_tokens_for_the_model(written: Path, tmp_path: Path) -> None:
-    Characters("".join(map(chr, range(32, 60)))).write(tmp_path)
-    with pytest.raises(UserError, match="28"):
+def test_other_tokens_than_the_models(written: Path, tmp_path: Path) -> None:
+    """Other characters, or too many."""
+    Characters("".join(map(chr, range(32, 160)))).write(tmp_path)
+    with pytest.raises(UserError, match=f"others.*--like {written}"):
         main(["--run-dir", str(written), "--data", str(tmp_path)])
+    with pytest.raises(UserError, match="128"):
+        main(["--hf-dir", str(HF), "--data", str(tmp_path)])
 
 
 def test_a_run_of_a_trm_writes_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     run = LoadedRun("trm", TRM_PRESETS["quickstart"][1], None, (), 1)
-    monkeypatch.setattr("gpt.sample.load_run", lambda *_: run)
+    monkeypatch.setattr("train.gpt_model.load_run", lambda *_: run)
     with pytest.raises(UserError, match=r"`mine`.*train\.trm"):
         main(["--run-dir", "mine"])
 

@@ -30,7 +30,8 @@ from tests import runs
 from tests.arc_golden import write_official
 from train import evaluate
 from train.evaluate import main, new_file
-from train.presets import TRM_PRESETS
+from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.runs.run_dir import RunDir
 from train.trm import main as train
 
 
@@ -285,3 +286,16 @@ def test_arc_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     votes = Votes.of_datasets([data])
     votes.add(*(saved[name] for name in names))
     assert alone["votes"] == votes.metrics()
+
+
+def test_a_run_of_a_gpt(tmp_path: Path) -> None:
+    """It has a command of its own."""
+    run = RunDir(
+        replace(GPT_PRESETS["shakespeare-char"][1], run_dir=str(tmp_path / "run")),
+        "shakespeare-char",
+        {"kind": "gpt", "sizes": {"tokens": 65}},
+    )
+    run.write_config()
+    run.close()
+    with pytest.raises(UserError, match=r"python -m gpt\.evaluate --run-dir .*/run"):
+        evaluated(tmp_path / "run", tmp_path)

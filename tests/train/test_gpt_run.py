@@ -73,6 +73,8 @@ def test_a_run_writes_its_files_and_prints_progress(complete: Path) -> None:
     assert [line["step"] for line in evaluations] == [10, 20, 30, 40]
     assert {"train_loss", "val_loss"} <= evaluations[0].keys()
     assert evaluations[-1]["val_loss"] < evaluations[0]["val_loss"]
+    bits = evaluations[0]["val_loss"] / np.log(2)  # a byte per character
+    assert evaluations[0]["val_bits_per_byte"] == pytest.approx(bits)
     assert {"loss", "grad_norm", "lr"} <= train[0].keys()
     assert "mfu" not in train[0], "the peak of a CPU is unknown"
     rows = map(json.loads, (complete / "metrics.jsonl").read_text().splitlines())

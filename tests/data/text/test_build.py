@@ -56,6 +56,8 @@ def test_characters_as_nanogpt_writes_them(tmp_path, capsys):
     assert tokens(out, "train") == [numbers[c] for c in TEXT[:n]]
     assert tokens(out, "val") == [numbers[c] for c in TEXT[n:]]
     assert Tokenizer.read(out).decode(tokens(out, "val")) == TEXT[n:]
+    assert about(out)["train_bytes"] == len(TEXT[:n].encode())
+    assert about(out)["val_bytes"] == len(TEXT[n:].encode())
     printed = capsys.readouterr().out
     assert f"train: {n} tokens" in printed
     assert "note: " in printed, "it is another text"
@@ -76,6 +78,29 @@ def test_the_vocabulary_covers_both_splits(tmp_path):
     assert tokens(out, "train") == [0, 1, 2, 3]
     assert tokens(out, "val") == [4, 0]
     assert about(out)["source"] == "a.txt, b.gz, c.txt"
+
+
+def test_the_tokens_of_a_run(tmp_path, capsys):
+    """Or of a dataset; what the vocabulary lacks is left out and counted."""
+    first, run = tmp_path / "first", tmp_path / "run"
+    (source := tmp_path / "source").mkdir()
+    prepare(TextFiles(input=(write(source / "a.txt"),), tokens="char"), first)
+    run.mkdir()
+    data = {"path": str(first), "build": None}
+    (run / "config.json").write_text(json.dumps({"data": data}))
+    other = write(tmp_path / "b.txt", "XtheX\nend.Y é" * 9)
+    for number, like in enumerate((first, run)):
+        out = tmp_path / f"out{number}"
+        prepare(TextFiles(input=(other,), like=str(like)), out)
+        tokenizer = Tokenizer.read(out)
+        assert tokenizer.describe() == Tokenizer.read(first).describe()
+        text = "".join(tokenizer.decode(tokens(out, name)) for name in ("train", "val"))
+        assert text == "the\nend. é" * 9
+        assert "27 characters" in (printed := capsys.readouterr().out)
+        assert "'X' (18), 'Y' (9)" in printed
+    (run / "config.json").write_text(json.dumps({"data": {"paths": ["puzzles"]}}))
+    with pytest.raises(UserError, match=r"names no text"):
+        prepare(TextFiles(input=(other,), like=str(run)), tmp_path / "no")
 
 
 def test_the_content_hash_is_of_the_content(tmp_path):
