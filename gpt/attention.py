@@ -28,7 +28,7 @@ def pick_kernel(
     precision: str,
     length: int,
     head_dim: int,
-    backend: str | None = None,
+    device: Any = None,
 ) -> Kernel:
     """Choose the attention kernel.
 
@@ -37,17 +37,17 @@ def pick_kernel(
         precision: the compute type.
         length: positions of a sequence.
         head_dim: width of a head.
-        backend: `cpu`, `gpu` or `tpu`. None: JAX's default backend.
+        device: to compile for. None: JAX's default.
 
     Raises:
         UserError: if the kernel is not available here.
     """
-    backend = backend or jax.default_backend()
+    backend = device.platform if device else jax.default_backend()
     can = {
         "splash": backend == "tpu"
         and (length % SPLASH_BLOCK == 0 or length >= SPLASH_LENGTH),
         "cudnn": backend == "gpu"
-        and compute_capability() >= 8.0
+        and compute_capability(device or jax.local_devices()[0]) >= 8.0
         and precision != "float32"
         and head_dim <= CUDNN_WIDTH,
         "xla": True,
@@ -78,10 +78,10 @@ def padding(kernel: Kernel, length: int) -> int:
     return length % 2 if kernel == "cudnn" else 0
 
 
-def compute_capability() -> float:
-    """Return the first GPU's compute capability; 0 if it is not NVIDIA's."""
+def compute_capability(device: Any) -> float:
+    """Return a GPU's compute capability; 0 if it is not NVIDIA's."""
     try:
-        return float(jax.local_devices()[0].compute_capability)
+        return float(device.compute_capability)
     except (AttributeError, ValueError):
         return 0.0
 

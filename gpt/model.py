@@ -91,6 +91,16 @@ class Block(eqx.Module):
         return x + dropout(self.down(hidden), self.dropout, second), extra
 
 
+def blocks_in_a_row(config: GPTConfig, backend: str) -> int:
+    """Return the number of blocks that are compiled in sequence.
+
+    Args:
+        config: sizes of the GPT.
+        backend: to compile for: `cpu`, `gpu` or `tpu`.
+    """
+    return config.unroll or (config.n_layer if backend == "gpu" else 1)
+
+
 class GPT(eqx.Module):
     """Map tokens to logits of the next tokens, for sequences up to `block_size`."""
 
@@ -133,8 +143,7 @@ class GPT(eqx.Module):
         self.logit_cap = config.logit_cap
         self.dropout = config.dropout
         self.kernel = kernel
-        in_a_row = config.n_layer if jax.default_backend() == "gpu" else 1
-        self.unroll = config.unroll or in_a_row
+        self.unroll = blocks_in_a_row(config, jax.default_backend())
         self.remat = config.remat
 
     @property

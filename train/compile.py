@@ -30,10 +30,10 @@ from train import cli
 from train.devices import backend
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.roofline.chips import slice_devices
 from train.roofline.dataless import experiment_of, more_slices
 from train.roofline.report import describe, largest
 from train.roofline.study import GIGA, study
+from train.roofline.topology import devices_of
 
 PRESETS: dict[str, tuple[str, Any]] = {**TRM_PRESETS, **GPT_PRESETS}
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_enable_compilation_cache", False)
     backend()  # fails without a device
-    mesh = make_mesh(config.mesh, slice_devices(flags.topology))
+    mesh = make_mesh(config.mesh, devices_of(flags.topology))
     print(f"{preset} on {flags.topology}", flush=True)
     while True:
         facts, program = study(experiment_of(config, mesh))

@@ -217,7 +217,7 @@ class AbstractExperiment(abc.ABC):
             precision=self.config.precision,
             length=self.positions,
             head_dim=self.config.model.head_dim,
-            backend=self.mesh.devices.flat[0].platform,
+            device=self.mesh.devices.flat[0],
         )
 
     @property

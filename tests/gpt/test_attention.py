@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -204,8 +205,9 @@ def test_splash(seq: int, causal: bool) -> None:
 )
 def test_the_kernel_for_a_tpu(length: int, kernel: str) -> None:
     """Short sequences are not padded to whole blocks."""
-    sizes = {"precision": "bfloat16", "head_dim": 64, "backend": "tpu"}
-    assert pick_kernel("auto", length=length, **sizes) == kernel
+    sizes = {"precision": "bfloat16", "head_dim": 64}
+    tpu = SimpleNamespace(platform="tpu")
+    assert pick_kernel("auto", length=length, device=tpu, **sizes) == kernel
 
 
 def pull_all(function: Any, seq: int, head_dim: int) -> Any:

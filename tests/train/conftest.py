@@ -1,8 +1,11 @@
-"""A small dataset, and an uninterrupted run on it."""
+"""A small dataset, an uninterrupted run on it, and compiling without the cache."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import GeneratedSudoku
 from data.build import prepare
@@ -33,3 +36,13 @@ def complete(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "out").write_text(out)
     (folder / "err").write_text(err)
     return folder
+
+
+@pytest.fixture(scope="module")
+def no_persistent_cache() -> Iterator[None]:
+    """Programs of devices that are not here cannot be read back from the cache."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()

@@ -25,7 +25,6 @@ from train import cli
 from train.compile import PRESETS, main
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.roofline.chips import slice_devices
 from train.roofline.cost import flops
 from train.roofline.dataless import experiment_of, more_slices, sizes_of
 from train.roofline.report import describe
@@ -37,6 +36,7 @@ from train.roofline.study import (
     study,
     trace,
 )
+from train.roofline.topology import devices_of
 from train.runs.record import settings
 
 QUICKSTART = ["quickstart", "--config.batch-size", "16", "--config.mesh.data", "8"]
@@ -212,6 +212,7 @@ FACTS = {
     "sent": 0.75 * (2 * 10**6 + 4 * 10**6),
     "collectives_in_loops": 0,
     "loops": [2],
+    "launches": None,
     "code": 0,
     "room": None,
     "peak": 2**30,
@@ -288,10 +289,10 @@ def test_memory_of_a_tpu() -> None:
     assert room_of(tpu("TPU v9")) is None
 
 
-@pytest.mark.parametrize("name", ["v9-8", "v4", "v4-", "h100", "v4-64x2", "v4-24"])
+@pytest.mark.parametrize("name", ["v9-8", "v4", "v4-", "h100-0", "v4-64x2", "v4-24"])
 def test_a_slice_that_does_not_exist(name: str) -> None:
     with pytest.raises(UserError, match=f"`{name}`"):
-        slice_devices(name)
+        devices_of(name)
 
 
 def test_without_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,4 +301,4 @@ def test_without_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", missing)
     with pytest.raises(UserError, match=r"pip install -e '\.\[tpu\]'"):
-        slice_devices("v4-64")
+        devices_of("v4-64")

@@ -47,7 +47,7 @@ GPT = {name: config for name, (_, config) in GPT_PRESETS.items()}
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """An A100, as far as our code and JAX's query it: compute capability 8.0."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(attention, "compute_capability", lambda: 8.0)
+    monkeypatch.setattr(attention, "compute_capability", lambda _: 8.0)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91300)
     monkeypatch.setattr(
         cudnn, "check_compute_capability", lambda wanted: float(wanted) <= 8.0
@@ -183,7 +183,7 @@ def test_cudnn_is_refused_where_it_cannot_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(attention, "compute_capability", lambda: capability)
+    monkeypatch.setattr(attention, "compute_capability", lambda _: capability)
     case = {"precision": "bfloat16", "length": 97, "head_dim": 64} | sizes
     assert pick_kernel("auto", **case) == "xla"
     with pytest.raises(UserError, match="cudnn"):

@@ -1,26 +1,25 @@
 """Train steps compiled for a v4-64 slice, 32 chips, without having it."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from configs import MeshConfig, TrainGPT, TrainTRM
 from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
-from train.roofline.chips import slice_devices
 from train.roofline.dataless import experiment_of
 from train.roofline.program import Program
 from train.roofline.study import study
+from train.roofline.topology import devices_of
 
 pytestmark = [
     pytest.mark.tpu_aot,
     pytest.mark.slow,
+    pytest.mark.usefixtures("no_persistent_cache"),
     pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu"),
 ]
 
@@ -28,18 +27,8 @@ SMALL_GPT = {"n_head": 2, "n_embd": 128, "block_size": 256, "vocab_size": 50304}
 SMALL = {"dim": 64, "heads": 2, "prefix": 1, "puzzle_dim": 64, "H_cycles": 3}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_persistent_cache() -> Iterator[None]:
-    """Programs of devices that are not here cannot be read back from the cache."""
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_enable_compilation_cache", True)
-    compilation_cache.reset_cache()
-
-
 def slice_mesh(data: int, model: int, topology: str = "v4-64") -> Mesh:
-    return make_mesh(MeshConfig(data=data, model=model), slice_devices(topology))
+    return make_mesh(MeshConfig(data=data, model=model), devices_of(topology))
 
 
 def studied(config: TrainTRM | TrainGPT, mesh: Mesh) -> dict[str, Any]:
@@ -85,7 +74,7 @@ def assert_in_place(found: dict[str, Any]) -> None:
     ],
 )
 def test_slices_by_name(name: str, devices: int) -> None:
-    assert len(slice_devices(name)) == devices
+    assert len(devices_of(name)) == devices
 
 
 def test_the_papers_step_fits_a_v4_64() -> None:

@@ -21,6 +21,7 @@ from configs import (
     UserError,
 )
 from data.storage import exists, open_path
+from gpt.model import blocks_in_a_row
 from train.experiment import AbstractExperiment
 from train.gpt import GPTExperiment
 from train.mesh import make_mesh
@@ -49,6 +50,10 @@ def experiment_of(config: Config, mesh: Mesh) -> AbstractExperiment:
     if isinstance(config, TrainTRM):
         model = config.model_at(config.deepest)
         config = replace(config, model=model, depth_schedule="")
+    else:
+        platform = mesh.devices.flat[0].platform  # perhaps not that of this machine
+        model = replace(config.model, unroll=blocks_in_a_row(config.model, platform))
+        config = replace(config, model=model)
     experiment = kind(config, mesh=mesh, sizes=sizes_of(config))
     experiment.total = 1  # the program does not depend on it
     return experiment

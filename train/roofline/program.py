@@ -35,6 +35,9 @@ PRODUCTS = ("convolution", "dot")
 
 COPIES = ("copy", "slice")
 
+WORKSPACE = re.compile(r", [su]8\[\d+\]\{0\}\)$")
+"""The last result of a call of cuBLAS or cuDNN: memory that it may use."""
+
 CUTS = ("dynamic-slice", "slice", "gather")
 WRITES = {"dynamic-update-slice": 1, "scatter": -1}
 """Kinds that write into their first operand, with the index of the new values."""
@@ -155,6 +158,13 @@ class Program:
                 kinds[kind] += run.times
         return dict(kinds.most_common())
 
+    def launches(self) -> int:
+        """Return the number of kernels and copies that a GPU starts.
+
+        The condition of a loop counts once a round.
+        """
+        return sum(run.times for run in self.runs if not _is_free(run.operation))
+
     # -- memory ------------------------------------------------------------------------
 
     def bytes(self) -> int:
@@ -167,13 +177,14 @@ class Program:
 
     def _moved(self, run: Run) -> int:
         operation, kind = run.operation, run.operation.kind
-        if kind in FREE or kind.endswith("-done") or "ConcatBitcast" in operation.rest:
+        if _is_free(operation):
             return 0
         main = lambda shape: bytes_of(shape, main=True)
         if kind == "slice-start":  # its shape: whole operand, part, flag
             whole, part = arrays_of(operation.shape)[:2]
             return bytes_of(part) * ((main(whole) > 0) + (main(part) > 0))
-        if kind.endswith("-start"):  # its shape has its operands too
+        if kind.endswith("-start") and kind != "all-reduce-start":
+            # Its shape has its operands too.
             return main(operation.shape)
         if kind in CUTS:
             return 2 * main(operation.shape)
@@ -185,7 +196,7 @@ class Program:
             return 2 * sizes[WRITES[kind]]
         if kind == "fusion":
             return self._fused(operation, sizes)
-        return main(operation.shape) + sum(sizes)
+        return main(WORKSPACE.sub(")", operation.shape)) + sum(sizes)
 
     def _fused(self, fusion: Operation, sizes: list[int]) -> int:
         """Return the bytes of a fusion with operands of these `sizes`.
@@ -211,6 +222,12 @@ class Program:
                 in_place += whole
                 total += min(written, whole)
         return total + max(bytes_of(fusion.shape, main=True) - in_place, 0)
+
+
+def _is_free(operation: Operation) -> bool:
+    """Return True for an operation that runs nothing itself."""
+    kind = operation.kind
+    return kind in FREE or kind.endswith("-done") or "ConcatBitcast" in operation.rest
 
 
 def _whole(kind: str, run: Run) -> int:

@@ -85,6 +85,8 @@ def _speed(facts: Facts) -> Iterator[str]:
         time_ms = 1000 * facts["seconds"][name] / updates
         yield f"at best   {time_ms:8.2f} ms a step by {name}: {amount}{mark}"
     yield from _estimate(facts)
+    if launches := facts["launches"]:
+        yield f"launches  {launches / updates:,.0f} kernels and copies a step"
     mfu = facts["rates"].get("mfu")
     mfu = "" if mfu is None else f", an MFU of {mfu:.0%}"
     expected = ""

@@ -15,6 +15,7 @@ from train.experiment import AbstractExperiment
 from train.mesh import AXES
 from train.roofline.chips import chip_of
 from train.roofline.cost import flops
+from train.roofline.gpus import OPTIONS, is_absent
 from train.roofline.program import Program
 from train.state import TrainState, abstract_state
 from train.step import make_train_step
@@ -57,9 +58,10 @@ def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
     facts = _inputs(experiment, state, batch) | {"flops": flops(traced.jaxpr.jaxpr)}
     lowered = traced.lower()
     middle = time.perf_counter()
-    room = room_of(experiment.mesh.devices.flat[0])
+    device: Any = experiment.mesh.devices.flat[0]
+    room = room_of(device)
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(OPTIONS if is_absent(device) else None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise UserError(
@@ -84,6 +86,7 @@ def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
         "sent": program.sent(),
         "collectives_in_loops": program.collectives_in_loops(),
         "loops": program.loops(),
+        "launches": program.launches() if device.platform == "gpu" else None,
         "kernels": text.count('custom_call_target="tpu_custom_call"'),
         "bytes": program.bytes(),
         "cycles": program.cycles_by_kind(),
@@ -123,13 +126,18 @@ def needed_bytes(refusal: str) -> float | None:
 
 
 def room_of(device: Any) -> int | None:
-    """Return the bytes of a device that a program may use; None if not known."""
+    """Return the bytes of a device that a program may use; None if not known.
+
+    On a GPU, the share of its memory that JAX reserves.
+    """
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if device.platform == "tpu":
-        chip = chip_of(device.device_kind)
-        return None if chip is None or chip.usable is None else int(chip.usable * GIB)
-    return (device.memory_stats() or {}).get("bytes_limit")
+    absent = is_absent(device)
+    if device.platform == "gpu" and not absent:
+        return (device.memory_stats() or {}).get("bytes_limit")
+    share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75) if absent else 1
+    chip = chip_of(device.device_kind)
+    return None if chip is None else int(float(share) * chip.capacity * GIB)
 
 
 def roofline(facts: Facts) -> Facts:
