@@ -2,12 +2,16 @@
 
     python -m train.compile sudoku --topology v4-64 --config.batch-size 6144
     python -m train.compile gpt2 --topology v5e-16 --fit
+    python -m train.compile sudoku-attention --topology h200
     python -m train.compile sudoku-attention --topology here
 
 Takes the presets and fields of `train.trm` and `train.gpt`. Compiles for the devices of
-this machine (`here`), or for a TPU slice you do not have (`pip install -e '.[tpu]'`).
+this machine (`here`), or for a TPU slice (`pip install -e '.[tpu]'`) or NVIDIA GPUs
+(`pip install -e '.[compile-gpu]'`) you do not have.
 
-    --topology   v4-64, v5e-16, v5p-128, v6e-8, ...; by its chips, v4:4x4x2; or here
+    --topology   v4-64, v5e-16, v5p-128, v6e-8, ...; by its chips, v4:4x4x2; a GPU:
+                 b200, h200, h100, h100pcie, a100, l40s, rtx5090, rtx4090; several of a
+                 machine, h200-8; or here
     --fit        if it does not fit, try more slices of the batch until it does
     --top N      show the N operations that move the most bytes, and the N that take
                  the longest by the compiler's estimate (TPUs)
