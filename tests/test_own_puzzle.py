@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -36,6 +37,10 @@ def test_questions_have_one_answer(code):
     kind = kind_of("nonogram", 36, nonograms.FILLED + 1)
     questions, answers = nonograms.to_tokens(nonograms.make(50))
     assert kind.is_solution(questions, answers).all()
+    for symmetry in islice(kind.symmetries(np.random.default_rng(0)), 3):
+        seen = [symmetry.apply(boards) for boards in (questions, answers)]
+        assert kind.is_solution(*seen).all()
+        np.testing.assert_array_equal(symmetry.inverse().apply(seen[1]), answers)
     answers[:, 7] = nonograms.EMPTY + nonograms.FILLED - answers[:, 7]
     assert not kind.is_solution(questions, answers).any()
     question, answer = nonograms.to_tokens(cross[None])

@@ -37,6 +37,8 @@ from configs import (
 )
 from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import PuzzleDataset
+from data.puzzles.kind import Kind
+from data.puzzles.symmetry import Symmetry, views
 from data.remote import local_dataset
 from data.storage import (
     AnyPath,
@@ -191,10 +193,12 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
     """
     config, mesh = experiment.config, experiment.mesh
     rollouts = settings.rollouts.resolved()
-    if rollouts.number > 1 and rollouts.sigma == 0.0 and config.model.variant != "eqr":
+    turned = settings.rollouts.symmetries
+    differ = turned or rollouts.sigma > 0.0 or config.model.variant == "eqr"
+    if rollouts.number > 1 and not differ:
         warnings.warn(
-            "Without noise all rollouts of a puzzle are the same. Add "
-            "`--rollouts.sigma` or `--rollouts.preset`.",
+            "Without noise and symmetries all rollouts of a puzzle are the same. Add "
+            "`--rollouts.symmetries`, `--rollouts.sigma` or `--rollouts.preset`.",
             stacklevel=2,
         )
     rows = settings.rows or config.eval.batch_size or config.batch_size
@@ -222,6 +226,7 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
         halting=experiment.halting,
         puzzle_loss=experiment.puzzle_loss,
         rows=rows,
+        views=draw_views(dataset.kind, effort) if turned else None,
     )
     step_config = StepConfig(batch_size=size, precision=precision, seed=0)
     local = process_rows(mesh, size)
@@ -248,6 +253,23 @@ def warn_of_other_data(paths: Sequence[str], record: dict[str, Any]) -> None:
             "puzzles.",
             stacklevel=2,
         )
+
+
+def draw_views(kind: Kind, effort: Effort) -> Symmetry:
+    """Return a symmetry for each rollout, the same for all puzzles.
+
+    Raises:
+        UserError: if the kind of puzzle has none.
+    """
+    require(
+        kind.symmetries is not None,
+        "`--rollouts.symmetries` needs puzzles of a kind with symmetries, such as "
+        "Sudoku or mazes. Leave it out. (ARC needs none: its dataset contains the "
+        "augmentations, and they vote.)",
+    )
+    assert kind.symmetries is not None
+    drawn = kind.symmetries(np.random.default_rng(effort.seed))
+    return views(drawn, effort.rollouts)
 
 
 def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:

@@ -5,7 +5,9 @@ values, gate, up and the layers of a stack are separate matrices, however stored
 
 Source: Jordan 2024, `KellerJordan/Muon` and kellerjordan.github.io/posts/muon, which
 also recommends separate queries, keys and values; Liu et al. 2025, arXiv 2502.16982,
-for the size of an update; the rule itself is `optax.contrib.scale_by_muon`.
+for the size of an update; the rule itself is `optax.contrib.scale_by_muon`. Unlike in
+Jordan's code, its Nesterov momentum corrects the newest gradient for the start apart,
+by 1 / (1 - momentum^t), so that this gradient counts more in the first updates.
 """
 
 import math

@@ -11,7 +11,7 @@ device or other items (except for rounding in products of other shapes).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -20,11 +20,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key, PyTree, Shaped
 
 from data.puzzles.dataset import Puzzle
+from data.puzzles.symmetry import Symmetry
 from trm.act import Halting, select_rows
 from trm.loss import PuzzleLoss
 from trm.model import TRM, Prediction
 from trm.noise import fold, puzzle_keys
-from trm.rollouts import add_noise
+from trm.rollouts import add_noise, see, turn_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,9 @@ class Rows(eqx.Module):
     memory: PyTree[Array]
     """Of the halting rule."""
 
+    view: Symmetry | None = None
+    """Symmetry under which the row sees its puzzle; predictions are turned back."""
+
 
 Note = Callable[[Any, Rows, Rows], Any]
 """Takes notes and the rows before and after a step; returns the notes with the step."""
@@ -87,6 +91,7 @@ def work(
     effort: Effort,
     halting: Halting,
     rows: int,
+    views: Symmetry | None = None,
     note: Note = lambda notes, before, after: notes,
     notes: Callable[[Rows], PyTree] = lambda first: (),
 ) -> tuple[Rows, PyTree]:
@@ -101,6 +106,7 @@ def work(
         effort: steps, halting, rollouts.
         halting: the rule for `effort.early`.
         rows: items in work at once; they take up the memory.
+        views: a symmetry for each of the K rollouts; None: all see the puzzle as it is.
         note: called after each step.
         notes: makes the first notes from the first rows.
 
@@ -116,9 +122,11 @@ def work(
     def begin(item: Int32[Array, " rows"]) -> Rows:
         inputs, questions = (a[item // copies] for a in (puzzles.inputs, table_rows))
         keys = own_keys(inputs, item % copies, effort.seed)
+        view = jax.tree.map(lambda a: jnp.asarray(a)[item % copies], views)
+        if view is not None:
+            inputs = see(inputs, view)
         fresh = new_rows(model, questions, inputs, keys, halting.memory)
-        where = lambda rows: (rows.item, rows.running)
-        return eqx.tree_at(where, fresh, (item, item < count))
+        return replace(fresh, item=item, running=item < count, view=view)
 
     def step(loop: tuple[Rows, PyTree]) -> tuple[Rows, PyTree]:
         before, notes = loop
@@ -176,6 +184,9 @@ def supervise(
     """Make one supervision step from `latents`; rows that do not run are unchanged."""
     latents = model.refine(latents, before.x, fold(before.keys, before.steps))
     prediction = model.predict(latents)
+    if before.view is not None:
+        logits = turn_back(prediction.logits, before.view)
+        prediction = replace(prediction, logits=logits)
     wanted, memory = halting.rule(prediction, before.memory)
     steps = before.steps + 1
     halted = (steps >= effort.steps) | (wanted & effort.early)
@@ -189,6 +200,7 @@ def supervise(
         prediction=prediction,
         wanted=wanted,
         memory=memory,
+        view=before.view,
     )
     return select_rows(before.running, after, before)
 
@@ -231,6 +243,7 @@ def answer(
     halting: Halting,
     puzzle_loss: PuzzleLoss,
     rows: int,
+    views: Symmetry | None = None,
     boards: bool = False,
 ) -> Answers:
     """Answer a queue of puzzles, each by `effort.rollouts` items; see `work`.
@@ -244,6 +257,7 @@ def answer(
         halting: the rule for `effort.early`.
         puzzle_loss: losses and scores of a puzzle.
         rows: items in work at once; they take up the memory.
+        views: a symmetry for each rollout; None: all see the puzzle as it is.
         boards: note the answer after each step.
     """
     copies, (size, seq) = effort.rollouts, puzzles.inputs.shape
@@ -294,6 +308,7 @@ def answer(
         effort=effort,
         halting=halting,
         rows=rows,
+        views=views,
         note=note,
         notes=start,
     )

@@ -1,10 +1,12 @@
-"""Stochastic rollouts: several noisy attempts at a puzzle; one is chosen.
+"""Rollouts: several different attempts at a puzzle; one is chosen. No training.
 
-Gaussian noise is added to the scratchpad z, not to the answer y, before each
-supervision step, so that attempts diverge and some leave a wrong answer. It needs no
-training.
+Noise: a Gaussian is added to the scratchpad z, not to the answer y, before each
+supervision step, so that attempts diverge and some leave a wrong answer. Source: arXiv
+2605.19943 (PTRM), algorithm 1 and its published settings.
 
-Source: arXiv 2605.19943 (PTRM), algorithm 1 and its published settings.
+Symmetries: attempts see the puzzle with other names of the digits, say, and their
+answers are turned back. Source: the tests of arXiv 2601.19085, whose way of choosing is
+not published.
 """
 
 from dataclasses import dataclass, replace
@@ -13,9 +15,10 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, PyTree
 
 from configs import MOST_STEPS, require, require_not_negative, require_positive
+from data.puzzles.symmetry import Symmetry
 from trm.noise import draw, fold
 from trm.recursion import AbstractRecursion, Latents
 
@@ -47,7 +50,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """Noisy attempts at each puzzle (PTRM, arXiv 2605.19943)."""
+    """Several attempts at each puzzle."""
 
     preset: Literal["none", "sudoku", "maze", "arc2"] = "none"
     """Published defaults of the other options: sudoku: sigma 0.3, 100 rollouts, 64
@@ -65,8 +68,12 @@ class Rollouts:
     answer. `residual`: the least change in the last steps. `first`: the first to halt
     (not with `--mode fixed`)."""
 
+    symmetries: bool = False
+    """Every attempt but the first sees the puzzle under a random symmetry of its kind;
+    its answer is turned back."""
+
     seed: int = 0
-    """Seed of the noise."""
+    """Seed of the noise and of the symmetries."""
 
     def resolved(self) -> Published:
         """Return the settings with the preset's values where none is given.
@@ -118,6 +125,20 @@ def add_noise(
             leaf = (leaf.astype(jnp.float32) + sigma * drawn).astype(leaf.dtype)
         noisy.append(leaf)
     return jax.tree.unflatten(structure, noisy)
+
+
+def see(inputs: Int32[Array, "rows seq"], view: Symmetry) -> Int32[Array, "rows seq"]:
+    """Return puzzles as seen under a symmetry each."""
+    moved = jnp.take_along_axis(inputs, view.cells, axis=-1)
+    return jnp.take_along_axis(view.tokens, moved, axis=-1)
+
+
+def turn_back(
+    logits: Float[Array, "rows seq vocab"], view: Symmetry
+) -> Float[Array, "rows seq vocab"]:
+    """Return the logits of the puzzles as they are: undo `see`."""
+    one = lambda a, view: a.at[view.cells].set(a[:, view.tokens], unique_indices=True)
+    return jax.vmap(one)(logits, view)
 
 
 # -- on the host -----------------------------------------------------------------------

@@ -5,7 +5,7 @@ fields of `numbers`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Integer
 
 from configs import UserError
 from data.puzzles.questions import Question
+from data.puzzles.symmetry import Symmetry
 
 Boards = Integer[np.ndarray, "boards seq"]
 Cells = Bool[np.ndarray, "boards seq"]
@@ -62,6 +63,10 @@ class Kind:
     faults: Callable[[Boards, Boards], Cells] | None = None
     """`inputs, answers -> cells` that break a rule, changed givens included; none in a
     solution. None: the kind has no rules to check."""
+
+    symmetries: Callable[[np.random.Generator], Iterator[Symmetry]] | None = None
+    """`rng -> symmetries` in random order, without end. Puzzles seen under one have
+    another question and answer by the same rules. None: the kind has none."""
 
     errors: Callable[[Boards, Integer[np.ndarray, " seq"]], Cells] = np.not_equal
     """`answers, known answer -> wrong cells`, for kinds without rules."""

@@ -26,6 +26,7 @@ from configs import (
 )
 from data.build import prepare
 from data.puzzles.arc.voting import Votes
+from data.puzzles.kinds import kind_of
 from tests import runs
 from tests.arc_golden import write_official
 from train import evaluate
@@ -33,6 +34,7 @@ from train.evaluate import main, new_file
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.runs.run_dir import RunDir
 from train.trm import main as train
+from trm.evaluation import Effort
 
 
 def small(folder: Path, **model: Any) -> TrainTRM:
@@ -148,6 +150,7 @@ def test_rollouts(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--rollouts.number", "3", "--rollouts.sigma", "0.5", "--mode", "refill"]
+    words += ["--rollouts.symmetries"]
     (found,) = evaluated(run, tmp_path, *words, "--rollouts.select", "first")
     shares = found["rollouts"]
     for rule in ("best_q", "mode", "residual", "first"):
@@ -175,6 +178,13 @@ def test_rollouts(
 def test_bad_settings(words: list[str], said: str, run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         evaluated(run, tmp_path, *words)
+
+
+def test_symmetries_need_a_kind_that_has_them() -> None:
+    effort = Effort(steps=1, rollouts=4)
+    assert evaluate.draw_views(kind_of("sudoku", 36, 8), effort).cells.shape == (4, 36)
+    with pytest.raises(UserError, match=r"`--rollouts\.symmetries` needs.*ARC"):
+        evaluate.draw_views(kind_of("arc", 900, 12), effort)
 
 
 def test_data_of_another_size(run: Path, tmp_path: Path) -> None:

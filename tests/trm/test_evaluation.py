@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 
 from configs import MeshConfig
 from data.puzzles.dataset import IGNORE, Puzzle
+from data.puzzles.symmetry import Symmetry, views
 from tests import tiny
 from tests.tiny import assert_close
 from train.mesh import everywhere, global_batch, make_mesh
@@ -45,6 +47,11 @@ def queue(first: int = 0, size: int = QUEUE) -> tuple[Puzzle, jax.Array]:
     return jax.tree.map(jnp.asarray, drawn), jnp.arange(first, first + size)
 
 
+RNG = np.random.default_rng(0)
+DRAWN = (
+    Symmetry(RNG.permutation(tiny.SEQ), RNG.permutation(tiny.VOCAB)) for _ in count()
+)
+VIEWS = views(DRAWN, 3)
 OPTIONS = {
     "halting": halting_of(ACT),
     "puzzle_loss": partial(puzzle_loss, config=ACT),
@@ -52,8 +59,11 @@ OPTIONS = {
 
 
 @cache
-def program(effort: Effort, rows: int, boards: bool) -> Callable[..., Answers]:
+def program(
+    effort: Effort, rows: int, boards: bool, turned: bool
+) -> Callable[..., Answers]:
     options = {**OPTIONS, "effort": effort, "rows": rows, "boards": boards}
+    options["views"] = VIEWS if turned else None
     model = tiny.model()
     return jax.jit(
         lambda puzzles, numbers: answer(
@@ -76,8 +86,9 @@ def answers(
     rows: int = 4,
     puzzles: tuple[Puzzle, jax.Array] | None = None,
     boards: bool = False,
+    turned: bool = False,
 ) -> Answers:
-    return program(effort, rows, boards)(*(puzzles or queue()))
+    return program(effort, rows, boards, turned)(*(puzzles or queue()))
 
 
 def assert_same(ours: Answers, theirs: Answers) -> None:
@@ -283,12 +294,35 @@ def test_a_rollout_does_not_depend_on_the_others() -> None:
     assert_same(ours, jax.tree.map(lambda a: a[9:21] if len(a) > 1 else a, whole))
 
 
+@pytest.mark.parametrize("sigma", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
+def test_a_rollout_under_a_symmetry_is_the_turned_puzzle_turned_back(sigma) -> None:
+    """The first sees the puzzle as it is. Rows do not matter."""
+    effort = replace(NOISY, sigma=sigma)
+    (puzzles, numbers), ours = queue(), answers(effort, turned=True)
+    plain = answers(replace(effort, rollouts=3 if sigma else 1))
+    every = slice(0, None, 3 if sigma else 1)
+    for name in ("tokens", "q_halt", "moved"):
+        first, same = getattr(ours, name)[::3], getattr(plain, name)[every]
+        np.testing.assert_array_equal(first, same)
+    if sigma:
+        return assert_same(answers(effort, rows=7, turned=True), ours)
+    view = Symmetry(VIEWS.cells[2], VIEWS.tokens[2])
+    seen = puzzles._replace(inputs=jnp.asarray(view.apply(np.asarray(puzzles.inputs))))
+    alone = answers(replace(effort, rollouts=1), puzzles=(seen, numbers))
+    back = view.inverse().apply(np.asarray(alone.tokens))
+    np.testing.assert_array_equal(ours.tokens[2::3], back)
+    np.testing.assert_array_equal(ours.steps[2::3], alone.steps)
+    right = (back == puzzles.labels) | (np.asarray(puzzles.labels) == IGNORE)
+    exact = hold(np.asarray(ours.values["exact_accuracy"]), np.asarray(ours.steps))
+    np.testing.assert_array_equal(exact[2::3, -1], right.all(1))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(2, 4), (8, 1)])
 def test_meshes_answer_the_same(sizes: tuple[int, int]) -> None:
     def on(mesh) -> Answers:
         step = make_queue_step(
-            partial(answer, effort=NOISY, rows=2, **OPTIONS),
+            partial(answer, effort=NOISY, rows=2, views=VIEWS, **OPTIONS),
             cast,
             mesh,
             replace(tiny.PLAN, batch_size=QUEUE),
@@ -298,7 +332,7 @@ def test_meshes_answer_the_same(sizes: tuple[int, int]) -> None:
         return everywhere(step(tiny.model(), make_table(TABLE, mesh.size), *puzzles))
 
     ours = on(make_mesh(MeshConfig(data=sizes[0], model=sizes[1])))
-    assert_same(ours, answers(NOISY))
+    assert_same(ours, answers(NOISY, turned=True))
     assert ours.sweeps.shape == (8,)
 
 

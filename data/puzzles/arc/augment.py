@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8, UInt64
 
-from data.puzzles.arc.grid import COLORS, FIRST, SIDE, SYMMETRIES, VOCAB, draw, turn
+from data.puzzles.arc.grid import COLORS, FIRST, SIDE, VOCAB, draw
 from data.puzzles.arc.tasks import Pair
+from data.puzzles.symmetry import SYMMETRIES, turn
 
 TRIES = 5
 """Augmentations drawn for each one wanted, at most."""

@@ -10,7 +10,9 @@ Source: official `dataset/build_arc_dataset.py`, `dataset/common.py` and
 """
 
 import numpy as np
-from jaxtyping import Integer, Shaped, UInt8
+from jaxtyping import Integer, UInt8
+
+from data.puzzles.symmetry import INVERSE, turn
 
 SIDE = 30
 COLORS = 10
@@ -19,40 +21,6 @@ PAD, BORDER, FIRST = 0, 1, 2
 
 VOCAB = FIRST + COLORS
 SEPARATOR = "|||"
-SYMMETRIES = 8
-INVERSE = (0, 3, 2, 1, 4, 5, 6, 7)
-"""The inverse of each symmetry."""
-
-
-def turn(
-    grids: Shaped[np.ndarray, "*batch rows columns"], symmetry: int
-) -> Shaped[np.ndarray, "*batch _ _"]:
-    """Apply one of the 8 symmetries to the last two axes.
-
-    Args:
-        grids: the grids.
-        symmetry: 0 to 3: quarter turns counterclockwise. 4: left and right swapped; 5:
-            top and bottom; 6: transposed; 7: transposed along the other diagonal.
-    """
-    match symmetry:
-        case 0:
-            return grids
-        case 1:
-            return grids.swapaxes(-1, -2)[..., ::-1, :]
-        case 2:
-            return grids[..., ::-1, ::-1]
-        case 3:
-            return grids.swapaxes(-1, -2)[..., ::-1]
-        case 4:
-            return grids[..., ::-1]
-        case 5:
-            return grids[..., ::-1, :]
-        case 6:
-            return grids.swapaxes(-1, -2)
-        case 7:
-            return grids.swapaxes(-1, -2)[..., ::-1, ::-1]
-        case _:
-            raise ValueError(f"A symmetry must be 0 to 7: got {symmetry}.")
 
 
 def augmented_name(name: str, symmetry: int, colors: UInt8[np.ndarray, "10"]) -> str:

@@ -16,7 +16,8 @@ from jaxtyping import UInt8
 
 from configs import ARC, UserError, require
 from data.folder import visible
-from data.puzzles.arc.grid import COLORS, SIDE, SYMMETRIES, turn
+from data.puzzles.arc.grid import COLORS, SIDE
+from data.puzzles.symmetry import SYMMETRIES, turn
 
 UNKNOWN = [[0]]
 """Placeholder of a secret solution. Source: the official builder."""

@@ -17,8 +17,9 @@ from jaxtyping import Bool, Int
 from configs import GeneratedMaze, UserError
 from data.folder import check_vacant, parallel_map
 from data.puzzles.maze.flood import distances, flood, to_cells, to_words
-from data.puzzles.maze.hard import SYMMETRIES, dihedral_views, write_mazes
+from data.puzzles.maze.hard import dihedral_views, write_mazes
 from data.puzzles.maze.kind import FREE, GOAL, PATH, START, WALL, Mazes
+from data.puzzles.symmetry import SYMMETRIES
 from data.puzzles.writer import Examples
 
 BATCH = 2048  # mazes drawn at once: their bits then fit into a cache

@@ -20,9 +20,8 @@ from data.puzzles.lists import (
 )
 from data.puzzles.maze.flood import LARGEST
 from data.puzzles.maze.kind import GOAL, START, VOCAB, Mazes, is_solution, to_tokens
+from data.puzzles.symmetry import SYMMETRIES, turn
 from data.puzzles.writer import Examples, write_puzzles
-
-SYMMETRIES = 8
 
 
 def build(config: MazeHard, out: Path) -> None:
@@ -66,10 +65,8 @@ def dihedral_views(mazes: Mazes) -> UInt8[np.ndarray, "mazes*8 seq"]:
     """
     side = math.isqrt(mazes.shape[1])
     grids = mazes.reshape(-1, side, side)
-    turned = [np.rot90(grids, turns, axes=(1, 2)) for turns in range(4)]
-    mirrored = [grids[:, :, ::-1], grids[:, ::-1], grids.transpose(0, 2, 1)]
-    stacked = np.stack([*turned, *mirrored, turned[1][:, :, ::-1]], axis=1)
-    return stacked.reshape(-1, side * side)
+    turned = [turn(grids, symmetry) for symmetry in range(SYMMETRIES)]
+    return np.stack(turned, axis=1).reshape(-1, side * side)
 
 
 def read_csv(path: str | Path) -> tuple[Mazes, Mazes]:

@@ -14,6 +14,7 @@ from configs import UserError, require
 from data.puzzles.kind import Boards, Cells, Kind, render_cells
 from data.puzzles.maze.flood import LARGEST, distances
 from data.puzzles.questions import Question
+from data.puzzles.symmetry import of_square
 
 SIGNS = "# SGo"
 WALL, FREE, START, GOAL, PATH = range(1, 6)
@@ -39,6 +40,7 @@ def maze(seq: int, vocab: int) -> Kind | None:
         render=render,
         given=lambda inputs: inputs != FREE,
         faults=faults,
+        symmetries=lambda rng: of_square(side, vocab, rng),
         remark=_remark,
     )
 

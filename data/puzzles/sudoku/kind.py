@@ -13,6 +13,7 @@ from data.puzzles.kind import Kind
 from data.puzzles.questions import Question
 from data.puzzles.sudoku.board import BOXES, Box
 from data.puzzles.sudoku.solver import solutions_known
+from data.puzzles.sudoku.symmetries import random_symmetries
 
 
 def sudoku(seq: int, vocab: int) -> Kind | None:
@@ -30,6 +31,7 @@ def sudoku(seq: int, vocab: int) -> Kind | None:
         box=box,
         given=lambda inputs: inputs != 1,
         faults=faults,
+        symmetries=lambda rng: random_symmetries(rng, box),
         remark=lambda inputs: _remark(inputs, box),
     )
 

@@ -3,12 +3,14 @@
 Boards are arrays of digits, row by row; 0 is an empty cell.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from data.puzzles.sudoku.board import Box
+from data.puzzles.symmetry import Symmetry
 
 CHUNK = 1 << 16  # boards moved in one go: the index of 9x9 boards then takes 42 MB
 
@@ -23,6 +25,15 @@ class Symmetries(NamedTuple):
     digits: UInt8[np.ndarray, "boards size+1"]
     lines: tuple[Int[np.ndarray, "boards size"], Int[np.ndarray, "boards size"]]
     transposed: Bool[np.ndarray, " boards"]
+
+    def cells(self, at: slice) -> Int[np.ndarray, "some seq"]:
+        """Return the cell that moves to each cell of the boards `at`."""
+        rows, columns = self.lines
+        size = rows.shape[1]
+        row, column = rows[at, :, None], columns[at, None, :]
+        flip = self.transposed[at, None, None]
+        cells = np.where(flip, column * size + row, row * size + column)
+        return cells.reshape(len(cells), size**2)
 
 
 def draw_symmetries(rng: np.random.Generator, count: int, box: Box) -> Symmetries:
@@ -44,19 +55,22 @@ def draw_symmetries(rng: np.random.Generator, count: int, box: Box) -> Symmetrie
     return Symmetries(digits, (rows, columns), transposed)
 
 
+def random_symmetries(rng: np.random.Generator, box: Box) -> Iterator[Symmetry]:
+    """Yield symmetries of a dataset's tokens: 0 pads, 1 is empty, d + 1 is digit d."""
+    while True:
+        drawn = draw_symmetries(rng, 1, box)
+        tokens = np.array([0, *drawn.digits[0] + 1])
+        yield Symmetry(drawn.cells(slice(1))[0], tokens)
+
+
 def apply(
     symmetries: Symmetries, boards: UInt8[np.ndarray, "boards seq"]
 ) -> UInt8[np.ndarray, "boards seq"]:
     """Apply a symmetry to each board."""
     moved = np.empty_like(boards)
-    rows, columns = symmetries.lines
-    size = rows.shape[1]
     for start in range(0, len(boards), CHUNK):
         at = slice(start, start + CHUNK)
-        row, column = rows[at, :, None], columns[at, None, :]
-        flip = symmetries.transposed[at, None, None]
-        cells = np.where(flip, column * size + row, row * size + column)
-        old = np.take_along_axis(boards[at], cells.reshape(len(cells), -1), axis=1)
+        old = np.take_along_axis(boards[at], symmetries.cells(at), axis=1)
         moved[at] = np.take_along_axis(symmetries.digits[at], old, axis=1)
     return moved
 

@@ -9,8 +9,9 @@ from data.puzzles.arc.augment import (
     distinct,
     draw_augmentations,
 )
-from data.puzzles.arc.grid import crop, turn
+from data.puzzles.arc.grid import crop
 from data.puzzles.arc.tasks import Pair
+from data.puzzles.symmetry import turn
 
 RNG = np.random.default_rng(0)
 PAIRS = [

@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 
 from data.puzzles.arc.grid import (
-    INVERSE,
     SIDE,
     augmented_name,
     crop,
     parse_name,
     to_grid,
     to_tokens,
-    turn,
     undo,
 )
+from data.puzzles.symmetry import INVERSE, turn
 
 GRID = np.arange(6, dtype=np.uint8).reshape(2, 3)
 # Source: `dihedral_transform` of the official `dataset/common.py`, in NumPy's words.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from configs import ARC, UserError
-from data.puzzles.arc.grid import turn
 from data.puzzles.arc.tasks import (
     Pair,
     Task,
@@ -16,6 +15,7 @@ from data.puzzles.arc.tasks import (
     read_subsets,
     read_task,
 )
+from data.puzzles.symmetry import turn
 from tests.arc_golden import RAW
 
 PAIR = {"input": [[1]], "output": [[2]]}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from data.puzzles.arc.grid import augmented_name, to_tokens, turn
+from data.puzzles.arc.grid import augmented_name, to_tokens
 from data.puzzles.arc.voting import PLACEHOLDER, Votes, grid_key, grid_of
+from data.puzzles.symmetry import turn
 from tests.arc_golden import expected, predictions, write_official
 
 

@@ -1,0 +1,58 @@
+"""Symmetries of every kind of puzzle."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from configs import GeneratedMaze
+from data.puzzles.kinds import kind_of
+from data.puzzles.maze.generate import draw
+from data.puzzles.symmetry import Symmetry, views
+from tests.data.puzzles.sudoku.test_symmetries import board
+
+
+def solved(name: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return questions and answers of a kind, as tokens."""
+    if name == "maze":
+        return draw(GeneratedMaze(size=size, least_path=4), 0)
+    answers = np.repeat(board(size) + 1, 3, axis=0)
+    given = np.random.default_rng(0).random(answers.shape) < 0.5
+    return np.where(given, answers, 1), answers
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("sudoku", 4), ("sudoku", 6), ("sudoku", 9), ("maze", 5)]
+)
+def test_solutions_stay_solutions_and_are_turned_back(name: str, size: int) -> None:
+    questions, answers = solved(name, size)
+    kind = kind_of(name, size**2, size + 2 if name == "sudoku" else 6)
+    assert kind.symmetries is not None
+    for symmetry in islice(kind.symmetries(np.random.default_rng(0)), 9):
+        seen = [symmetry.apply(boards) for boards in (questions, answers)]
+        solution = kind.is_solution(*seen)
+        assert solution is not None
+        assert solution.all()
+        for before, after in zip((questions, answers), seen, strict=True):
+            np.testing.assert_array_equal(symmetry.inverse().apply(after), before)
+
+
+@pytest.mark.parametrize(("name", "vocab"), [("sudoku", 11), ("maze", 6)])
+def test_the_first_view_is_plain_and_more_change_none(name: str, vocab: int) -> None:
+    kind = kind_of(name, 81, vocab)
+    assert kind.symmetries is not None
+    few, many, other = (
+        views(kind.symmetries(np.random.default_rng(seed)), number)
+        for seed, number in ((0, 3), (0, 8), (1, 8))
+    )
+    for a, b in zip(few, many, strict=True):
+        np.testing.assert_array_equal(a, b[:3])
+    np.testing.assert_array_equal(many.cells[0], np.arange(81))
+    np.testing.assert_array_equal(many.tokens[0], np.arange(vocab))
+    assert len(np.unique(np.concatenate(many, axis=1), axis=0)) == 8
+    assert (many.cells != other.cells).any()
+
+
+def test_a_symmetry_written_out() -> None:
+    turned = Symmetry(np.array([2, 0, 1]), np.array([0, 2, 1]))
+    np.testing.assert_array_equal(turned.apply(np.array([[0, 1, 2]])), [[1, 0, 2]])
