@@ -155,6 +155,11 @@ class Settings:
             "Use `--mode refill`.",
         )
         require(
+            not self.rollouts.particles or self.mode == "fixed",
+            "`--rollouts.particles` needs rollouts that make the same steps: got "
+            f"`--mode {self.mode}`. Use `--mode fixed`.",
+        )
+        require(
             not self.submission or self.split == "test",
             "A submission is for the test split: got `--split train`. Remove one.",
         )
@@ -192,20 +197,14 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
         UserError: if data, run and mesh do not go together.
     """
     config, mesh = experiment.config, experiment.mesh
-    rollouts = settings.rollouts.resolved()
-    turned = settings.rollouts.symmetries
-    differ = turned or rollouts.sigma > 0.0 or config.model.variant == "eqr"
-    if rollouts.number > 1 and not differ:
-        warnings.warn(
-            "Without noise and symmetries all rollouts of a puzzle are the same. Add "
-            "`--rollouts.symmetries`, `--rollouts.sigma` or `--rollouts.preset`.",
-            stacklevel=2,
-        )
+    rollouts, turned = settings.rollouts.resolved(), settings.rollouts.symmetries
     rows = settings.rows or config.eval.batch_size or config.batch_size
     require_divides(mesh, rows)
     paths = settings.data or config.data.paths
     dataset = PuzzleDataset(paths, settings.split, batch_size=1)
     require_fits(dataset, run)
+    noisy = rollouts.sigma > 0.0 or config.model.variant == "eqr"
+    require_differences(settings.rollouts, dataset.kind, noisy)
     examples = min(settings.puzzles or dataset.num_examples, dataset.num_examples)
     size = min(ceil_div(rows * settings.queue, rollouts.number), examples)
     size = ceil_div(size, mesh.size) * mesh.size
@@ -215,11 +214,18 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
         refill=settings.mode == "refill",
         rollouts=rollouts.number,
         sigma=rollouts.sigma,
+        particles=settings.rollouts.particles,
         seed=settings.rollouts.seed,
     )
     precision = settings.precision
     precision = config.precision if precision == "auto" else precision
     rows = min(rows, size * rollouts.number) // mesh.size
+    require(
+        not effort.particles or rows % effort.rollouts == 0,
+        f"With `--rollouts.particles` the rows of a device must be a multiple of the "
+        f"{effort.rollouts} rollouts: got {rows}. Use `--rows "
+        f"{ceil_div(rows, effort.rollouts) * effort.rollouts * mesh.size}`.",
+    )
     function = partial(
         answer,
         effort=effort,
@@ -253,6 +259,30 @@ def warn_of_other_data(paths: Sequence[str], record: dict[str, Any]) -> None:
             "puzzles.",
             stacklevel=2,
         )
+
+
+def require_differences(rollouts: Rollouts, kind: Kind, noisy: bool) -> None:
+    """Check what rollouts need of noise and of the kind of puzzle.
+
+    Raises:
+        UserError: if particles have no noise, or the kind has no rules to choose by.
+    """
+    if rollouts.resolved().number > 1 and not (rollouts.symmetries or noisy):
+        warnings.warn(
+            "Without noise and symmetries all rollouts of a puzzle are the same. Add "
+            "`--rollouts.symmetries`, `--rollouts.sigma` or `--rollouts.preset`.",
+            stacklevel=2,
+        )
+    require(
+        noisy or not rollouts.particles,
+        "`--rollouts.particles` needs noise, or copies of a rollout remain the same. "
+        "Add `--rollouts.sigma 0.3`.",
+    )
+    require(
+        rollouts.select != "rules" or kind.faults is not None,
+        "`--rollouts.select rules` needs puzzles of a kind with rules, such as Sudoku "
+        "or mazes. Use `--rollouts.select best_q`.",
+    )
 
 
 def draw_views(kind: Kind, effort: Effort) -> Symmetry:
@@ -309,10 +339,11 @@ def answer_all(
         answers, puzzles, numbers = everywhere((answers, puzzles, numbers))
         real = np.flatnonzero(numbers >= 0)
         puzzles = jax.tree.map(lambda a, real=real: a[real], puzzles)
-        chosen, sums = settle(answers, real, puzzles.labels, work.effort, select)
-        ruled = work.dataset.kind.is_solution(puzzles.inputs, chosen["predictions"])
-        if ruled is not None:
-            sums["by_the_rules"] = int(ruled.sum()), len(ruled)
+        copies = work.effort.rollouts
+        items = (real[:, None] * copies + np.arange(copies)).ravel()
+        questions = puzzles.inputs.repeat(copies, axis=0)
+        ruled = work.dataset.kind.is_solution(questions, answers.tokens[items])
+        chosen, sums = settle(answers, real, puzzles.labels, work.effort, select, ruled)
         sums["work/row_steps"] = int(answers.sweeps.sum()) * work.rows, 1
         sums["work/seconds"] = seconds, 1
         yield {"number": numbers[real], **puzzles._asdict(), **chosen}, sums

@@ -25,7 +25,7 @@ from trm.act import Halting, select_rows
 from trm.loss import PuzzleLoss
 from trm.model import TRM, Prediction
 from trm.noise import fold, puzzle_keys
-from trm.rollouts import add_noise, see, turn_back
+from trm.rollouts import add_noise, parents, see, turn_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,10 @@ class Effort:
 
     sigma: float = 0.0
     """Standard deviation of the noise added to the scratchpad before each step."""
+
+    particles: bool = False
+    """Resample the rollouts of a puzzle before each step. Not with `early`; rows are a
+    multiple of the rollouts, so that those of a puzzle are in work together."""
 
     seed: int = 0
     """Seed of the noise."""
@@ -130,6 +134,8 @@ def work(
 
     def step(loop: tuple[Rows, PyTree]) -> tuple[Rows, PyTree]:
         before, notes = loop
+        if effort.particles:
+            before = resample(before, numbers[before.item // copies], effort)
         latents = before.latents
         if effort.sigma > 0.0:
             number, rollout = numbers[before.item // copies], before.item % copies
@@ -203,6 +209,21 @@ def supervise(
         view=before.view,
     )
     return select_rows(before.running, after, before)
+
+
+def resample(rows: Rows, numbers: Int32[Array, " rows"], effort: Effort) -> Rows:
+    """Replace rollouts of each puzzle by others of it; see `parents`.
+
+    A fresh row has a `q_halt` of 0, as all of its puzzle, and remains.
+    """
+    copies = effort.rollouts
+    last = jnp.full_like(numbers, copies)  # no rollout's own key
+    keys = noise_keys(effort.seed, numbers, last, rows.steps)[::copies]
+    drawn = jax.vmap(parents)(rows.prediction.q_halt.reshape(-1, copies), keys)
+    first = jnp.arange(0, len(numbers), copies, dtype=jnp.int32)
+    parent = (first[:, None] + drawn).reshape(-1)
+    copied = jax.tree.map(lambda a: a[parent], rows)
+    return replace(copied, item=rows.item, keys=rows.keys)
 
 
 class Answers(eqx.Module):

@@ -7,6 +7,9 @@ supervision step, so that attempts diverge and some leave a wrong answer. Source
 Symmetries: attempts see the puzzle with other names of the digits, say, and their
 answers are turned back. Source: the tests of arXiv 2601.19085, whose way of choosing is
 not published.
+
+Particles: noisy attempts of a puzzle that look wrong are replaced by copies of better
+ones between steps (`parents`).
 """
 
 from dataclasses import dataclass, replace
@@ -15,16 +18,16 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, PRNGKeyArray, PyTree
 
 from configs import MOST_STEPS, require, require_not_negative, require_positive
 from data.puzzles.symmetry import Symmetry
 from trm.noise import draw, fold
 from trm.recursion import AbstractRecursion, Latents
 
-Choice = Literal["best_q", "mode", "residual", "first"]
+Choice = Literal["best_q", "mode", "residual", "first", "rules"]
 """The rollout to choose: the highest q_halt; the most frequent answer; the least change
-in the last steps; the fewest steps to halt."""
+in the last steps; the fewest steps to halt; an answer that keeps the rules."""
 
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 
@@ -66,11 +69,16 @@ class Rollouts:
     select: Choice | None = None
     """The attempt to choose. `best_q`: the highest q_halt. `mode`: the most frequent
     answer. `residual`: the least change in the last steps. `first`: the first to halt
-    (not with `--mode fixed`)."""
+    (not with `--mode fixed`). `rules`: an answer that keeps the rules of its kind, a
+    search rather than a guess."""
 
     symmetries: bool = False
     """Every attempt but the first sees the puzzle under a random symmetry of its kind;
     its answer is turned back."""
+
+    particles: bool = False
+    """Resample the attempts of a puzzle between steps, by the halting head (only with
+    `--mode fixed` and noise)."""
 
     seed: int = 0
     """Seed of the noise and of the symmetries."""
@@ -141,6 +149,27 @@ def turn_back(
     return jax.vmap(one)(logits, view)
 
 
+def parents(
+    q_halt: Float[Array, " rollouts"], key: PRNGKeyArray
+) -> Int32[Array, " rollouts"]:
+    """Draw the rollout that each rollout of a puzzle is replaced by.
+
+    Weights are the probabilities of the halting head. If the effective number of
+    rollouts, `sum(w)^2 / sum(w^2)`, is less than half of them, they are drawn by
+    systematic resampling; else all remain.
+
+    Source: guided particles as in BIGR, arXiv 2605.25230. Its code is not public, so
+    weights, threshold and way of drawing are the usual ones of particle filters.
+    """
+    number = len(q_halt)
+    shares = jax.nn.softmax(jax.nn.log_sigmoid(q_halt))
+    ticks = (jnp.arange(number) + jax.random.uniform(key)) / number
+    drawn = jnp.searchsorted(jnp.cumsum(shares), ticks).astype(jnp.int32)
+    few = 1.0 / jnp.sum(shares**2) < number / 2
+    remain = jnp.arange(number, dtype=jnp.int32)
+    return jnp.where(few, jnp.minimum(drawn, number - 1), remain)
+
+
 # -- on the host -----------------------------------------------------------------------
 
 
@@ -151,6 +180,7 @@ def select(
     residual: Float[np.ndarray, "puzzles rollouts"],
     steps: Int[np.ndarray, "puzzles rollouts"],
     wanted: Bool[np.ndarray, "puzzles rollouts"],
+    ruled: Bool[np.ndarray, "puzzles rollouts"],
 ) -> Int[np.ndarray, " puzzles"]:
     """Choose a rollout for each puzzle; the highest q_halt breaks ties.
 
@@ -161,6 +191,7 @@ def select(
         residual: change of the logits in the last steps.
         steps: made by each rollout.
         wanted: rollouts that the halting rule stopped.
+        ruled: rollouts whose answer keeps the rules.
     """
     match choice:
         case "best_q":
@@ -171,6 +202,8 @@ def select(
             score = -residual
         case "first":
             score = np.where(wanted, -steps, -np.inf)
+        case "rules":
+            score = ruled
     first = np.broadcast_to(-np.arange(q_halt.shape[1]), q_halt.shape)
     return np.lexsort((first, q_halt, score))[:, -1]
 

@@ -7,7 +7,7 @@ up in the order of the puzzles, so that neither mesh nor queue changes a digit.
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from data.puzzles.dataset import IGNORE
 from trm.evaluation import Answers, Effort
@@ -26,6 +26,7 @@ def settle(
     labels: Int[np.ndarray, "real seq"],
     effort: Effort,
     choice: Choice,
+    ruled: Bool[np.ndarray, " items"] | None = None,
 ) -> tuple[dict[str, np.ndarray], Sums]:
     """Choose the answers to some puzzles of a queue, and sum their metrics.
 
@@ -35,6 +36,7 @@ def settle(
         labels: of these puzzles; a puzzle without any is answered, but not scored.
         effort: of the answers.
         choice: the rule by which one of several rollouts is chosen.
+        ruled: items of these puzzles whose answer keeps the rules; None: no rules.
 
     Returns:
         `predictions`, `q_halt`, `steps` and `exact` of each puzzle; and the sums. The
@@ -55,6 +57,7 @@ def settle(
         residual(of(answers.moved), steps),
         steps,
         stopped & effort.early,
+        np.zeros(items.shape, bool) if ruled is None else ruled.reshape(items.shape),
     )
 
     def pick(rule: Choice, number: int) -> Int[np.ndarray, " real"]:
@@ -75,11 +78,12 @@ def settle(
         sums[name] = total(chosen(by_step)[:, -1])
     for name in ("exact_accuracy", "accuracy"):
         sums[f"curve/{name}"] = total(chosen(values[name]))
+    if ruled is not None:
+        sums["by_the_rules"] = int(chosen(parts[-1]).sum()), len(puzzles)
     sums["work/steps"] = steps.sum(dtype=np.int64), 1
     if copies > 1:
-        rules: list[Choice] = [
-            rule for rule in CHOICES if rule != "first" or effort.early
-        ]
+        told: dict[Choice, bool] = {"first": effort.early, "rules": ruled is not None}
+        rules = [rule for rule in CHOICES if told.get(rule, True)]
         for number in doublings(copies):
             for rule in rules:
                 solved = exact[every, pick(rule, number)]

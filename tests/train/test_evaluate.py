@@ -153,7 +153,7 @@ def test_rollouts(
     words += ["--rollouts.symmetries"]
     (found,) = evaluated(run, tmp_path, *words, "--rollouts.select", "first")
     shares = found["rollouts"]
-    for rule in ("best_q", "mode", "residual", "first"):
+    for rule in ("best_q", "mode", "residual", "first", "rules"):
         assert shares["1/any"] <= shares["3/any"]
         assert 0 <= shares[f"3/{rule}"] <= shares["3/any"] <= 1
     assert found["values"]["exact_accuracy"] == shares["3/first"]
@@ -169,6 +169,17 @@ def test_rollouts(
         (["--checkpoints", "8", "all"], "`8 all`"),
         (["--rollouts.select", "first"], "--mode fixed"),
         (["--rollouts.sigma", "-1"], "`sigma`.*-1"),
+        (["--rollouts.particles", "--mode", "halt"], "--mode fixed"),
+        (
+            [
+                "--rollouts.particles",
+                "--rollouts.sigma",
+                "0.3",
+                "--rollouts.number",
+                "3",
+            ],
+            "a multiple of the 3 rollouts: got 8. Use `--rows 9`",
+        ),
         (["--submission", "s.json"], r"test_puzzles\.json"),
         (["--data", "nowhere"], "nowhere"),
         (["--rows", "7", "--mesh.data", "2"], "2 devices.*7"),
@@ -178,6 +189,20 @@ def test_rollouts(
 def test_bad_settings(words: list[str], said: str, run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         evaluated(run, tmp_path, *words)
+
+
+def test_rollouts_need_noise_and_rules() -> None:
+    sudoku, arc = kind_of("sudoku", 36, 8), kind_of("arc", 900, 12)
+    particles, rules = (
+        evaluate.Rollouts(particles=True),
+        evaluate.Rollouts(select="rules"),
+    )
+    evaluate.require_differences(particles, sudoku, noisy=True)
+    with pytest.raises(UserError, match=r"needs noise.*--rollouts\.sigma 0\.3"):
+        evaluate.require_differences(particles, sudoku, noisy=False)
+    evaluate.require_differences(rules, sudoku, noisy=False)
+    with pytest.raises(UserError, match=r"a kind with rules"):
+        evaluate.require_differences(rules, arc, noisy=False)
 
 
 def test_symmetries_need_a_kind_that_has_them() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache, partial
 from itertools import count
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ from trm.evaluation import Answers, Effort, Rows, answer, noise_keys, work
 from trm.loss import puzzle_loss
 from trm.model import TRM, cast
 from trm.objective import evaluate, supervision_loss
-from trm.rollouts import CHOICES, add_noise, scratchpads, select
+from trm.rollouts import CHOICES, add_noise, parents, scratchpads, select
 from trm.scoring import add, hold, residual, settle
 
 ACT = replace(tiny.ACT, max_steps=4)
@@ -317,6 +318,60 @@ def test_a_rollout_under_a_symmetry_is_the_turned_puzzle_turned_back(sigma) -> N
     np.testing.assert_array_equal(exact[2::3, -1], right.all(1))
 
 
+def test_particles_are_drawn_by_the_halting_head() -> None:
+    """Each about as often as its share says, or all remain if shares are alike."""
+    draw = jax.jit(parents)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(draw(jnp.array([-9.0, -9, -9, -9]), key), range(4))
+    np.testing.assert_array_equal(draw(jnp.array([0.0, 0, 0, -9]), key), range(4))
+    np.testing.assert_array_equal(draw(jnp.array([-30.0, -30, 5, -30]), key), [2] * 4)
+    q_halt = jnp.array([3.0, 2.0, *[-9.0] * 8])
+    p = 1 / (1 + np.exp(-np.asarray(q_halt)))
+    expected = 10 * p / p.sum()
+    for number in range(5):
+        drawn = draw(q_halt, jax.random.key(number))
+        times = np.bincount(drawn, minlength=10)
+        assert (abs(times - expected) < 1).all()
+
+
+@pytest.mark.slow
+def test_particles_written_out() -> None:
+    """All of a puzzle make a step, then some are replaced; rows do not matter."""
+    head = tiny.model().halt_head.weight
+    model = eqx.tree_at(lambda m: m.halt_head.weight, tiny.model(), 40 * head)
+    (puzzles, numbers), K = queue(), 4
+    effort = replace(FIXED, rollouts=K, sigma=1.0, particles=True)
+
+    def run(rows: int) -> Answers:
+        options = {**OPTIONS, "effort": effort, "rows": rows}
+        step = jax.jit(partial(answer, **options))
+        return step(model, TABLE[puzzles.puzzle_id], puzzles, numbers)
+
+    ours = run(2 * K)
+    assert_same(run(3 * K), ours)
+    moves = 0
+    for number in range(3):
+        x = model.embed(puzzles.inputs[number], TABLE[puzzles.puzzle_id[number]])
+        fresh = jnp.stack(
+            [jnp.broadcast_to(a, x.shape) for a in model.recursion.init()]
+        )
+        states = [fresh] * K
+        for step in range(FIXED.steps):
+            at = [jnp.array([number]), jnp.arange(K + 1), jnp.array([step])]
+            keys = noise_keys(0, *jnp.broadcast_arrays(*at))
+            if step:
+                q_halt = jnp.array([model.predict(tuple(s)).q_halt for s in states])
+                drawn = parents(q_halt, keys[K])
+                moves += int((drawn != jnp.arange(K)).any())
+                states = [states[i] for i in drawn]
+            for k, (y, z) in enumerate(states):
+                noise = jax.random.normal(jax.random.fold_in(keys[k], 1), z.shape)
+                states[k] = jnp.stack(model.refine((y, z + noise), x))
+        said = [model.predict(tuple(state)).logits.argmax(-1) for state in states]
+        np.testing.assert_array_equal(ours.tokens[K * number : K * number + K], said)
+    assert moves > 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(2, 4), (8, 1)])
 def test_meshes_answer_the_same(sizes: tuple[int, int]) -> None:
@@ -390,13 +445,16 @@ def test_choosing() -> None:
     residual = np.array([[0.3, 0.2, 0.1, 0.4]])
     steps = np.array([[3, 2, 4, 2]])
     wanted = np.array([[True, True, True, False]])
+    ruled = np.array([[True, False, True, False]])
     chosen = {
-        rule: int(select(rule, tokens, q_halt, residual, steps, wanted)[0])
+        rule: int(select(rule, tokens, q_halt, residual, steps, wanted, ruled)[0])
         for rule in CHOICES
     }
-    assert chosen == {"best_q": 3, "mode": 2, "residual": 2, "first": 1}
-    nobody = select("first", tokens, q_halt, residual, steps, np.zeros((1, 4), bool))
-    assert nobody[0] == 3, "of the highest q"
+    assert chosen == {"best_q": 3, "mode": 2, "residual": 2, "first": 1, "rules": 2}
+    nobody = np.zeros((1, 4), bool)
+    for rule in ("first", "rules"):
+        best = select(rule, tokens, q_halt, residual, steps, nobody, nobody)
+        assert best[0] == 3, "of the highest q"
 
 
 def test_the_residual_is_of_the_last_three_steps() -> None:
