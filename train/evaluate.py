@@ -36,7 +36,7 @@ from configs import (
     require_positive,
 )
 from data.puzzles.arc.voting import Votes
-from data.puzzles.dataset import PuzzleDataset
+from data.puzzles.dataset import Puzzle, PuzzleDataset
 from data.puzzles.kind import Kind
 from data.puzzles.symmetry import Symmetry, views
 from data.remote import local_dataset
@@ -51,7 +51,7 @@ from train import cli
 from train.devices import start
 from train.experiment import AbstractExperiment, StepConfig
 from train.mesh import everywhere, make_mesh, process_rows, require_divides
-from train.queues import QueueStep, make_queue_step, queues
+from train.queues import QueueStep, make_queue_step, queues, spread
 from train.runs.loading import (
     CheckpointName,
     LoadedRun,
@@ -62,7 +62,8 @@ from train.runs.loading import (
 from train.runs.record import recorded_run
 from train.runs.stored import OtherModelError
 from train.trm import TRMExperiment
-from trm.evaluation import Effort, answer
+from trm.clamp import Ask, clamp
+from trm.evaluation import Answers, Effort, answer
 from trm.rollouts import Choice, Rollouts
 from trm.scoring import Sums, add, settle
 from trm.summary import Result, compare, describe, result
@@ -279,9 +280,15 @@ def require_differences(rollouts: Rollouts, kind: Kind, noisy: bool) -> None:
         "Add `--rollouts.sigma 0.3`.",
     )
     require(
-        rollouts.select != "rules" or kind.faults is not None,
-        "`--rollouts.select rules` needs puzzles of a kind with rules, such as Sudoku "
-        "or mazes. Use `--rollouts.select best_q`.",
+        rollouts.resolved().sigma > 0.0 or rollouts.rounds == 1,
+        "`--rollouts.rounds` needs noise, or starting over changes nothing. Add "
+        "`--rollouts.sigma 0.3`.",
+    )
+    searches = rollouts.select == "rules" or rollouts.rounds > 1
+    require(
+        kind.faults is not None or not searches,
+        "`--rollouts.select rules` and `--rollouts.rounds` need puzzles of a kind with "
+        "rules, such as Sudoku or mazes. Leave them out.",
     )
 
 
@@ -324,7 +331,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def answer_all(
-    work: Work, run: LoadedRun, select: Choice
+    work: Work, run: LoadedRun, select: Choice, rounds: int
 ) -> Iterator[tuple[Arrays, Sums]]:
     """Yield puzzles with their answers, and sums of their metrics, queue by queue."""
     compiled = False
@@ -339,14 +346,49 @@ def answer_all(
         answers, puzzles, numbers = everywhere((answers, puzzles, numbers))
         real = np.flatnonzero(numbers >= 0)
         puzzles = jax.tree.map(lambda a, real=real: a[real], puzzles)
-        copies = work.effort.rollouts
-        items = (real[:, None] * copies + np.arange(copies)).ravel()
-        questions = puzzles.inputs.repeat(copies, axis=0)
-        ruled = work.dataset.kind.is_solution(questions, answers.tokens[items])
-        chosen, sums = settle(answers, real, puzzles.labels, work.effort, select, ruled)
+        chosen, sums = judge(work, answers, real, puzzles, select)
         sums["work/row_steps"] = int(answers.sweeps.sum()) * work.rows, 1
         sums["work/seconds"] = seconds, 1
+        if rounds > 1:
+            ask = asking(work, run, puzzles, numbers[real], select)
+            first, kind = (chosen, sums), work.dataset.kind
+            sums = sums | clamp(ask, kind, puzzles.inputs, first, rounds)
+        del chosen["sure"]
         yield {"number": numbers[real], **puzzles._asdict(), **chosen}, sums
+
+
+def judge(
+    work: Work, answers: Answers, places: np.ndarray, puzzles: Puzzle, select: Choice
+) -> tuple[Arrays, Sums]:
+    """Choose among the answers to puzzles at these places of a queue; see `settle`."""
+    copies = work.effort.rollouts
+    items = (places[:, None] * copies + np.arange(copies)).ravel()
+    questions = puzzles.inputs.repeat(copies, axis=0)
+    ruled = work.dataset.kind.is_solution(questions, answers.tokens[items])
+    return settle(answers, places, puzzles.labels, work.effort, select, ruled)
+
+
+def asking(
+    work: Work,
+    run: LoadedRun,
+    puzzles: Puzzle,
+    numbers: np.ndarray,
+    select: Choice,
+) -> Ask:
+    """Return what `clamp` calls: answers to some of the puzzles, as other boards.
+
+    Each round draws other noise.
+    """
+
+    def ask(number: int, some: np.ndarray, boards: np.ndarray) -> tuple[Arrays, Sums]:
+        asked = jax.tree.map(lambda a: a[some], puzzles)
+        others = (numbers[some] + number * work.examples).astype(np.int32)
+        boarded, size = asked._replace(inputs=boards), work.dataset.batch_size
+        *queue, places = spread(boarded, others, size, work.mesh)
+        answers = everywhere(work.step(run.model, run.table, *queue))
+        return judge(work, answers, places, asked, select)
+
+    return ask
 
 
 def loaded_runs(
@@ -403,7 +445,7 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     warn_of_other_data(paths, record)
     first = jax.process_index() == 0
     is_arc = is_arc and settings.split == "test" and first
-    select = settings.rollouts.resolved().select
+    select, rounds = settings.rollouts.resolved().select, settings.rollouts.rounds
     votes, work, mesh = None, None, make_mesh(settings.mesh)
     kind = experiment_of(settings.experiment) if settings.experiment else None
     require(
@@ -418,7 +460,7 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
         total: Sums = {}
         parts: list[Arrays] = []
         with tqdm(total=work.examples, unit="puzzle", disable=not first) as bar:
-            for arrays, sums in answer_all(work, run, select):
+            for arrays, sums in answer_all(work, run, select, rounds):
                 total = add(total, sums)
                 if votes is not None:
                     names = ("puzzle_id", "inputs", "predictions", "q_halt")

@@ -59,6 +59,24 @@ def make_queue_step(
     return step
 
 
+def spread(
+    puzzles: Puzzle, numbers: np.ndarray, size: int, mesh: Mesh
+) -> tuple[Puzzle, Array, np.ndarray]:
+    """Return at most `size` puzzles as a global queue, evenly over the devices.
+
+    Also returns their numbers, -1 for padding, and the place of each in the queue.
+    """
+    places = np.arange(size).reshape(mesh.size, -1).T.ravel()[: len(numbers)]
+
+    def put(a: np.ndarray, padding: int) -> np.ndarray:
+        whole = np.full((size, *a.shape[1:]), padding, np.int32)
+        whole[places] = a
+        return whole[process_rows(mesh, size)]
+
+    whole = jax.tree.map(lambda a: put(a, 0), puzzles), put(numbers, -1)
+    return *global_batch(mesh, size, 0)(whole), places
+
+
 def queues(
     dataset: PuzzleDataset, examples: int, mesh: Mesh
 ) -> Iterator[tuple[Puzzle, Array]]:

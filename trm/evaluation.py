@@ -233,6 +233,9 @@ class Answers(eqx.Module):
     """
 
     tokens: Int32[Array, "items seq"]
+    sure: Float[Array, "items seq"]
+    """Probability of each token."""
+
     steps: Int32[Array, " items"]
 
     wanted: Bool[Array, "items steps"]
@@ -289,6 +292,7 @@ def answer(
         tokens = jnp.zeros((items, seq), jnp.int32)
         return Answers(
             tokens=tokens,
+            sure=jnp.zeros((items, seq)),
             steps=jnp.zeros(items, jnp.int32),
             wanted=steps(first.wanted),
             q_halt=steps(first.prediction.q_halt),
@@ -308,10 +312,12 @@ def answer(
         item = jnp.where(before.running, before.item, items)  # beyond the end: dropped
         put = lambda old, new: old.at[item].set(new, mode="drop")
         by_step = lambda old, new: old.at[item, before.steps].set(new, mode="drop")
-        tokens = jnp.argmax(after.prediction.logits, axis=-1).astype(jnp.int32)
+        logits = after.prediction.logits.astype(jnp.float32)
+        tokens = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         moved = distance(before.prediction.logits, after.prediction.logits)
         return Answers(
             tokens=put(answers.tokens, tokens),
+            sure=put(answers.sure, jnp.max(jax.nn.softmax(logits), axis=-1)),
             steps=put(answers.steps, after.steps),
             wanted=by_step(answers.wanted, after.wanted),
             q_halt=by_step(answers.q_halt, after.prediction.q_halt),

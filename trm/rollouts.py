@@ -80,6 +80,10 @@ class Rollouts:
     """Resample the attempts of a puzzle between steps, by the halting head (only with
     `--mode fixed` and noise)."""
 
+    rounds: int = 1
+    """Clamp and restart: ask again at most this often, with the surest cell pinned,
+    until an answer keeps the rules. Needs noise; reported apart."""
+
     seed: int = 0
     """Seed of the noise and of the symmetries."""
 
@@ -95,6 +99,7 @@ class Rollouts:
         given = {name: value for name, value in given.items() if value is not None}
         settings = replace(settings, **given)
         require_positive(settings, "number", largest=MOST_STEPS)
+        require_positive(self, "rounds", largest=MOST_STEPS)
         require_not_negative(self, "seed")
         require(
             0.0 <= settings.sigma < float("inf"),

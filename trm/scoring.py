@@ -39,9 +39,9 @@ def settle(
         ruled: items of these puzzles whose answer keeps the rules; None: no rules.
 
     Returns:
-        `predictions`, `q_halt`, `steps` and `exact` of each puzzle; and the sums. The
-        name of a sum is a metric, `curve/<metric>` by step, `rollouts/<number>/<rule>`
-        or `work/steps`.
+        `predictions`, `sure` (the probability of each token), `q_halt`, `steps` and
+        `exact` of each puzzle; and the sums. The name of a sum is a metric,
+        `curve/<metric>` by step, `rollouts/<number>/<rule>` or `work/steps`.
     """
     copies = effort.rollouts
     items = puzzles[:, None] * copies + np.arange(copies)
@@ -92,6 +92,7 @@ def settle(
         sums["rollouts/one"] = total(exact.mean(1, dtype=np.float64))
     return {
         "predictions": chosen(tokens),
+        "sure": chosen(of(answers.sure)),
         "q_halt": chosen(q_halt),
         "steps": chosen(steps),
         "exact": chosen(exact),

@@ -49,6 +49,8 @@ def result(total: Sums, effort: Effort, *, step: int, puzzles: int) -> Result:
             "puzzles_per_second": puzzles / work["seconds"],
         },
     }
+    if clamped := part("clamp/"):
+        found["clamp"] = clamped
     if effort.rollouts > 1:
         found["rollouts"] = part("rollouts/")
     return found
@@ -65,6 +67,16 @@ def describe(found: Result) -> str:
         lines += [_row("solved", [curve[number - 1] for number in steps])]
     if found["scored"] and "rollouts" in found:
         lines += ["", *_rollouts(dict(found["rollouts"]))]
+    if "clamp" in found:
+        rounds = doublings(len(found["clamp"]["steps"]))
+        lines += ["", _row("round", rounds)]
+        for name, label in (
+            ("exact_accuracy", "solved"),
+            ("by_the_rules", "by rules"),
+            ("steps", "steps"),
+        ):
+            shares = found["clamp"][name]
+            lines.append(_row(label, [shares[number - 1] for number in rounds]))
     votes = found.get("votes", {})
     lines += [f"  {value:8.4f}  {name}" for name, value in votes.items()]
     share = work["row_steps"] / work["steps_of_fixed"]

@@ -158,8 +158,13 @@ def test_rollouts(
         assert 0 <= shares[f"3/{rule}"] <= shares["3/any"] <= 1
     assert found["values"]["exact_accuracy"] == shares["3/first"]
     assert "any: pass@K" in capsys.readouterr().out
+    words += ["--rollouts.rounds", "3"]
     (again,) = evaluated(run, tmp_path, *words, "--rows", "4", "--queue", "1")
     assert again["rollouts"] == shares
+    assert "by rules" in capsys.readouterr().out
+    (spread,) = evaluated(run, tmp_path, *words, "--mesh.data", "4")
+    assert spread["clamp"] == again["clamp"]
+    assert len(again["clamp"]["steps"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -201,6 +206,8 @@ def test_rollouts_need_noise_and_rules() -> None:
     with pytest.raises(UserError, match=r"needs noise.*--rollouts\.sigma 0\.3"):
         evaluate.require_differences(particles, sudoku, noisy=False)
     evaluate.require_differences(rules, sudoku, noisy=False)
+    with pytest.raises(UserError, match=r"starting over changes nothing"):
+        evaluate.require_differences(evaluate.Rollouts(rounds=2), sudoku, noisy=True)
     with pytest.raises(UserError, match=r"a kind with rules"):
         evaluate.require_differences(rules, arc, noisy=False)
 
