@@ -364,16 +364,13 @@ def judge(
     copies = work.effort.rollouts
     items = (places[:, None] * copies + np.arange(copies)).ravel()
     questions = puzzles.inputs.repeat(copies, axis=0)
-    ruled = work.dataset.kind.is_solution(questions, answers.tokens[items])
+    tokens = np.asarray(answers.tokens)[items]
+    ruled = work.dataset.kind.is_solution(questions, tokens)
     return settle(answers, places, puzzles.labels, work.effort, select, ruled)
 
 
 def asking(
-    work: Work,
-    run: LoadedRun,
-    puzzles: Puzzle,
-    numbers: np.ndarray,
-    select: Choice,
+    work: Work, run: LoadedRun, puzzles: Puzzle, numbers: np.ndarray, select: Choice
 ) -> Ask:
     """Return what `clamp` calls: answers to some of the puzzles, as other boards.
 
@@ -384,8 +381,8 @@ def asking(
         asked = jax.tree.map(lambda a: a[some], puzzles)
         others = (numbers[some] + number * work.examples).astype(np.int32)
         boarded, size = asked._replace(inputs=boards), work.dataset.batch_size
-        *queue, places = spread(boarded, others, size, work.mesh)
-        answers = everywhere(work.step(run.model, run.table, *queue))
+        queue, queued, places = spread(boarded, others, size, work.mesh)
+        answers = everywhere(work.step(run.model, run.table, queue, queued))
         return judge(work, answers, places, asked, select)
 
     return ask

@@ -2,6 +2,7 @@
 
     python -m train.plot runs/a runs/b --out curves.png --x minutes
     python -m train.plot runs/mine --metrics lm_loss accuracy q_halt_accuracy
+    python -m train.plot --tradeoff evaluations/*.json --out tradeoff.svg
 
 Thin lines are training, lines with markers are evaluations. A run of several seeds has
 one curve, the mean of its seeds, in a band of one standard deviation. Runs may be
@@ -31,6 +32,7 @@ from data.storage import (
 from train import cli
 from train.runs.metrics_file import read_rows
 from train.runs.record import recorded_run
+from train.tradeoff import draw_tradeoff
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +51,8 @@ class Settings:
     """Runs to plot, and the form of the plot."""
 
     runs: Positional[tuple[str, ...]]
-    """Folders of runs; of several seeds, the folder that has `seed0`, `seed1`, ..."""
+    """Folders of runs; of several seeds, the folder that has `seed0`, `seed1`, ...
+    With `--tradeoff`, files."""
 
     out: str = "curves.svg"
     """File to write: `.svg`, `.png` or `.pdf`."""
@@ -62,6 +65,10 @@ class Settings:
 
     log: bool = False
     """Logarithmic axes for losses."""
+
+    tradeoff: bool = False
+    """Instead of runs, take result files of `train.evaluate`, and draw the puzzles
+    solved against the steps made."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +165,7 @@ def plot(
     Raises:
         UserError: if a package, a run or a metric is missing.
     """
-    require(
-        find_spec("matplotlib") is not None,
-        "Curves need the package matplotlib: run `pip install -e '.[show]'`.",
-    )
     require(bool(runs), "No run to plot: give its folder.")
-    from matplotlib.figure import Figure
-
     curves = {str(run): read_seeds(str(run)) for run in runs}
     names = [absolute(open_path(run)).name for run in curves]
     if len(set(names)) < len(names):
@@ -173,8 +174,7 @@ def plot(
     known = list(dict.fromkeys(name for row in rows for name in row))
     losses = [name for name in known if name.endswith("loss")]
     wanted = metrics or [*losses[:1], *({"exact_accuracy"} & {*known})]
-    figure = Figure(figsize=(5 * len(wanted), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(wanted), squeeze=False)[0]
+    figure, panels = new_figure(len(wanted))
     for metric, panel in zip(wanted, panels, strict=True):
         for number, (name, seeds) in enumerate(
             zip(names, curves.values(), strict=True)
@@ -187,14 +187,48 @@ def plot(
         )
         panel.set_xlabel("step" if x == "steps" else "minutes of training")
         panel.set_title(metric.replace("_", " "), loc="left", fontsize=11)
-        panel.grid(color="#dddddd", linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=9)
+        finish(panel)
         if "accuracy" in metric:
             panel.set_ylim(-0.02, 1.02)
         elif log and "loss" in metric:
             panel.set_yscale("log")
     return figure
+
+
+def plot_tradeoff(files: Sequence[str | Path]) -> "Figure":
+    """Draw the puzzles solved against the steps made, with a color per file.
+
+    Raises:
+        UserError: if a package is missing, or a file is no result of an evaluation.
+    """
+    require(bool(files), "No result to plot: give files of `train.evaluate`.")
+    figure, (panel,) = new_figure(1)
+    draw_tradeoff(panel, files, COLORS, MARKERS)
+    finish(panel)
+    return figure
+
+
+def new_figure(panels: int) -> tuple["Figure", "Sequence[Axes]"]:
+    """Return a figure with panels side by side.
+
+    Raises:
+        UserError: if matplotlib is missing.
+    """
+    require(
+        find_spec("matplotlib") is not None,
+        "Curves need the package matplotlib: run `pip install -e '.[show]'`.",
+    )
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * panels, 3.6), layout="constrained")
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def finish(panel: "Axes") -> None:
+    """Add grid and legend."""
+    panel.grid(color="#dddddd", linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, fontsize=9)
 
 
 def _draw(
@@ -248,9 +282,11 @@ def main(args: Sequence[str] | None = None) -> None:
     settings = tyro.cli(
         Settings, prog="python -m train.plot", description=__doc__, args=args
     )
-    figure = plot(
-        settings.runs, metrics=settings.metrics, x=settings.x, log=settings.log
-    )
+    if settings.tradeoff:
+        figure = plot_tradeoff(settings.runs)
+    else:
+        options = {"metrics": settings.metrics, "x": settings.x, "log": settings.log}
+        figure = plot(settings.runs, **options)
     print(save(figure, settings.out))
 
 

@@ -82,8 +82,8 @@ def settle(
         sums["by_the_rules"] = int(chosen(parts[-1]).sum()), len(puzzles)
     sums["work/steps"] = steps.sum(dtype=np.int64), 1
     if copies > 1:
-        told: dict[Choice, bool] = {"first": effort.early, "rules": ruled is not None}
-        rules = [rule for rule in CHOICES if told.get(rule, True)]
+        possible = {"first": effort.early, "rules": ruled is not None}
+        rules: list[Choice] = [rule for rule in CHOICES if possible.get(rule, True)]
         for number in doublings(copies):
             for rule in rules:
                 solved = exact[every, pick(rule, number)]

@@ -1,5 +1,6 @@
 """The result of an evaluation: as JSON, and as tables for a person."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,8 @@ def describe(found: Result) -> str:
     if found["scored"]:
         curve = found["curve"]["exact_accuracy"]
         steps = doublings(len(curve))
+        low, high = wilson(values["exact_accuracy"], found["scored"])
+        lines.append(f"  95 % interval of exact_accuracy: {low:.4f} to {high:.4f}")
         lines += ["", _row("after step", steps)]
         lines += [_row("solved", [curve[number - 1] for number in steps])]
     if found["scored"] and "rollouts" in found:
@@ -111,6 +114,15 @@ def _rollouts(shares: dict[str, float]) -> list[str]:
         *(_row(rule, share(rule)) for rule in rules),
         f"  ({one:.4f}: one rollout, on average; any: pass@K, one of them is right)",
     ]
+
+
+def wilson(share: float, number: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `number` puzzles (Wilson 1927)."""
+    z = 1.959964
+    center = share + z**2 / (2 * number)
+    reach = z * math.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
+    scale = 1 + z**2 / number
+    return (center - reach) / scale, (center + reach) / scale
 
 
 def compare(results: list[Result]) -> str:

@@ -15,6 +15,8 @@ from train import plot
 from train.plot import Curves, main
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.runs.run_dir import RunDir
+from train.tradeoff import read_points
+from trm.summary import wilson
 
 TRAIN = {"split": "train", "lm_loss": 2.0, "exact_accuracy": None}
 RATE = "examples_per_second"
@@ -177,3 +179,55 @@ def test_a_missing_package(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'.\[show\]'"):
         main([str(run)])
+
+
+def result(folder: Path, name: str, **content: Any) -> str:
+    """Write the result of 100 puzzles, 8 steps each, half of them solved."""
+    found = {
+        "puzzles": 100,
+        "scored": 100,
+        "work": {"steps": 800},
+        "values": {"exact_accuracy": 0.5},
+        "curve": {"exact_accuracy": [0.25, 0.5]},
+        **content,
+    }
+    settings = {"mode": content.pop("mode", "fixed"), "rollouts": {}}
+    settings["rollouts"] = content.pop("settings", {})
+    path = folder / name
+    path.write_text(json.dumps({"settings": settings, "results": [found]}))
+    return str(path)
+
+
+def test_points_of_a_tradeoff(tmp_path: Path) -> None:
+    shares = {"1/mode": 0.1, "1/best_q": 0.25, "4/best_q": 0.5, "4/any": 1, "one": 0.2}
+    rounds = {"steps": [2, 3], "exact_accuracy": [0.25, 0.5], "by_the_rules": [0.5, 1]}
+    many = {"settings": {"number": 4}, "rollouts": shares}
+    particles = {**many, "settings": {"number": 4, "particles": True}}
+    for content, steps, solved in (
+        ({}, [1, 2], [0.25, 0.5]),
+        ({"mode": "halt"}, [8], [0.5]),
+        (many, [2, 8], [0.25, 0.5]),
+        (particles, [8], [0.5]),
+        ({"clamp": rounds}, [2, 3], [0.25, 0.5]),
+    ):
+        points = read_points(result(tmp_path, "a.json", **content))
+        assert [point.steps for point in points] == steps
+        assert [point.solved for point in points] == solved
+    low, high = wilson(0.5, 100)  # by a table of Wilson's intervals
+    assert (round(low, 4), round(high, 4)) == (0.4038, 0.5962)
+    assert points[-1][2:] == (low, high)
+    assert wilson(1.0, 10)[1] == pytest.approx(1.0)
+
+
+def test_a_tradeoff_is_drawn(tmp_path: Path) -> None:
+    files = [result(tmp_path, f"{name}.json") for name in ("depth", "two-ways")]
+    out = tmp_path / "tradeoff.svg"
+    main(["--tradeoff", *files, "--out", str(out)])
+    text = read_text(out)
+    assert "two ways" in text
+    assert "supervision steps" in text
+    with pytest.raises(UserError, match=r"tradeoff\.svg is none"):
+        plot.plot_tradeoff([out])
+    empty = result(tmp_path, "empty.json", scored=0)
+    with pytest.raises(UserError, match="puzzles with answers"):
+        plot.plot_tradeoff([empty])
