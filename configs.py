@@ -342,6 +342,10 @@ class PuzzleDataConfig:
     """Share of training puzzles that are made easier: a random part of the empty cells
     is filled in (similar to arXiv 2601.10679)."""
 
+    augment: Literal["stored", "fresh"] = "stored"
+    """`fresh`: every visit shows a training puzzle under a random symmetry of its kind
+    (Sudoku, mazes). `stored`: as it is in the dataset."""
+
     prefetch: int = 2
     """Batches prepared ahead of the device, in a background thread."""
 

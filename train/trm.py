@@ -225,6 +225,7 @@ class TRMExperiment(AbstractExperiment):
             epochs_per_block=config.data.block,
             rows=process_rows(self.mesh, first),
             hints=config.data.hints,
+            fresh=config.data.augment == "fresh",
         )
         require(
             bool((dataset.batch(0).labels != IGNORE).any()),

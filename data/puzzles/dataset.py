@@ -8,6 +8,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ class PuzzleDataset:
         epochs_per_block: int = 1,
         rows: Integer[np.ndarray, " rows"] | None = None,
         hints: float = 0.0,
+        fresh: bool = False,
     ):
         """Open and check the datasets.
 
@@ -75,6 +77,7 @@ class PuzzleDataset:
             rows: the rows of each batch to load, in order; None loads all.
             hints: share of the training examples in which a random part of the cells
                 is filled in from the solution.
+            fresh: show each training example under a random symmetry at every visit.
 
         Raises:
             UserError: if an argument is out of range or a dataset is not usable.
@@ -88,7 +91,8 @@ class PuzzleDataset:
         _require_least("epochs_per_block", epochs_per_block, 1)
         _require_least("seed", seed, 0)
         self.batch_size, self._rows = batch_size, rows_of(batch_size, rows)
-        self._seed, self._hints, self._epochs = seed, hints, epochs_per_block
+        self._seed, self._hints, self._fresh = seed, hints, fresh
+        self._epochs = epochs_per_block
         self._first_step = 0
         self._store = PuzzleStore(paths, split)
         self.metadata = self._store.metadata
@@ -96,6 +100,11 @@ class PuzzleDataset:
             not hints or self.kind.hints,
             "`hints` must be 0 for puzzles without open cells, such as ARC: got "
             f"{hints}. Omit it.",
+        )
+        require(
+            not fresh or self.kind.symmetries is not None,
+            "`augment` must be `stored` for puzzles of a kind without symmetries, such "
+            "as ARC: got `fresh`. Omit it.",
         )
         self.num_examples = len(self._store)
         self._sampler = EpochSampler(
@@ -184,7 +193,22 @@ class PuzzleDataset:
             cells = rng.random((len(examples), puzzle.inputs.shape[1]))[rows]
             given = (cells < share[:, None]) & (puzzle.labels != IGNORE)
             puzzle.inputs[given] = puzzle.labels[given]
+        if self._fresh:
+            self._turn(puzzle, step)
         return puzzle
+
+    def _turn(self, puzzle: Puzzle, step: int) -> None:
+        """Turn each row of training batch `step` by a random symmetry, in place."""
+        assert self.kind.symmetries is not None
+        # The 4 separates this seed from those of the sampler and the hints.
+        rng = np.random.default_rng((self._seed, 4, step))
+        drawn = list(islice(self.kind.symmetries(rng), self.batch_size))
+        for row, number in enumerate(self._rows):
+            symmetry, labels = drawn[number], puzzle.labels[row]
+            scored = labels != IGNORE
+            puzzle.inputs[row] = symmetry.apply(puzzle.inputs[row])
+            turned = symmetry.apply(np.where(scored, labels, 0))
+            puzzle.labels[row] = np.where(scored[symmetry.cells], turned, IGNORE)
 
     def num_test_batches(self, limit: int | None = None) -> int:
         """Return the number of batches of the first `limit` examples (None: all)."""

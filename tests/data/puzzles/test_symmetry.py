@@ -1,14 +1,19 @@
 """Symmetries of every kind of puzzle."""
 
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from configs import GeneratedMaze
+from configs import GeneratedMaze, GeneratedSudoku, UserError
+from data.build import prepare
+from data.puzzles.dataset import IGNORE, PuzzleDataset
 from data.puzzles.kinds import kind_of
 from data.puzzles.maze.generate import draw
 from data.puzzles.symmetry import Symmetry, views
+from data.puzzles.writer import Examples, write_puzzles
 from tests.data.puzzles.sudoku.test_symmetries import board
 
 
@@ -51,6 +56,41 @@ def test_the_first_view_is_plain_and_more_change_none(name: str, vocab: int) -> 
     np.testing.assert_array_equal(many.tokens[0], np.arange(vocab))
     assert len(np.unique(np.concatenate(many, axis=1), axis=0)) == 8
     assert (many.cells != other.cells).any()
+
+
+def test_training_on_fresh_symmetries(tmp_path: Path) -> None:
+    """A function of the step, the same on any mesh; solutions stay ones."""
+    folder = tmp_path / "data"
+    prepare(GeneratedSudoku(size=4, train=8, test=1, augmentations=0), folder)
+    load = partial(PuzzleDataset, [folder], "train", batch_size=8)
+    plain, fresh, seen = load(), load(fresh=True), set()
+    half = load(fresh=True, rows=np.array([5, 2]))
+    for step in range(3):
+        stored, turned = plain.batch(step), fresh.batch(step)
+        solution = fresh.kind.is_solution(turned.inputs, turned.labels)
+        assert solution is not None
+        assert solution.all()
+        before, after = ((puzzle.inputs != 1).sum(1) for puzzle in (stored, turned))
+        np.testing.assert_array_equal(before, after)
+        np.testing.assert_array_equal(half.batch(step).inputs, turned.inputs[[5, 2]])
+        np.testing.assert_array_equal(fresh.batch(step).labels, turned.labels)
+        seen |= {board.tobytes() for board in turned.inputs}
+    assert len(seen) > 20
+    batch = plain.batch(0)
+    batch.labels[:, 3] = IGNORE
+    before = batch.labels.copy()
+    fresh._turn(batch, 0)
+    np.testing.assert_array_equal((batch.labels == IGNORE).sum(1), 1)
+    np.testing.assert_array_equal(batch.inputs, fresh.batch(0).inputs)
+    assert (batch.labels != before).any()
+
+
+def test_arc_has_no_fresh_symmetries(tmp_path: Path) -> None:
+    grids = np.ones((2, 1, 900), np.uint8)
+    splits = {"train": Examples(*grids), "test": Examples(*(grids + 1))}
+    write_puzzles(splits, tmp_path, kind="arc", vocab_size=12, extra={"seed": 0})
+    with pytest.raises(UserError, match="`augment` must be `stored`"):
+        PuzzleDataset([tmp_path], "train", batch_size=1, fresh=True)
 
 
 def test_a_symmetry_written_out() -> None:
