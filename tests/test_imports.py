@@ -21,6 +21,7 @@ RECIPES = {
     "train/gpt.py",
     "train/models.py",
     "train/solving.py",
+    "train/tradeoff.py",
     "train/trm.py",
     "train/trm_weights.py",
 }
