@@ -231,8 +231,16 @@ def test_the_roofline() -> None:
     assert bounds["seconds"]["network"] == pytest.approx(15e-6)
     assert bounds["bound"] == "memory"
     assert bounds["best_rate"] == pytest.approx(16 / 0.030)
-    lines = "\n".join(describe(FACTS | bounds | {"rates": {"mfu": 0.123}}, {}))
-    for amount in ("5.00 ms", "15.00 ms", "1.38 TFLOP", "18.4 GB", "2.5 MB"):
+    facts = FACTS | bounds | {"rates": {"mfu": 0.123}, "launches": 3000}
+    lines = "\n".join(describe(facts, {}))
+    for amount in (
+        "5.00 ms",
+        "15.00 ms",
+        "1.38 TFLOP",
+        "18.4 GB",
+        "2.5 MB",
+        "1,500 kernels",
+    ):
         assert f" {amount}" in lines  # of one step
     for amount in ("all-reduce 0.5 (0.5 MB)", "all-gather 1 (2.0 MB)", "533", "12%"):
         assert amount in lines

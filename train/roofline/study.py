@@ -132,10 +132,10 @@ def room_of(device: Any) -> int | None:
     """
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    absent = is_absent(device)
-    if device.platform == "gpu" and not absent:
+    gpu = device.platform == "gpu"
+    if gpu and not is_absent(device):
         return (device.memory_stats() or {}).get("bytes_limit")
-    share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75) if absent else 1
+    share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75) if gpu else 1
     chip = chip_of(device.device_kind)
     return None if chip is None else int(float(share) * chip.capacity * GIB)
 
