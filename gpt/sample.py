@@ -4,14 +4,17 @@
     python -m gpt.sample --run-dir runs/mine --num-samples 1 --prompt "ROMEO:"
     python -m gpt.sample --init-from gpt2-xl --prompt FILE:prompt.txt --top-p 0.9
     python -m gpt.sample --hf-dir exported --temperature 0
+    python -m gpt.sample --chat
 
 A single sample is printed token by token; a batch of samples is printed at its end.
 """
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import tyro
@@ -42,6 +45,10 @@ class Settings(ModelSettings):
 
     prompt: str = "\n"
     """Text before the sample; `FILE:name` reads it from a file. `start`."""
+
+    chat: bool = False
+    """Read prompts from standard input, one per line, and continue each. Ctrl-C stops a
+    text, Ctrl-D ends. Without `prompt`, `num_samples` and `batch`."""
 
     num_samples: int = 10
     """Number of texts."""
@@ -101,9 +108,9 @@ def sample(settings: Settings, sampling: Sampling) -> None:
     show("")  # an output error must come before the model is read
     model, tokenizer = settings.load()
     decoder = Decoder(model)
-    prompt, count = read_prompt(settings.prompt), settings.num_samples
-    batch = min(settings.batch or count, count)
-    for first in range(0, count, batch):
+    prompt, number = read_prompt(settings.prompt), settings.num_samples
+    batch = min(settings.batch or number, number)
+    for first in range(0, number, batch):
         texts = write_texts(
             decoder,
             tokenizer,
@@ -115,16 +122,54 @@ def sample(settings: Settings, sampling: Sampling) -> None:
             stop=settings.stop,
         )
         if batch == 1:
-            show(prompt)
-            printed = 0
-            for (text,) in texts:
-                show(text[printed:])
-                printed = len(text)
+            show_as_made(prompt, texts)
             show(f"\n{SEPARATOR}\n")
         else:
             *_, complete = texts
-            for text in complete[: count - first]:
+            for text in complete[: number - first]:
                 show(f"{prompt}{text}\n{SEPARATOR}\n")
+
+
+def chat(settings: Settings, sampling: Sampling) -> None:
+    """Continue each line of standard input until it ends; an empty one is a newline.
+
+    Raises:
+        UserError: if the model is unusable, or the output cannot be written.
+    """
+    model, tokenizer = settings.load()
+    decoder, mark = Decoder(model), "> " if sys.stdin.isatty() else ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in count():
+        try:
+            prompt = input(mark) or "\n"
+        except EOFError:
+            return show("\n" if mark else "")
+        try:
+            texts = write_texts(
+                decoder,
+                tokenizer,
+                prompt,
+                [number],  # another draw for an equal prompt
+                sampling,
+                max_new_tokens=settings.max_new_tokens,
+                seed=settings.seed,
+                stop=settings.stop,
+            )
+        except UserError as error:  # a character that is unknown
+            show(f"{error}\n")
+            continue
+        with suppress(KeyboardInterrupt):
+            show_as_made(prompt, texts)
+        show("\n")
+
+
+def show_as_made(prompt: str, texts: Iterable[Sequence[str]]) -> None:
+    """Print a prompt, and the text after it as it grows."""
+    show(prompt)
+    printed = 0
+    for (text,) in texts:
+        show(text[printed:])
+        printed = len(text)
 
 
 def show(text: str) -> None:
@@ -156,7 +201,7 @@ def main(args: Sequence[str] | None = None) -> None:
         temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p
     )
     start(MeshConfig(), RunConfig())
-    sample(settings, sampling)
+    (chat if settings.chat else sample)(settings, sampling)
 
 
 if __name__ == "__main__":

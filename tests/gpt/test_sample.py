@@ -1,9 +1,11 @@
 """`python -m gpt.sample`, and reading the run that it writes with."""
 
+import io
 import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -286,6 +288,50 @@ def test_stop(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for text, full in zip(stopped, texts, strict=True):
             at = full.find(stop, 1)
             assert text == (full if at < 0 else full[: at + len(stop)])
+
+
+def test_chat(
+    written: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A text for each line, another one for the same line; the last line is empty."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("abc\nabc\nXYZ\n\n"))
+    out = sample(capsys, "--chat", "--run-dir", written, "--max-new-tokens", 20)
+    common = ("--run-dir", written, "--max-new-tokens", 20, "--batch", 1)
+    texts = samples(sample(capsys, *common, "--num-samples", 2, "--prompt", "abc"))
+    assert out.startswith("".join(f"{text}\n" for text in texts))
+    rest = out[sum(len(text) + 1 for text in texts) :]
+    error, _, last = rest.partition("\n")
+    assert "'X'" in error
+    assert last.startswith("\n")
+    assert len(last) == 22
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_one_text(written: Path) -> None:
+    argv = ["--chat", "--run-dir", str(written), "--max-new-tokens", "1000000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt.sample", *argv],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for prompt in ("abcabcabc", "abcdefghi"):
+        process.stdin.write(f"{prompt}\n")
+        process.stdin.flush()
+        text = "\n"
+        while f"\n{prompt}" not in text:
+            text += (character := process.stdout.read(1))
+            assert character
+        process.stdout.read(20)
+        process.send_signal(signal.SIGINT)
+    process.communicate(timeout=600)
+    assert process.returncode == 0
 
 
 def test_a_folder_of_hugging_face(
