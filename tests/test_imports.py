@@ -18,6 +18,7 @@ FORBIDDEN = {
 # `train` knows no model: these train or evaluate one.
 RECIPES = {
     "train/evaluate.py",
+    "train/export.py",
     "train/gpt.py",
     "train/models.py",
     "train/solving.py",

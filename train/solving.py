@@ -169,14 +169,21 @@ def think(
     act = run.config.act
     model = cast(run.model, jnp.dtype(precision))
     rows = np.zeros(len(inputs), int) if ids is None else ids
-    by_step = _answer(model, run.table, inputs, rows, act, steps or act.max_steps)
+    steps = steps or act.max_steps
+    by_step = answer_by_step(model, run.table, inputs, rows, act, steps, MOST_AT_ONCE)
     boards, q_halt, halts = (np.swapaxes(a, 0, 1) for a in jax.device_get(by_step))
     return Trace(boards, q_halt, halts)
 
 
-@partial(jax.jit, static_argnames=("act", "steps"))
-def _answer(
-    model: TRM, table: Table, inputs: Any, rows: Any, act: ACTConfig, steps: int
+@partial(jax.jit, static_argnames=("act", "steps", "at_once"))
+def answer_by_step(
+    model: TRM,
+    table: Table,
+    inputs: Any,
+    rows: Any,
+    act: ACTConfig,
+    steps: int,
+    at_once: int,
 ) -> Any:
     """Return boards, probabilities and wishes to halt by puzzle and step."""
     tokens, rows = inputs.astype(jnp.int32), rows.astype(jnp.int32)
@@ -184,11 +191,11 @@ def _answer(
         model,
         jnp.asarray(table.rows)[rows],
         Puzzle(tokens, jnp.zeros_like(tokens), rows),
-        jnp.arange(len(tokens), dtype=jnp.int32),
+        jnp.arange(tokens.shape[0], dtype=jnp.int32),
         effort=Effort(steps=steps),
         halting=halting_of(act),
         puzzle_loss=partial(puzzle_loss, config=act),
-        rows=MOST_AT_ONCE,
+        rows=at_once,
         boards=True,
     )
     return answers.boards, jax.nn.sigmoid(answers.q_halt), answers.wanted

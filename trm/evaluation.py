@@ -120,7 +120,7 @@ def work(
     """
     model = jax.tree.map(lambda w: w.astype(model.compute_type), model)
     copies = effort.rollouts
-    items = copies * len(numbers)
+    items = copies * numbers.shape[0]  # symbolic in `train.export`
     count = copies * jnp.sum(numbers >= 0, dtype=jnp.int32)
 
     def begin(item: Int32[Array, " rows"]) -> Rows:
