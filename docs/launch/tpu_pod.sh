@@ -23,6 +23,10 @@ RESTARTS=${RESTARTS:-10}                # maximum of restarts without a preempti
 UNSEEN=${UNSEEN:-10}                    # failed checks before a slice is replaced
 EXTRAS=${EXTRAS:-tpu}                   # of the package, as in pip install '.[tpu]'
 PREPARE=${PREPARE:-}                    # command for every worker after installation
+WAIT=${WAIT:-}                          # longest wait for a slice, like 6h; empty: any
+HOURS=${HOURS:-}                        # longest `run` in hours; empty: any
+ALONE=${ALONE:-60}                      # minutes without a check after which a slice
+#                                         saves and deletes itself; 0: never
 
 CODE=tiny-recursive-jax # folder on the workers
 
@@ -30,6 +34,7 @@ say() { echo "$(date '+%F %T') $NAME: $*" >&2; }
 pause() { sleep "$POLL" >/dev/null 2>&1 & wait $!; } # a signal ends it at once
 tpus() { gcloud compute tpus "$@" --zone="$ZONE" --quiet; }
 on() { tpus tpu-vm ssh "$NAME" --worker="$1" --command="$2"; }
+over() { [ -n "$HOURS" ] && [ "$SECONDS" -ge $((HOURS * 3600)) ]; }
 
 # Print the state of the queued resource: empty if there is none, UNKNOWN without answer.
 state() {
@@ -47,6 +52,7 @@ if [ "${DRY_RUN:-0}" != 0 ]; then
   gcloud() {
     show gcloud "$@"
     case "$*" in
+    *"worker.sh guard"*) ;;
     *" create "*) STATE=ACTIVE ;;
     *" delete "*) STATE= ;;
     *"worker.sh state"*) echo 0 ;;
@@ -55,13 +61,15 @@ if [ "${DRY_RUN:-0}" != 0 ]; then
 fi
 
 create() {
-  local now spot=()
-  [ "$SPOT" = 0 ] || spot=(--spot)
+  local now options=()
+  [ "$SPOT" = 0 ] || options=(--spot)
+  [ -z "$WAIT" ] || options+=(--valid-until-duration="$WAIT")
   while now=$(state); [ "$now" != ACTIVE ]; do
+    over && return 1
     say "${now:-new request for $TYPE}"
     case "$now" in
     "") tpus queued-resources create "$NAME" --node-id="$NAME" \
-      --accelerator-type="$TYPE" --runtime-version="$RUNTIME" "${spot[@]}" || return ;;
+      --accelerator-type="$TYPE" --runtime-version="$RUNTIME" "${options[@]}" || return ;;
     SUSPENDING | SUSPENDED) delete || return ;; # preempted: never active again
     FAILED) tpus queued-resources describe "$NAME" >&2 && return 1 ;;
     esac
@@ -71,7 +79,9 @@ create() {
 
 # Install code, Python 3.12 (the image has 3.10) and packages on every worker.
 install() {
-  local code
+  local code changes
+  changes=$(git status --short)
+  [ -z "$changes" ] || say "not committed, so not sent:"$'\n'"$changes"
   code=$(mktemp --suffix=.tar.gz) || return
   git archive --format=tar.gz --output="$code" HEAD &&
     tpus tpu-vm scp "$code" "$NAME:$CODE.tar.gz" --worker=all &&
@@ -92,16 +102,23 @@ start() {
   on all "bash $CODE/docs/launch/worker.sh start$command"
 }
 
+# Let the slice delete itself when no script checks it any more.
+guard() {
+  [ "$ALONE" = 0 ] || on 0 "bash $CODE/docs/launch/worker.sh guard $ALONE gcloud compute \
+    tpus queued-resources delete $NAME --zone=$ZONE --force --async --quiet"
+}
+
 stop() { on all "bash $CODE/docs/launch/worker.sh stop"; }
 
 log() { on 0 "tail -n 100 -F $CODE/train.log"; }
 
 # Wait for the end and set END: an exit status, `lost` (no process and no status: the
-# machine was restarted), `preempted`, or `unseen`.
+# machine was restarted), `preempted`, `unseen`, or `over`.
 watch() {
   local unseen=0
   while [ "$unseen" -lt "$UNSEEN" ]; do
     pause
+    over && END=over && return
     case "$(state)" in
     ACTIVE) ;;
     UNKNOWN) say "no answer from the cloud" && continue ;; # local network
@@ -128,16 +145,19 @@ intact() {
 
 run() {
   local restarts=0 had=0
+  exec 8>"${TMPDIR:-/tmp}/tpu_pod-$ZONE-$NAME.lock" || return
+  flock -n 8 || { say "another terminal runs it: choose another NAME" && return 1; }
   trap 'say "interrupted: saving"; stop; exit 130' INT TERM HUP
   trap 'delete || exit 1' EXIT
   while [ "$restarts" -le "$RESTARTS" ]; do
     if ! create; then
+      over && say "over after $HOURS hours" && return 1
       [ "$had" = 1 ] || return # a wrong request
       restarts=$((restarts + 1)) && pause && continue
     fi
     had=1
     say "installing"
-    if install && stop && start "$@"; then
+    if install && stop && start "$@" && guard; then
       say "running; the output: docs/launch/tpu_pod.sh log"
       watch
     elif [ "$(state)" = ACTIVE ]; then
@@ -155,6 +175,7 @@ run() {
       fi
       restarts=$((restarts + 1))
       ;;
+    over) stop; return 1 ;;
     preempted) ;;
     unseen) delete; restarts=$((restarts + 1)) ;;
     *) restarts=$((restarts + 1)) ;;

@@ -4,14 +4,18 @@
 #   worker.sh start MODULE ARGUMENT...   start it, unless it is running
 #   worker.sh state                      print running, its exit status, or lost
 #   worker.sh stop                       save and end; killed after two minutes
+#   worker.sh guard MINUTES COMMAND...   stop it and run the command, once nobody has
+#                                        asked for the state for so long
 #
-# In the project's root: train.log (output), train.status (exit status), train.pid.
+# In the project's root: train.log (output), train.status (exit status), train.pid,
+# train.seen (last question), guard.log.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 exec 9>train.lock # held as long as the process runs
 
 state() {
+  touch train.seen
   if ! flock -n 9; then
     echo running
   else
@@ -29,6 +33,16 @@ start() {
     status=0; wait $! || status=$?
     echo $status >train.status' \
     run .venv/bin/python -m "$@" >>train.log 2>&1 </dev/null
+}
+
+guard() {
+  touch train.seen
+  # shellcheck disable=SC2016
+  setsid -f bash -c '
+    exec 8>train.guard && flock -n 8 || exit 0 # there is one
+    while find train.seen -mmin "-$1" | grep -q .; do sleep 60; done
+    date; docs/launch/worker.sh stop; shift; "$@"' \
+    guard "$@" >>guard.log 2>&1 </dev/null 9>&-
 }
 
 stop() {
