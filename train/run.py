@@ -17,8 +17,8 @@ from typing import Any
 
 import jax
 
-from configs import require
-from data.storage import write_whole
+from configs import MeshConfig, require
+from data.storage import AnyPath, write_whole
 from train.devices import Interrupt
 from train.evaluation import Evaluation
 from train.experiment import AbstractExperiment, Phase
@@ -105,6 +105,20 @@ def train(
                     if stop:
                         return run.stopped(state)
         return run.finished(state, evaluation)
+
+
+def resume_command(kind: str, folder: AnyPath, mesh: MeshConfig) -> str:
+    """Return a line with the command that resumes a run on these processes."""
+    command = f"python -m train.{kind} --config.run-dir {shlex.quote(str(folder))}"
+    if not mesh.distributed:
+        return f"Resume with: {command}"
+    command += " --config.mesh.distributed"
+    if mesh.processes is not None:
+        command += (
+            f" --config.mesh.coordinator {mesh.coordinator}"
+            f" --config.mesh.processes {mesh.processes} --config.mesh.process NUMBER"
+        )
+    return f"Resume with, in every process: {command}"
 
 
 def crossed(every: int, before: int, after: int) -> bool:
@@ -335,11 +349,11 @@ class Run:
         """Save, and return the exit status of the signal."""
         self.save(state)
         self._checkpoints.wait()
-        where = shlex.quote(str(self._directory.folder))
         self._log.say(f"Stopped at step {int(state.step)}, which is saved.")
         self._log.say(
-            f"Resume with: python -m train.{self._experiment.kind} "
-            f"--config.run-dir {where}"
+            resume_command(
+                self._experiment.kind, self._directory.folder, self._config.mesh
+            )
         )
         return self._interrupt.status
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,13 +16,31 @@ import jax
 import numpy as np
 import pytest
 
+from configs import MeshConfig
 from tests import runs
 from tests.runs import ROOT, finish, last_step, metrics, start_trm, trm_words, wait_for
 from train import cli
 from train.presets import TRM_PRESETS
+from train.run import resume_command
 from train.trm import main
 
 Settings = runs.Settings
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        MeshConfig(),
+        MeshConfig(distributed=True),
+        MeshConfig(distributed=True, coordinator="a:1", processes=2, process=1),
+    ],
+)
+def test_the_command_that_resumes(mesh: MeshConfig) -> None:
+    """It starts the same processes."""
+    line = resume_command("trm", Path("runs/a b"), mesh)
+    words = shlex.split(line.split("train.trm ")[1].replace("NUMBER", "1"))
+    _, config = cli.parse(TRM_PRESETS, "", words)
+    assert (config.run_dir, config.mesh) == ("runs/a b", mesh)
 
 
 def test_a_run_writes_its_files_and_prints_progress(complete: Path) -> None:
