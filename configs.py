@@ -533,8 +533,9 @@ class GPTConfig:
 
     unroll: int | None = None
     """Blocks compiled in sequence: 1 compiles fast, `n_layer` runs fast. None: all on a
-    GPU, where a loop copies the residuals of each block (36 instead of 28 ms per step
-    of GPT-2 on an H200, which compiles in 20 s); elsewhere 1."""
+    GPU or TPU, where a loop copies the residuals of each block (36 instead of 28 ms per
+    step of GPT-2 on an H200, which compiles in 20 s); 1 on a CPU, and with `remat`,
+    whose loop has few to copy."""
 
     remat: bool = False
     """Keep only the input of each block for the backward pass and recompute the rest:

@@ -24,14 +24,17 @@ def _scores(
     """Return the summed loss, and its gradient by `x @ weight.T` (both float32)."""
     logits = jnp.matmul(x, weight.T, preferred_element_type=jnp.float32)
     logits = soft_cap(logits, cap)
-    top = jnp.max(logits, axis=-1, keepdims=True)
-    powers = jnp.exp(logits - top)
-    total = jnp.sum(powers, axis=-1, keepdims=True)
+    top = jnp.max(logits, axis=-1)
+    log_total = top + jnp.log(jnp.sum(jnp.exp(logits - top[:, None]), axis=-1))
+    rights = weight[targets].astype(jnp.float32)
+    right = soft_cap(jnp.sum(x.astype(jnp.float32) * rights, axis=-1), cap)
+    scored = targets != IGNORE
+    loss = jnp.where(scored, log_total - right, 0.0)
+    # Few operations per logit: an accelerator repeats them inside of both products that
+    # read the gradient, instead of writing it.
     hit = jax.nn.one_hot(targets, weight.shape[0], dtype=jnp.float32)
-    scored = (targets != IGNORE)[:, None]
-    right = jnp.sum(jnp.where(hit > 0, logits, 0.0), axis=-1, keepdims=True)
-    loss = jnp.where(scored, top + jnp.log(total) - right, 0.0)
-    grad = jnp.where(scored, powers / total - hit, 0.0)
+    log_total = jnp.where(scored, log_total, jnp.inf)
+    grad = jnp.exp(logits - log_total[:, None]) - hit
     if cap:
         grad = grad * (1.0 - jnp.square(logits / cap))
     return jnp.sum(loss), grad

@@ -98,7 +98,8 @@ def blocks_in_a_row(config: GPTConfig, backend: str) -> int:
         config: sizes of the GPT.
         backend: to compile for: `cpu`, `gpu` or `tpu`.
     """
-    return config.unroll or (config.n_layer if backend == "gpu" else 1)
+    loop = config.remat or backend == "cpu"
+    return config.unroll or (1 if loop else config.n_layer)
 
 
 class GPT(eqx.Module):

@@ -13,7 +13,7 @@ from configs import GPTConfig, UserError
 from data.text.dataset import Tokens
 from gpt.decode import Decoder
 from gpt.hugging_face import save_hugging_face
-from gpt.model import GPT, build_gpt
+from gpt.model import GPT, blocks_in_a_row, build_gpt
 from gpt.objective import next_token_loss
 from gpt.size import count_parameters, flops_per_token
 from gpt.weights import from_named, to_named
@@ -228,15 +228,14 @@ def test_bad_settings(bad: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "given", "expected"),
-    [("gpu", None, 2), ("gpu", 1, 1), ("tpu", None, 1)],
+    ("backend", "options", "expected"),
+    [
+        ("cpu", {}, 1),
+        ("gpu", {}, 2),
+        ("tpu", {}, 2),
+        ("tpu", {"remat": True}, 1),
+        ("tpu", {"remat": True, "unroll": 2}, 2),
+    ],
 )
-def test_blocks_in_a_row(
-    backend: str, given: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    config = replace(PLAIN, unroll=given)
-    model = jax.eval_shape(
-        lambda: build_gpt(config, tokens=TOKENS, key=jax.random.key(0))
-    )
-    assert model.unroll == expected
+def test_blocks_in_a_row(backend: str, options: dict[str, Any], expected: int) -> None:
+    assert blocks_in_a_row(replace(PLAIN, **options), backend) == expected
