@@ -120,7 +120,11 @@ class Tokenizer(ABC):
         record = open_path(folder) / "config.json"
         if not exists(record) or exists(record.with_name(FILE)):
             return Tokenizer.read(folder, bpe_dir)
-        match json.loads(read_text(record)):
+        try:
+            tree = json.loads(read_text(record))
+        except (ValueError, RecursionError):
+            tree = None
+        match tree:
             case {"data": {"path": str(path), "build": build}}:
                 known = build.get("bpe_dir", "") if isinstance(build, dict) else ""
                 return Tokenizer.read(path, bpe_dir or known)
@@ -272,9 +276,8 @@ class GPT2(Tokenizer):
 
     def byte_lengths(self) -> Int64[np.ndarray, " vocab"]:
         """Return the length of each token in bytes; 0 for `<|endoftext|>`."""
-        lengths = super().byte_lengths()
-        lengths[self.end] = 0
-        return lengths
+        tokens = self.encoding().decode_tokens_bytes(list(range(self.end)))
+        return np.array([*map(len, tokens), 0], np.int64)
 
     def describe(self) -> Mapping[str, str | int]:
         """Return the kind and the number of tokens."""

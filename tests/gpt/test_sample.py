@@ -387,7 +387,6 @@ LARGE = 2**63
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "0"),
         (["--run-dir", "RUN", "--hf-dir", "x"], "2"),
         (["--run-dir", "nowhere"], "nowhere"),
         (["--hf-dir", "nowhere"], "nowhere"),

@@ -98,9 +98,10 @@ def test_the_tokens_of_a_run(tmp_path, capsys):
         assert text == "the\nend. é" * 9
         assert "27 characters" in (printed := capsys.readouterr().out)
         assert "'X' (18), 'Y' (9)" in printed
-    (run / "config.json").write_text(json.dumps({"data": {"paths": ["puzzles"]}}))
-    with pytest.raises(UserError, match=r"names no text"):
-        prepare(TextFiles(input=(other,), like=str(run)), tmp_path / "no")
+    for record in (json.dumps({"data": {"paths": ["puzzles"]}}), "{"):
+        (run / "config.json").write_text(record)
+        with pytest.raises(UserError, match=r"names no text"):
+            prepare(TextFiles(input=(other,), like=str(run)), tmp_path / "no")
 
 
 def test_the_content_hash_is_of_the_content(tmp_path):
@@ -345,6 +346,8 @@ def test_documents_end_with_an_end(tmp_path, bpe_dir, processes):
     expected = [tokenizer.encode_document(text) for text in DOCUMENTS]
     assert tokens(out, "train") == np.concatenate(expected).tolist()
     assert tokens(out, "val") == [257, tokenizer.end]
+    size = sum(len(text.encode()) for text in DOCUMENTS)  # ends have no bytes
+    assert (about(out)["train_bytes"], about(out)["val_bytes"]) == (size, 3)
     assert about(out)["source"] == "somewhere"
 
 
