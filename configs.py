@@ -879,7 +879,7 @@ class EvalConfig:
     """First puzzles to use in the last evaluation; None: all."""
 
     batch_size: int | None = None
-    """Puzzles per batch, over all devices. None: the training batch size."""
+    """Puzzles per batch, over all devices. None: a slice of the training batch."""
 
     mode: Literal["fixed", "halt"] = "fixed"
     """`fixed`: `max_steps` for every puzzle (official). `halt`: the halting rule of
@@ -1051,9 +1051,10 @@ class TrainTRM(Training):
     supervision_steps: int = 1
     """Supervision steps per update, which uses their mean gradient (`stream` only)."""
 
-    accumulation: int = 1
+    accumulation: int | Literal["auto"] = "auto"
     """Slices of the batch that are processed one after the other, to save memory. The
-    update does not depend on it."""
+    update does not depend on it, except for rounding. `auto`: on a TPU, the most slices
+    with at least 2,048 positions of a device's puzzles in each; otherwise 1."""
 
     steps_per_call: int = 1
     """Updates per dispatch to the devices (`stream` only). The run's length is rounded
@@ -1088,15 +1089,16 @@ class TrainTRM(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "accumulation", largest=MOST_ROWS)
         require_positive(self, "supervision_steps", largest=MOST_STEPS)
         require_within(self, "(0, inf)", "epochs")
-        for size in self.batches.values:
-            require(
-                size % self.accumulation == 0,
-                f"`accumulation` must divide `batch_size`: got batch_size={size}, "
-                f"accumulation={self.accumulation}.",
-            )
+        if self.accumulation != "auto":
+            require_positive(self, "accumulation", largest=MOST_ROWS)
+            for size in self.batches.values:
+                require(
+                    size % self.accumulation == 0,
+                    f"`accumulation` must divide `batch_size`: got batch_size={size}, "
+                    f"accumulation={self.accumulation}.",
+                )
         require(
             self.loop == "stream"
             or (self.supervision_steps == 1 and self.steps_per_call == 1),

@@ -13,6 +13,7 @@ this machine (`here`), or for a TPU slice (`pip install -e '.[tpu]'`) or NVIDIA 
                  b200, h200, h100, h100pcie, a100, l40s, rtx5090, rtx4090; several of a
                  machine, h200-8; or here
     --fit        if it does not fit, try more slices of the batch until it does
+    --run        estimate the whole run: steps, evaluations, compiling
     --top N      show the N operations that move the most bytes, and the N that take
                  the longest by the compiler's estimate (TPUs)
     --json FILE  append the results to a file
@@ -36,8 +37,9 @@ from train.mesh import make_mesh
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.roofline.dataless import experiment_of, more_slices
 from train.roofline.report import describe, largest
-from train.roofline.study import GIGA, study
+from train.roofline.study import GIGA, study, study_evaluation
 from train.roofline.topology import devices_of
+from train.roofline.whole import describe_run, plan_of
 
 PRESETS: dict[str, tuple[str, Any]] = {**TRM_PRESETS, **GPT_PRESETS}
 
@@ -47,6 +49,7 @@ def options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--topology", default="here")
     parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--run", action="store_true")
     parser.add_argument("--top", type=int, default=0)
     parser.add_argument("--json", default="")
     return parser.parse_known_args(argv)
@@ -75,13 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     mesh = make_mesh(config.mesh, devices_of(flags.topology))
     print(f"{preset} on {flags.topology}", flush=True)
     while True:
-        facts, program = study(experiment_of(config, mesh))
-        more = more_slices(config, mesh.size)
+        experiment = experiment_of(config, mesh)
+        facts, program = study(experiment)
+        more = more_slices(config, mesh.size, facts["slices"])
         for line in describe(facts, {} if flags.fit else more):
             print(line, flush=True)
         if facts["fits"] or not (flags.fit and more):
             break
         config = replace(config, **more)
+    if facts["fits"] and flags.run:
+        facts["evaluation"] = study_evaluation(experiment)
+        for line in describe_run(plan_of(config), facts):
+            print(line, flush=True)
     if program is not None and flags.top:
         print("moved most, a device and dispatch:")
         print("\n".join(largest(program.traffic(), flags.top, "GB", GIGA)))

@@ -17,7 +17,7 @@ import abc
 import contextlib
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -208,6 +208,13 @@ class AbstractExperiment(abc.ABC):
     @abc.abstractmethod
     def step_config(self) -> StepConfig:
         """Batch size, slices, precision and seed of a step."""
+
+    @property
+    def eval_config(self) -> StepConfig:
+        """Batch size, precision and seed of an evaluation."""
+        size = self.eval_batch_size
+        whole = {"accumulation": 1, "supervision_steps": 1}
+        return replace(self.step_config, batch_size=size, **whole)
 
     @property
     def kernel(self) -> Kernel:

@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -99,21 +98,17 @@ def compiled_step(phase: Phase, state: TrainState, terminal: Terminal) -> Any:
         state,
         episode=experiment.episode,
     )
-    return compiled(
-        step, "the train step", terminal, state, dispatch(experiment, first)
-    )
+    batch = dispatch(experiment, first)
+    with warnings.catch_warnings(action="ignore"):  # a batch is donated to no use
+        return compiled(step, "the train step", terminal, state, batch)
 
 
 def compiled_evaluation(
     experiment: AbstractExperiment, model: Any, table: PyTree, terminal: Terminal
 ) -> Callable[..., Evaluation | None]:
     """Compile the evaluation: `model, table, splits, stop=... -> evaluation`."""
-    size = experiment.eval_batch_size
-    place = global_batch(experiment.mesh, size, 0)
-    config = replace(
-        experiment.step_config, batch_size=size, accumulation=1, supervision_steps=1
-    )
-    step = make_eval_step(experiment, experiment.mesh, config, model)
+    place = global_batch(experiment.mesh, experiment.eval_batch_size, 0)
+    step = make_eval_step(experiment, experiment.mesh, experiment.eval_config, model)
     batch = place(experiment.eval_splits("between")[0].batch(0))
     return partial(
         evaluate,
@@ -131,7 +126,6 @@ def compiled(step: Any, name: str, terminal: Terminal, *inputs: Any) -> Any:
     """
     begin = time.perf_counter()
     terminal.task(f"compiling {name}")
-    with warnings.catch_warnings(action="ignore"):
-        program = step.lower(*inputs).compile()
+    program = step.lower(*inputs).compile()
     terminal.say(f"compiled {name} in {time.perf_counter() - begin:.1f} s")
     return program

@@ -11,6 +11,7 @@ after its metrics were seen to be finite, and before it is evaluated.
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any
@@ -76,7 +77,7 @@ def train(
     require_packages(config.run)
     experiment.check()
     phases, call = experiment.phases(), config.steps_per_call
-    with open_run(experiment) as run:
+    with open_run(experiment, phases) as run:
         state = run.restore(phases) or first_state(experiment)
         done = run.begin(state, trackers)
         programs = run.compile(phases, state)
@@ -130,7 +131,9 @@ def crossed(every: int, before: int, after: int) -> bool:
 
 
 @contextmanager
-def open_run(experiment: AbstractExperiment) -> Iterator["Run"]:
+def open_run(
+    experiment: AbstractExperiment, phases: Sequence[Phase]
+) -> Iterator["Run"]:
     """Open the directory of a run, locked, with its checkpoints.
 
     Raises:
@@ -142,6 +145,7 @@ def open_run(experiment: AbstractExperiment) -> Iterator["Run"]:
         "code": code(),
         "sizes": experiment.sizes,
         "data_hash": experiment.data_hash,
+        "slices": [phase.experiment.step_config.accumulation for phase in phases],
     }
     config = experiment.config
     with closing(RunDir(config, experiment.title, record)) as directory:
@@ -228,19 +232,22 @@ class Run:
             )
 
     def compile(self, phases: Sequence[Phase], state: TrainState) -> dict[Phase, Any]:
-        """Compile the evaluation, and the steps of the phases that are left.
+        """Compile the evaluation, and beside it the steps of the phases that are left.
 
         Phases of the same configuration share a program.
         """
         terminal, weights = self._log.terminal, (state.evaluated, state.table)
         left = [phase for phase in phases if phase.end > int(state.step)]
         steps: dict[Any, Any] = {}
-        with self._log.pause("compile"):
-            self._evaluate = compiled_evaluation(self._experiment, *weights, terminal)
+        with self._log.pause("compile"), ThreadPoolExecutor(1) as thread:
+            evaluation = thread.submit(
+                compiled_evaluation, self._experiment, *weights, terminal
+            )
             for phase in left:
                 config = phase.experiment.config
                 if config not in steps:
                     steps[config] = compiled_step(phase, state, terminal)
+            self._evaluate = evaluation.result()
         return {phase: steps[phase.experiment.config] for phase in left}
 
     # -- between two steps -------------------------------------------------------------

@@ -39,6 +39,10 @@ from trm.puzzle_table import sign_sgd_rows
 from trm.recursion import Latents
 from trm.summary import table
 
+SLICE_POSITIONS = 2048
+"""Fewest positions in a slice that `auto` makes: enough rows for the matrix units, and
+few enough that most activations stay on a TPU's chip (`docs/results.md`)."""
+
 
 class TRMExperiment(AbstractExperiment):
     """A Tiny Recursive Model, puzzles, and an optimizer for network and puzzle table.
@@ -154,9 +158,20 @@ class TRMExperiment(AbstractExperiment):
             batch_size=self.config.batch_size,
             precision=self.config.precision,
             seed=self.config.seed,
-            accumulation=self.config.accumulation,
+            accumulation=self.slices,
             supervision_steps=self.config.supervision_steps,
         )
+
+    @property
+    def slices(self) -> int:
+        """Slices of the batch: `accumulation`, or what `auto` stands for."""
+        if self.config.accumulation != "auto":
+            return self.config.accumulation
+        if self.mesh.devices.flat[0].platform != "tpu":
+            return 1
+        rows = self.config.batch_size // self.mesh.size
+        least = min(ceil_div(SLICE_POSITIONS, self.positions), rows)
+        return next(rows // n for n in range(least, rows + 1) if rows % n == 0)
 
     def make_optimizer(self, total: int) -> Optimizer:
         """Return the optimizer of the network and of the puzzle table."""
@@ -284,20 +299,12 @@ class TRMExperiment(AbstractExperiment):
             f"{self.train.metadata.total_groups:,} groups. Use a smaller batch or more "
             "epochs.",
         )
-        return self._steps(self.config.epochs)
+        return steps_of(self.config, self.train.examples_in(self.config.epochs))
 
     @property
     def eval_every(self) -> int:
         """Steps between two evaluations."""
-        return self._steps(self.config.eval.epochs)
-
-    def _steps(self, epochs: float) -> int:
-        """Return the steps that make up `epochs`, in whole dispatches."""
-        each = self.config.supervision_steps
-        examples = self.train.examples_in(epochs) / each
-        steps = max(steps_covering(self.config.batches, examples), 1)
-        call = self.config.steps_per_call
-        return ceil_div(steps, call) * call
+        return steps_of(self.config, self.train.examples_in(self.config.eval.epochs))
 
     def train_batch(self, number: int) -> Puzzle:
         """Return this process's puzzles of a training batch."""
@@ -314,10 +321,11 @@ class TRMExperiment(AbstractExperiment):
     def check(self) -> None:
         """Raise `UserError` unless mesh, batches and data go together."""
         super().check()
+        slices = self.config.accumulation
         for size in self.config.batches.values:
-            local, slices = size // self.mesh.size, self.config.accumulation
+            local = size // self.mesh.size
             require(
-                local % slices == 0,
+                slices == "auto" or local % slices == 0,
                 f"`accumulation` must divide the {local} puzzles of a device: got "
                 f"{slices}. Use fewer slices or a larger batch.",
             )
@@ -327,7 +335,7 @@ class TRMExperiment(AbstractExperiment):
     @property
     def eval_batch_size(self) -> int:
         """Puzzles evaluated at once, over all devices."""
-        return self.config.eval.batch_size or self.config.batch_size
+        return self.config.eval.batch_size or self.config.batch_size // self.slices
 
     def eval_splits(self, when: Literal["between", "last", "only"]) -> list[Split]:
         """Return the test puzzles of an evaluation."""
@@ -377,6 +385,12 @@ class TRMExperiment(AbstractExperiment):
 
         model, rows = jax.eval_shape(self.build)
         return fitted(self.source, model, rows, self.config)
+
+
+def steps_of(config: TrainTRM, examples: float) -> int:
+    """Return the steps that use so many examples, in whole dispatches; at least 1."""
+    steps = steps_covering(config.batches, examples / config.supervision_steps)
+    return ceil_div(max(steps, 1), config.steps_per_call) * config.steps_per_call
 
 
 main = partial(seeds.run, TRMExperiment)

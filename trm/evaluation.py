@@ -153,9 +153,10 @@ def work(
         return select_rows(free & (following < count), begin(following), after), notes
 
     first = begin(jnp.arange(min(rows, items), dtype=jnp.int32))
-    return jax.lax.while_loop(
-        lambda loop: jnp.any(loop[0].running), step, (first, notes(first))
-    )
+    start = first, notes(first)
+    if items <= rows and not effort.early:  # the same loop, of a length known before
+        return jax.lax.fori_loop(0, effort.steps, lambda _, loop: step(loop), start)
+    return jax.lax.while_loop(lambda loop: jnp.any(loop[0].running), step, start)
 
 
 def new_rows(

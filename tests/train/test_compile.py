@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from configs import (
@@ -13,6 +14,7 @@ from configs import (
     GPTConfig,
     MeshConfig,
     PuzzleDataConfig,
+    SudokuExtreme,
     TrainGPT,
     TrainTRM,
     TRMConfig,
@@ -37,7 +39,9 @@ from train.roofline.study import (
     trace,
 )
 from train.roofline.topology import devices_of
+from train.roofline.whole import Plan, describe_run, plan_of
 from train.runs.record import settings
+from train.trm import TRMExperiment
 
 QUICKSTART = ["quickstart", "--config.batch-size", "16", "--config.mesh.data", "8"]
 
@@ -108,21 +112,83 @@ def test_sizes_of_data_in_a_store(
 
 
 def test_the_next_number_of_slices() -> None:
-    run = replace(TRM_PRESETS["sudoku"][1], batch_size=24, accumulation=3)
-    assert more_slices(run, 1) == {"accumulation": 6}
-    assert more_slices(replace(run, accumulation=24), 1) == {}
+    run = replace(TRM_PRESETS["sudoku"][1], batch_size=24)
+    assert more_slices(run, 1, 3) == {"accumulation": 6}
+    assert more_slices(run, 1, 24) == {}
     text = GPT_PRESETS["gpt2"][1]
-    assert more_slices(text, 1) == {"microbatch_size": 6}
-    assert more_slices(replace(text, microbatch_size=1), 1) == {}
+    assert more_slices(text, 1, 40) == {"microbatch_size": 6}
+    assert more_slices(replace(text, microbatch_size=1), 1, 480) == {}
 
 
 def test_slices_divide_the_rows_of_a_device() -> None:
     """In every batch of the schedule."""
-    run = replace(TRM_PRESETS["sudoku"][1], batch_size=768, accumulation=4)
-    assert more_slices(run, 32) == {"accumulation": 8}  # 24 puzzles each
-    assert more_slices(replace(run, accumulation=24), 32) == {}
+    run = replace(TRM_PRESETS["sudoku"][1], batch_size=768)
+    assert more_slices(run, 32, 4) == {"accumulation": 8}  # 24 puzzles each
+    assert more_slices(run, 32, 24) == {}
     growing = replace(run, batch_schedule="9:1152")  # then 36
-    assert more_slices(growing, 32) == {"accumulation": 12}
+    assert more_slices(growing, 32, 4) == {"accumulation": 12}
+
+
+def on(platform: str, devices: int, batch: int, seq: int, **changes: int) -> int:
+    """Return the slices of a Sudoku run's batch on devices that are not here."""
+    config = replace(TRM_PRESETS["sudoku"][1], batch_size=batch, **changes)
+    experiment = TRMExperiment(config, sizes={"seq": seq})
+    kind = SimpleNamespace(platform=platform)
+    mesh = SimpleNamespace(size=devices, devices=np.array([kind]))
+    vars(experiment)["mesh"] = mesh
+    return experiment.step_config.accumulation
+
+
+@pytest.mark.parametrize(
+    ("devices", "batch", "seq", "slices"),
+    [
+        (32, 6144, 81, 8),  # 192 puzzles of 97 positions: 24 in a slice
+        (32, 768, 81, 1),
+        (32, 768, 900, 8),  # 24 of 916: 3 in a slice
+        (32, 32 * 53, 81, 1),  # a prime number cannot be split
+        (8, 8, 900, 1),
+    ],
+)
+def test_slices_that_auto_makes(
+    devices: int, batch: int, seq: int, slices: int
+) -> None:
+    assert on("tpu", devices, batch, seq) == slices
+    assert on("tpu", devices, batch, seq, accumulation=1) == 1
+    assert on("cpu", devices, batch, seq) == on("gpu", devices, batch, seq) == 1
+
+
+def test_the_plan_of_the_papers_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official 65,104 steps; evaluations after each 6,510, the tenth of 65,100."""
+    monkeypatch.chdir(tmp_path)
+    config = TRM_PRESETS["sudoku"][1]
+    plan = plan_of(config)
+    assert (plan.steps, plan.evaluations) == (65_104, 10)
+    assert plan.batches(768) == 10 * 14 + 551
+    text = plan_of(GPT_PRESETS["gpt2"][1])
+    assert (text.steps, text.evaluations) == (600_000, 299)
+    assert text.batches(32) == 300 * 2 * 75  # 200 times 12 sequences of each split
+    cut = replace(config, data=PuzzleDataConfig(build=SudokuExtreme(min_difficulty=9)))
+    with pytest.raises(UserError, match="sudoku-extreme-1k"):
+        plan_of(cut)
+
+
+def test_the_time_of_a_run() -> None:
+    """60 steps of 1 s, 30 by the bound; 4 batches of evaluation, of 5 s and 10 s."""
+    plan = Plan(steps=60, evaluations=1, between=(8,), last=(20,))
+    evaluation = {"examples": 8, "fits": True, "lower_s": 1.0, "compile_s": 3.0}
+    evaluation |= {"loops": [16]}
+    evaluation |= {"seconds": {"memory": 5.0}, "bound": "memory", "estimate": 10.0}
+    facts = evaluation | {"updates": 2, "compile_s": 6.0, "evaluation": evaluation}
+    facts |= {"seconds": {"memory": 1.0}, "estimate": 2.0}
+    lines = "\n".join(describe_run(plan, facts))
+    assert "0:30 of steps, 0:20 of evaluations, 0:07 of compiling" in lines
+    assert "1:00 of steps, 0:40 of evaluations, 0:07 of compiling" in lines
+    assert "0:57 in all" in lines
+    assert "1:47 in all" in lines
+    facts["evaluation"] = evaluation | {"fits": False}
+    assert "does not fit" in "\n".join(describe_run(plan, facts))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_a_run_writes_its_files_and_prints_progress(complete: Path) -> None:
     config = json.loads((complete / "config.json").read_text())
     assert config["model"]["dim"] == 16
     recorded = config["recorded"]
+    assert recorded["slices"] == [1]
     assert (recorded["kind"], recorded["preset"]) == ("trm", "quickstart")
     assert recorded["code"]["libraries"]["jax"] == jax.__version__
     lines = metrics(complete)

@@ -59,8 +59,21 @@ def experiment_of(config: Config, mesh: Mesh) -> AbstractExperiment:
     return experiment
 
 
-ARC_PUZZLES = {"arc1": 875_403, "arc2": 1_191_733}
-"""Puzzle identifiers in the data of these presets, from `docs/arc.md`."""
+ARC_DATA = {
+    "arc1": {
+        "identifiers": 875_403,
+        "groups": 959,
+        "train": 3_630_399,
+        "test": 385_812,
+    },
+    "arc2": {
+        "identifiers": 1_191_733,
+        "groups": 1_280,
+        "train": 5_163_300,
+        "test": 170_393,
+    },
+}
+"""Sizes of the data of these presets, from `docs/results.md`."""
 
 
 def sizes_of(config: Config) -> Sizes:
@@ -84,8 +97,8 @@ def sizes_of(config: Config) -> Sizes:
             return {"vocab": 6, "seq": 900, "puzzles": 1}
         case GeneratedMaze(size=size):
             return {"vocab": 6, "seq": size * size, "puzzles": 1}
-        case ARC() as build if puzzles := _arc_puzzles(build):
-            return {"vocab": 12, "seq": 900, "puzzles": puzzles}
+        case ARC() as build if data := _arc_data(build):
+            return {"vocab": 12, "seq": 900, "puzzles": data["identifiers"]}
         case Shakespeare(tokens="char"):
             return {"tokens": 65}
         case OpenWebText() | FineWeb() | Shakespeare():
@@ -94,24 +107,54 @@ def sizes_of(config: Config) -> Sizes:
             raise UserError(f"Sizes of the data not known: build `{path}` first.")
 
 
-def _arc_puzzles(build: ARC) -> int | None:
-    """Return the identifiers of ARC data; None unless a preset has the same data."""
-    for preset, puzzles in ARC_PUZZLES.items():
+def amounts_of(config: TrainTRM) -> tuple[int | float, int]:
+    """Return the training examples of an epoch, and the test puzzles; see `sizes_of`.
+
+    Raises:
+        UserError: if they are not known.
+    """
+    if exists(open_path(config.data.paths[0])):
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        data = TRMExperiment(replace(config, init_from="scratch"), mesh=mesh)
+        return data.train.examples_in(1), data.test.num_examples
+    match config.data.build:
+        case GeneratedSudoku(train=train, test=test):
+            return train, test
+        case GeneratedMaze(train=train, test=test):
+            return train, test
+        case SudokuExtreme(train_csv=(), min_difficulty=None, subsample=subsample):
+            return subsample or 3_831_994, 422_786
+        case MazeHard(train_csv=(), subsample=subsample):
+            return subsample or 1000, 1000
+        case ARC() as build if data := _arc_data(build):
+            # An epoch uses one augmentation of each group.
+            each = data["train"] / data["identifiers"]
+            return data["groups"] * each, data["test"]
+        case _:
+            raise UserError(
+                f"The length of the run is not known without its data: got "
+                f"`{config.data.paths[0]}`. Build the data first, or omit `--run`."
+            )
+
+
+def _arc_data(build: ARC) -> dict[str, int] | None:
+    """Return the sizes of ARC data; None unless a preset has the same data."""
+    for preset, data in ARC_DATA.items():
         other = TRM_PRESETS[preset][1].data.build
         assert isinstance(other, ARC)
         if replace(build, source=other.source, processes=other.processes) == other:
-            return puzzles
+            return data
     return None
 
 
-def more_slices(config: Config, devices: int) -> dict[str, int]:
+def more_slices(config: Config, devices: int, slices: int) -> dict[str, int]:
     """Return the field that cuts a batch into more slices; {} if there is none.
 
-    At least twice the number of slices. They divide a device's part of every batch.
+    At least twice the number of `slices`. They divide a device's part of every batch.
     """
     if isinstance(config, TrainGPT):
         half = config.microbatch_size // 2
         return {"microbatch_size": half} if half else {}
     rows = gcd(*config.batches.values) // devices
-    numbers = range(2 * config.accumulation, rows + 1)
+    numbers = range(2 * slices, rows + 1)
     return next(({"accumulation": n} for n in numbers if rows % n == 0), {})

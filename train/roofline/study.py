@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from configs import UserError
@@ -18,7 +18,7 @@ from train.roofline.cost import flops
 from train.roofline.gpus import OPTIONS, is_absent
 from train.roofline.program import Program
 from train.state import TrainState, abstract_state
-from train.step import make_train_step
+from train.step import make_eval_step, make_train_step
 from train.watch.speed import peak_flops
 
 Facts = dict[str, Any]
@@ -33,16 +33,33 @@ def trace(experiment: AbstractExperiment) -> tuple[Any, TrainState, PyTree]:
     state = abstract_state(experiment.init, mesh)
     leading = (experiment.config.steps_per_call, config.supervision_steps)
     leading = () if experiment.episode else leading
-    sharding = NamedSharding(mesh, PartitionSpec(*[None] * len(leading), AXES))
-    batch = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(
-            (*leading, *a.shape), a.dtype, sharding=sharding
-        ),
-        experiment.batch_like(config.batch_size),
-    )
+    batch = _abstract_batch(experiment, leading, config.batch_size)
     parts = experiment, experiment.optimizer, mesh, config, state
     step = make_train_step(*parts, episode=experiment.episode, compiled=False)
     return jax.jit(step, donate_argnums=0).trace(state, batch), state, batch
+
+
+def trace_evaluation(experiment: AbstractExperiment) -> Any:
+    """Trace the evaluation of a batch on abstract inputs."""
+    mesh, config = experiment.mesh, experiment.eval_config
+    state = abstract_state(experiment.init, mesh)
+    batch = _abstract_batch(experiment, (), config.batch_size)
+    step = make_eval_step(experiment, mesh, config, state.evaluated)
+    return jax.jit(step).trace(state.evaluated, state.table, batch)
+
+
+def _abstract_batch(
+    experiment: AbstractExperiment, leading: tuple[int, ...], size: int
+) -> PyTree[jax.ShapeDtypeStruct]:
+    """Return the shapes of `size` rows, split over the devices, below other axes."""
+    spec = PartitionSpec(*[None] * len(leading), AXES)
+    sharding = NamedSharding(experiment.mesh, spec)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(
+            (*leading, *a.shape), a.dtype, sharding=sharding
+        ),
+        experiment.batch_like(size),
+    )
 
 
 def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
@@ -55,10 +72,43 @@ def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
     """
     start = time.perf_counter()
     traced, state, batch = trace(experiment)
-    facts = _inputs(experiment, state, batch) | {"flops": flops(traced.jaxpr.jaxpr)}
+    facts = _inputs(experiment, state, batch)
+    facts, program = _compile(traced, facts, experiment.mesh, start)
+    if "best_rate" in facts:
+        facts["rates"] = experiment.rates(facts["best_rate"])
+    return facts, program
+
+
+def study_evaluation(experiment: AbstractExperiment) -> Facts:
+    """Compile the evaluation of a batch; return its facts.
+
+    Raises:
+        UserError: if the compiler fails, except for lack of memory.
+    """
+    start, mesh = time.perf_counter(), experiment.mesh
+    device, size = mesh.devices.flat[0].device_kind, experiment.eval_batch_size
+    facts = {"device": device, "examples": size}
+    return _compile(trace_evaluation(experiment), facts, mesh, start)[0]
+
+
+def _compile(
+    traced: Any, facts: Facts, mesh: Mesh, start: float
+) -> tuple[Facts, Program | None]:
+    """Compile a traced program; return `facts` with its measurements, and the program.
+
+    Args:
+        traced: the program.
+        facts: its inputs.
+        mesh: the devices.
+        start: time at which tracing began.
+
+    Raises:
+        UserError: if the compiler fails, except for lack of memory.
+    """
+    facts |= {"flops": flops(traced.jaxpr.jaxpr)}
     lowered = traced.lower()
     middle = time.perf_counter()
-    device: Any = experiment.mesh.devices.flat[0]
+    device: Any = mesh.devices.flat[0]
     room = room_of(device)
     try:
         compiled = lowered.compile(OPTIONS if is_absent(device) else None)
@@ -92,10 +142,7 @@ def study(experiment: AbstractExperiment) -> tuple[Facts, Program | None]:
         "cycles": program.cycles_by_kind(),
         "without_cycles": program.without_cycles(),
     }
-    bounds = roofline(facts)
-    if bounds:
-        bounds["rates"] = experiment.rates(bounds["best_rate"])
-    return facts | bounds, program
+    return facts | roofline(facts), program
 
 
 def _inputs(experiment: AbstractExperiment, state: TrainState, batch: PyTree) -> Facts:
