@@ -80,7 +80,7 @@ def test_slices_by_name(name: str, devices: int) -> None:
 def test_the_papers_step_fits_a_v4_64() -> None:
     """Batch 6144 of the default preset: in memory, in place, reduced once."""
     found = facts(32, 1, 6144)
-    assert 2**30 < found["peak"] < 30 * 2**30
+    assert 2**29 < found["peak"] < 2**30
     assert_in_place(found)
     assert found["slices"] == 8
     assert found["loops"] == [8, 2], "the slices, the cycles without gradient"
