@@ -1,7 +1,6 @@
 """The card of a published model: what it is, how to use it, and how it was made."""
 
 from collections.abc import Iterable, Sequence
-from math import sqrt
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from jaxtyping import PyTree
 
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.runs.record import differences, parse
+from trm.summary import wilson
 
 EVALUATION = ("test puzzles", "number", "steps", "attempts", "solved (95 % interval)")
 OTHERWISE = ("run_dir", "run", "mesh")
@@ -85,26 +85,14 @@ def _row(evaluation: dict[str, Any]) -> list[str]:
     """Return a line of the table of evaluations."""
     settings, (result, *_) = evaluation["settings"], evaluation["results"]
     share, number = result["values"]["exact_accuracy"], result["scored"]
-    low, high = interval(share, number)
+    low, high = wilson(share, number)
     return [
         ", ".join(settings["data"]) or "its own data",
         f"{number:,}",
-        str(settings["max_steps"] or "as in training"),
-        str(settings["rollouts"]["number"]),
+        f"{result['values']['steps']:g}",
+        str(settings["rollouts"]["number"] or 1),
         f"{share:.1%} ({low:.1%} to {high:.1%})",
     ]
-
-
-def interval(share: float, number: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `number` trials.
-
-    Source: Wilson 1927, doi 10.1080/01621459.1927.10502953.
-    """
-    z = 1.96
-    middle = share + z * z / (2 * number)
-    half = z * sqrt(share * (1 - share) / number + z * z / (4 * number * number))
-    scale = 1 + z * z / number
-    return (middle - half) / scale, (middle + half) / scale
 
 
 def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -10,6 +10,7 @@ folder, or the name on the Hugging Face hub. Uploading needs `hf auth login` onc
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +68,9 @@ def push(
     about = _read(notes) if notes else ""
     config, record = recorded_run(source)
     run = load_run(source, checkpoint)
-    tree: dict[str, Any] = settings(config) | {"recorded": record | {"step": run.step}}
+    tree = settings(replace(config, run_dir="")) | {
+        "recorded": record | {"step": run.step}
+    }
     rows = [row for row in read_rows(source) if row["step"] == run.step]
     evaluated = next((row for row in rows if row.get("split") == "eval"), {})
     others = ("step", "split", "score", "examples_per_second")
