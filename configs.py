@@ -574,7 +574,9 @@ class GPTConfig:
 class TRMConfig:
     """A Tiny Recursive Model (arXiv 2510.04871) or a related model."""
 
-    variant: Literal["trm", "single_z", "hier6", "hrm", "transformer", "eqr"] = "trm"
+    variant: Literal[
+        "trm", "single_z", "hier6", "hrm", "transformer", "eqr", "infiloop"
+    ] = "trm"
     """Latents and their recursion. Officially one model class each (`arch`)."""
 
     mixer: Literal["attention", "mlp", "units"] = "mlp"
@@ -626,6 +628,18 @@ class TRMConfig:
     puzzle_dim: int = 512
     """Width of a row of the puzzle table; 0: no table. `puzzle_emb_ndim`."""
 
+    flow: Literal["none", "stablemax", "softmax"] = "none"
+    """Looped flow (arXiv 2609.11801): each supervision step sees a noised answer, whose
+    noise falls from step to step. The value is the function from logits to
+    probabilities, equal to `act.loss`."""
+
+    flow_unknown: int | None = 1
+    """Token of the cells to fill in; a looped flow adds no noise to the others. Sudoku:
+    1; mazes: 2. None: noise in all cells."""
+
+    flow_gamma: float = 5.0
+    """Fresh noise in the steps of an evaluation; 0: none. The paper's gamma."""
+
     rope_theta: float = 10000.0
     """Base of the rotary frequencies. `rope_theta`."""
 
@@ -645,6 +659,11 @@ class TRMConfig:
             f"`H_layers` needs variant=hrm: got H_layers={self.H_layers} for "
             f"{self.variant}. Use `layers`.",
         )
+        require(
+            self.flow == "none" or not self.symbols,
+            "`flow` has no form for `symbols`: got both. Use one of them.",
+        )
+        require_not_negative(self, "flow_unknown", "flow_gamma")
         require(
             not self.symbols or (self.mixer == "units" and self.positions == "none"),
             "`symbols` needs mixer=units and positions=none: got "
@@ -719,6 +738,11 @@ class ACTConfig:
     q_weight: float = 0.5
     """Weight of the halting loss relative to the loss of the cells. Officially 0.5."""
 
+    pseudotargets: int = 0
+    """Updates until a looped flow sees only its own last prediction with noise, instead
+    of the solution, in all steps but the first; their share rises linearly. 0: none
+    (the paper: 20,000 for Sudoku and ARC-AGI-2)."""
+
     chains: int = 1
     """Scratchpads per puzzle in training. All make each supervision step; the one with
     the lowest loss learns from it, and shares its answer (arXiv 2601.19085: 4)."""
@@ -726,7 +750,7 @@ class ACTConfig:
     def __post_init__(self) -> None:
         require_positive(self, "max_steps", "chains", largest=MOST_STEPS)
         require_within(self, "[0, 1)", "label_smoothing")
-        require_not_negative(self, "q_weight")
+        require_not_negative(self, "q_weight", "pseudotargets")
         require(
             not self.continue_loss or self.halt == "compare",
             f"`continue_loss` needs `halt=compare`: got halt={self.halt}.",
@@ -1106,6 +1130,15 @@ class TrainTRM(Training):
         )
         require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
         require(
+            self.model.flow in ("none", self.act.loss),
+            "`model.flow` must be the function of `act.loss`: got "
+            f"{self.model.flow} and {self.act.loss}. Use one for both.",
+        )
+        require(
+            self.model.flow != "none" or not self.act.pseudotargets,
+            f"`pseudotargets` needs `model.flow`: got {self.act.pseudotargets}.",
+        )
+        require(
             self.act.chains == 1 or self.model.variant in ("trm", "hier6", "hrm"),
             "`chains` above 1 needs a fixed scratchpad apart from the answer: got "
             f"variant={self.model.variant}. Use variant=trm.",
@@ -1251,5 +1284,5 @@ MAY_CHANGE = (
 """Settings that may change when a run is resumed. The content of the data must not
 change; the schedules follow a new length of the run."""
 
-EVALUATION_MAY_CHANGE = ("act.max_steps",)
+EVALUATION_MAY_CHANGE = ("act.max_steps", "model.flow_gamma")
 """More settings that may change when a run is only evaluated."""

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, PRNGKeyArray, PyTree
 
 from configs import ACTConfig
 from data.puzzles.dataset import Puzzle
+from trm.flow import Path
 from trm.model import TRM, Prediction
 
 
@@ -45,6 +46,9 @@ class Carry(eqx.Module):
     memory: PyTree[Array] = ()
     """Of the halting rule."""
 
+    flow: Path | None = None
+    """Of a looped flow."""
+
 
 def init_carry(
     model: TRM, batch: int, seq: int, memory: PyTree[Array] = (), chains: int = 1
@@ -63,6 +67,7 @@ def init_carry(
         halted=jnp.ones(batch, bool),
         puzzle=Puzzle(cells(), cells(), jnp.zeros(batch, jnp.int32)),
         memory=jax.tree.map(zeros([]), memory),
+        flow=None if model.flow is None else model.flow.init_path(batch, seq),
     )
 
 
@@ -86,6 +91,7 @@ def refill(
         halted=jnp.zeros_like(carry.halted),
         puzzle=select_rows(carry.halted, puzzle, carry.puzzle),
         memory=select_rows(carry.halted, memory, carry.memory),
+        flow=carry.flow,
     )
 
 

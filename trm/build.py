@@ -10,6 +10,7 @@ from configs import TRMConfig, require
 from data.puzzles.sudoku.board import BOXES
 from gpt.attention import Kernel
 from trm.conv_swiglu import ConvSwiGLU
+from trm.flow import Flow
 from trm.layers import (
     AbstractMixer,
     AttentionMixer,
@@ -18,11 +19,13 @@ from trm.layers import (
     SwiGLU,
     TokenMLP,
 )
+from trm.loss import log_softmax, log_stablemax
 from trm.model import TRM
 from trm.recursion import AbstractRecursion
 from trm.units import UnitMixer
 from trm.variants.eqr import EqR
 from trm.variants.hrm import HRM
+from trm.variants.infiloop import InfiLoop
 from trm.variants.single_latent import SingleLatent
 from trm.variants.six_latent import SixLatent
 from trm.variants.transformer import Transformer
@@ -124,6 +127,8 @@ def build_recursion(
             return HRM(high, network, config.dim, config.L_cycles, key=latent_key)
         case "eqr":
             return EqR(network, config.dim, config.L_cycles, key=latent_key)
+        case "infiloop":
+            return InfiLoop(network, config.dim, config.L_cycles, key=latent_key)
         case "transformer":
             return Transformer(network, config.dim, key=latent_key)
         case _:
@@ -154,6 +159,16 @@ def build_trm(
     )
     model_key, recursion_key = jax.random.split(key)
     length = config.prefix + seq
+    flow = None
+    if config.flow != "none":
+        flow = Flow(
+            vocab,
+            config.dim,
+            unknown=config.flow_unknown,
+            gamma=config.flow_gamma,
+            log_p=log_stablemax if config.flow == "stablemax" else log_softmax,
+            key=jax.random.fold_in(key, 1),
+        )
     return TRM(
         build_recursion(config, length, kernel, recursion_key),
         vocab=vocab,
@@ -163,5 +178,6 @@ def build_trm(
         cycles=config.H_cycles,
         learned_positions=config.positions == "learned",
         symbols=math.isqrt(seq) if config.symbols else 0,
+        flow=flow,
         key=model_key,
     )

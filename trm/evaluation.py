@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, PyTree, Shaped
 from data.puzzles.dataset import Puzzle
 from data.puzzles.symmetry import Symmetry
 from trm.act import Halting, select_rows
+from trm.flow import Trajectory
 from trm.loss import PuzzleLoss
 from trm.model import TRM, Prediction
 from trm.noise import fold, puzzle_keys
@@ -77,6 +78,9 @@ class Rows(eqx.Module):
 
     memory: PyTree[Array]
     """Of the halting rule."""
+
+    flow: Trajectory | None = None
+    """Of a looped flow."""
 
     view: Symmetry | None = None
     """Symmetry under which the row sees its puzzle; predictions are turned back."""
@@ -182,6 +186,7 @@ def new_rows(
         prediction=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes),
         wanted=jnp.zeros(size, bool),
         memory=jax.tree.map(spread(), memory),
+        flow=None if model.flow is None else model.flow.begin(inputs, keys),
     )
 
 
@@ -189,8 +194,13 @@ def supervise(
     model: TRM, before: Rows, latents: PyTree, effort: Effort, halting: Halting
 ) -> Rows:
     """Make one supervision step from `latents`; rows that do not run are unchanged."""
-    latents = model.refine(latents, before.x, fold(before.keys, before.steps))
+    x, keys = before.x, fold(before.keys, before.steps)
+    follow = lambda logits: None
+    if model.flow is not None and before.flow is not None:
+        x, follow = model.flow.sample(x, before.flow, before.steps, effort.steps, keys)
+    latents = model.refine(latents, x, keys)
     prediction = model.predict(latents)
+    flow = follow(prediction.logits)
     if before.view is not None:
         logits = turn_back(prediction.logits, before.view)
         prediction = replace(prediction, logits=logits)
@@ -208,6 +218,7 @@ def supervise(
         wanted=wanted,
         memory=memory,
         view=before.view,
+        flow=flow,
     )
     return select_rows(before.running, after, before)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from gpt.layers import Buffer, Embedding, Linear, truncated_normal
 from gpt.primitives import add_vector
+from trm.flow import Flow
 from trm.layers import find_mixers
 from trm.noise import OWN, Noise, fold
 from trm.recursion import (
@@ -47,6 +48,7 @@ class TRM(eqx.Module):
     recursion: AbstractRecursion
     head: Linear | SymbolHead
     halt_head: Linear
+    flow: Flow | None
     prefix: int = eqx.field(static=True)
     per_cell: int = eqx.field(static=True)
     cycles: int = eqx.field(static=True)
@@ -64,6 +66,7 @@ class TRM(eqx.Module):
         cycles: int,
         learned_positions: bool,
         symbols: int = 0,
+        flow: Flow | None = None,
         key: PRNGKeyArray,
     ):
         embed_key, position_key, head_key, halt_key = jax.random.split(key, 4)
@@ -85,6 +88,7 @@ class TRM(eqx.Module):
             Linear(dim, 2, bias=True, key=halt_key),
             (jnp.zeros((dim, 2)), jnp.full(2, -5.0, jnp.float32)),
         )
+        self.flow = flow
         self.prefix = prefix
         self.per_cell = symbols or 1
         self.cycles = cycles

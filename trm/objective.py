@@ -64,6 +64,11 @@ def supervision_loss(
     puzzle_loss = puzzle_loss or partial(official_loss, config=config)
     labels, fresh = carry.puzzle.labels, carry.steps == 0
     x = model.embed(carry.puzzle.inputs, rows)
+    follow = lambda logits: None
+    if model.flow is not None and carry.flow is not None:
+        x, follow = model.flow.learn(
+            x, carry.flow, carry.puzzle, carry.steps, keys, config
+        )
     latents, rejoin = carry.latents, lambda latents: latents
     if config.chains > 1:
         losses_of = jax.vmap(puzzle_loss, in_axes=(0, 0, None))
@@ -79,7 +84,8 @@ def supervision_loss(
     steps = carry.steps + 1
     stop, memory = jax.lax.stop_gradient(halting.rule(prediction, carry.memory))
     halted = halts(stop, steps, keys, config)
-    stepped = Carry(rejoin(latents), steps, halted, carry.puzzle, memory)
+    flow = follow(prediction.logits)
+    stepped = Carry(rejoin(latents), steps, halted, carry.puzzle, memory, flow)
     q_target = _continue_target(model, latents, x, steps, config)
     loss, losses, scores = jax.vmap(puzzle_loss)(prediction, labels, q_target)
     for value in more.values():

@@ -38,7 +38,7 @@ OFFICIAL = ("trm", "single_z", "hier6", "hrm", "transformer")
 # Their tests tell little beside those of `trm` with the mixer, and of them with `mlp`.
 LONG = {
     f"{variant}-{mixer}"
-    for variant in ("single_z", "hier6", "hrm", "eqr")
+    for variant in ("single_z", "hier6", "hrm", "eqr", "infiloop")
     for mixer in ("attention", "units")
 }
 every = pytest.mark.parametrize(

@@ -50,10 +50,11 @@ def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
     require(
         config.variant in _NETWORKS
         and config.mixer in ("attention", "mlp")
-        and (config.gate, config.inner_multiple) == ("silu", 256),
+        and (config.gate, config.flow, config.inner_multiple) == ("silu", "none", 256),
         "The official code has no such model: "
         f"variant={config.variant}, mixer={config.mixer}, gate={config.gate}, "
-        f"inner_multiple={config.inner_multiple}. Keep it as a run, or add its names "
+        f"flow={config.flow}, inner_multiple={config.inner_multiple}. Keep it as a "
+        "run, or add its names "
         "to `trm/official/names.py`.",
     )
     named: dict[str, tuple[Any, str]] = {
