@@ -204,7 +204,8 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
     paths = settings.data or config.data.paths
     dataset = PuzzleDataset(paths, settings.split, batch_size=1)
     require_fits(dataset, run)
-    noisy = rollouts.sigma > 0.0 or config.model.variant == "eqr"
+    drawn = config.model.variant == "eqr" or config.model.flow != "none"
+    noisy = rollouts.sigma > 0.0 or drawn
     require_differences(settings.rollouts, dataset.kind, noisy)
     examples = min(settings.puzzles or dataset.num_examples, dataset.num_examples)
     size = min(ceil_div(rows * settings.queue, rollouts.number), examples)
