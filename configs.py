@@ -806,6 +806,10 @@ class OptimConfig:
     ema: float = 0.999
     """Decay of the averaged weights used in evaluations; 0: no average. `ema_rate`."""
 
+    ema_start: float = 0.0
+    """Share of the updates after which averaging starts; until then the average is the
+    weights."""
+
     muon: bool = False
     """Update the matrices of hidden layers with Muon (Jordan 2024); `name` then applies
     only to embeddings, heads and vectors."""
@@ -813,6 +817,9 @@ class OptimConfig:
     muon_rate: float = 1.0
     """Factor of the learning rate of Muon's matrices, and of their decay. Their updates
     have the size of Adam's: a root mean square of 0.2 (arXiv 2502.16982)."""
+
+    muon_decay: float | None = None
+    """Decay of Muon's matrices, times their learning rate. None: `weight_decay`."""
 
     muon_momentum: float = 0.95
     """Decay of Muon's momentum."""
@@ -828,9 +835,15 @@ class OptimConfig:
         require_within(self, "(0, inf)", "lr", "eps", "muon_rate")
         require_within(self, "[0, 1]", "min_ratio")
         require_within(self, "(0, 1]", "decay_share")
-        require_within(self, "[0, 1)", "ema", "beta1", "beta2", "muon_momentum")
-        require_not_negative(self, "warmup", "weight_decay", "clip")
+        require_within(
+            self, "[0, 1)", "ema", "ema_start", "beta1", "beta2", "muon_momentum"
+        )
+        require_not_negative(self, "warmup", "weight_decay", "muon_decay", "clip")
         require_positive(self, "muon_steps", largest=100)
+        require(
+            self.muon or self.muon_decay is None,
+            f"`muon_decay` needs `muon`: got {self.muon_decay}. Use `weight_decay`.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ class GPTExperiment(AbstractExperiment):
         optim = self.config.optim
         updates = self.config.lr_decay_iters or total
         rate = make_schedule(optim, optim.lr, updates, nanogpt_cosine)
-        return make_optimizer(optim, rate)
+        return make_optimizer(optim, rate, total)
 
     @property
     def positions(self) -> int:

@@ -80,10 +80,13 @@ def _child(node: Any, key: Any) -> Any:
 
 def _separate(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Split a tree into the matrices of hidden layers and the rest (None elsewhere)."""
+    return eqx.partition(tree, is_hidden(tree))
+
+
+def is_hidden(tree: PyTree) -> PyTree[bool]:
+    """Return which parameters are matrices of hidden layers."""
     axes = hidden_matrices(tree)
-    return eqx.partition(
-        tree, jax.tree.map_with_path(lambda path, _: keystr(path) in axes, tree)
-    )
+    return jax.tree.map_with_path(lambda path, _: keystr(path) in axes, tree)
 
 
 def _split(hidden: PyTree) -> dict[str, Array]:

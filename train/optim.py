@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from configs import OptimConfig
-from train.muon import scale_hidden, with_muon
+from train.muon import is_hidden, scale_hidden, with_muon
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
@@ -212,17 +212,31 @@ class Optimizer:
     tx: optax.GradientTransformation
     schedule: Schedule
     ema: float
+    ema_from: int = 0
+    """Updates before the average starts."""
+
     table_update: TableUpdate | None = None
+
+    def average(self, ema: Any, model: Any, updates: Int[Array, ""]) -> Any:
+        """Return the average after update `updates`, counted from 0."""
+        averaged = update_ema(ema, model, self.ema)
+        if not self.ema_from:
+            return averaged
+        return optax.tree.where(updates >= self.ema_from, averaged, model)
 
 
 def make_optimizer(
-    config: OptimConfig, schedule: Schedule, table_update: TableUpdate | None = None
+    config: OptimConfig,
+    schedule: Schedule,
+    total: int,
+    table_update: TableUpdate | None = None,
 ) -> Optimizer:
-    """Return the optimizer of a configuration, with the rate of a schedule."""
+    """Return the optimizer of a run of `total` updates, with the rate of a schedule."""
     return Optimizer(
         tx=make_tx(config, schedule),
         schedule=schedule,
         ema=config.ema,
+        ema_from=int(config.ema_start * total),
         table_update=table_update,
     )
 
@@ -239,15 +253,31 @@ def make_tx(config: OptimConfig, schedule: Schedule) -> optax.GradientTransforma
     rate = optax.identity()
     if config.muon:
         scale, rate = with_muon(config, scale), scale_hidden(config.muon_rate)
-    mask = {"all": None, "matrices": matrices}[config.decay]
     clip = clip_by_global_norm(config.clip) if config.clip else optax.identity()
     return optax.chain(
         clip,
         scale,
-        optax.add_decayed_weights(config.weight_decay, mask),
+        decay_weights(config),
         rate,
         # optax's type also allows numbers.
         optax.scale_by_learning_rate(schedule),  # pyright: ignore[reportArgumentType]
+    )
+
+
+def decay_weights(config: OptimConfig) -> optax.GradientTransformation:
+    """Add the decay of the configured parameters to their updates."""
+    mask = {"all": None, "matrices": matrices}[config.decay]
+    if config.muon_decay is None:
+        return optax.add_decayed_weights(config.weight_decay, mask)
+
+    def others(params: PyTree) -> PyTree[bool]:
+        hidden = is_hidden(params)
+        decayed = mask(params) if mask else jax.tree.map(lambda _: True, params)
+        return jax.tree.map(lambda a, b: a and not b, decayed, hidden)
+
+    return optax.chain(
+        optax.add_decayed_weights(config.muon_decay, is_hidden),
+        optax.add_decayed_weights(config.weight_decay, others),
     )
 
 

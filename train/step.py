@@ -19,7 +19,7 @@ from gpt.metrics import Metrics
 from train.experiment import AbstractExperiment, StepConfig
 from train.gradients import make_gradients
 from train.mesh import AXES, BATCH, REPLICATED, gather, layout
-from train.optim import Optimizer, split_trainable, update_ema
+from train.optim import Optimizer, split_trainable
 from train.state import LossScale, TrainState, all_finite, state_shardings
 from train.table import TABLE, lookup, update_rows
 
@@ -57,7 +57,7 @@ def make_update(
             model = eqx.combine(optax.apply_updates(trained, changes), buffers)
             ema = state.ema
             if ema is not None:
-                ema = update_ema(ema, model, optimizer.ema)
+                ema = optimizer.average(ema, model, state.updates)
         table = state.table
         if optimizer.table_update is not None:
             update_table = jax.shard_map(

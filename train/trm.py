@@ -187,7 +187,7 @@ class TRMExperiment(AbstractExperiment):
                 rows, *grads, lr=rate(count), weight_decay=table.weight_decay
             )
 
-        optimizer = make_optimizer(optim, follow(optim.lr), table_update)
+        optimizer = make_optimizer(optim, follow(optim.lr), updates, table_update)
         if self.config.freeze:
             return dataclasses.replace(optimizer, tx=optax.set_to_zero())
         return optimizer

@@ -124,6 +124,18 @@ def test_other_updates_do_not_change() -> None:
     assert_equal(*pairs)
 
 
+def test_decay_apart_for_hidden_matrices_and_the_rest() -> None:
+    """Of zero gradients only the decay is left."""
+    model: Any = Model()
+    tx: Any = make_tx(replace(CONFIG, muon_decay=0.02), constant)
+    zeros = jax.tree.map(jnp.zeros_like, model)
+    updates, _ = tx.update(zeros, tx.init(model), model)
+    for actual, matrix in zip(matrices_of(updates), matrices_of(model), strict=True):
+        np.testing.assert_allclose(actual, -LR * RATE * 0.02 * matrix, atol=1e-7)
+    for pick in (lambda m: m.head.weight, lambda m: m.layers.layers.gain):
+        np.testing.assert_allclose(pick(updates), -LR * DECAY * pick(model), atol=1e-7)
+
+
 def test_against_optax() -> None:
     """Against `optax.contrib.muon` on one matrix."""
 

@@ -12,6 +12,7 @@ from configs import OptimConfig
 from tests.golden import Golden
 from train.optim import (
     atan2_positive,
+    make_optimizer,
     make_schedule,
     make_tx,
     scale_by_adam_atan2,
@@ -117,6 +118,15 @@ def test_clipping_is_by_the_global_norm() -> None:
     moment = state[1].mu
     np.testing.assert_allclose(moment["a"][0] / 0.1, 0.6, rtol=1e-5)
     np.testing.assert_allclose(moment["b"][0] / 0.1, 0.8, rtol=1e-5)
+
+
+def test_an_average_that_starts_late_is_the_weights_until_then() -> None:
+    config = OptimConfig(ema=0.75, ema_start=0.6)
+    optimizer = make_optimizer(config, lambda count: jnp.ones(()), 10)
+    old, new = {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}
+    for updates, expected in ((5, 1.0), (6, 0.25)):
+        average = optimizer.average(old, new, jnp.int32(updates))
+        np.testing.assert_array_equal(average["w"], expected)
 
 
 def test_buffers_are_neither_trained_nor_averaged() -> None:
