@@ -587,8 +587,9 @@ class TRMConfig:
     """Give each digit of each cell of a Sudoku its own position, so that the model is
     equivariant to renaming digits (needs `mixer=units`)."""
 
-    positions: Literal["rope", "learned", "none"] = "none"
-    """Position encoding. `pos_encodings`."""
+    positions: Literal["rope", "rope2d", "learned", "none"] = "none"
+    """Position encoding. `rope2d`: rotary by row and column of a square board (arXiv
+    2605.21488, 2603.02193). `pos_encodings`."""
 
     dim: int = 512
     """Model width. D in the paper, `hidden_size` officially."""
@@ -675,13 +676,18 @@ class TRMConfig:
             f"{self.expansion} for dim={self.dim}. Use 4.",
         )
         require(
-            self.mixer == "attention" or self.positions != "rope",
-            f"`positions=rope` needs `mixer=attention`: got {self.mixer}. Use "
+            self.mixer == "attention" or not self.positions.startswith("rope"),
+            f"Rotary positions need `mixer=attention`: got {self.mixer}. Use "
             "positions=none or learned.",
         )
         if self.mixer == "attention":
-            rope = self.positions == "rope"
+            rope = self.positions.startswith("rope")
             _require_heads("dim", self.dim, "heads", self.heads, rope)
+        require(
+            self.positions != "rope2d" or self.head_dim % 4 == 0,
+            "`positions=rope2d` needs a head width that is a multiple of 4: got "
+            f"{self.head_dim}. Change `heads`.",
+        )
         require(
             0 <= self.puzzle_dim <= self.prefix * self.dim,
             "`puzzle_dim` must be in 0 .. prefix * dim = "

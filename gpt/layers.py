@@ -94,9 +94,17 @@ def rotate(
 
     Source: TRM's `models/layers.py`, `RotaryEmbedding` and `apply_rotary_pos_emb`.
     """
-    seq, half = x.shape[-3], x.shape[-1] // 2
+    return turn(x, theta, first + np.arange(x.shape[-3], dtype=np.float32))
+
+
+def turn(
+    x: Float[Array, "*batch seq heads head_dim"],
+    theta: float,
+    positions: Float[np.ndarray | Array, " seq"],
+) -> Float[Array, "*batch seq heads head_dim"]:
+    """Rotate each position of `x` by its number; see `rotate`."""
+    half = x.shape[-1] // 2
     frequencies = 1.0 / theta ** (np.arange(half, dtype=np.float32) / np.float32(half))
-    positions = first + np.arange(seq, dtype=np.float32)
     angles = positions[:, None, None] * frequencies
     xp = np if isinstance(angles, np.ndarray) else jnp  # constants where they can be
     cos, sin = jnp.asarray(xp.cos(angles)), jnp.asarray(xp.sin(angles))

@@ -41,11 +41,23 @@ def build_mixer(
     """Build the token mixer of one block, over `length` positions."""
     match config.mixer:
         case "attention":
+            rotary = config.positions in ("rope", "rope2d")
+            board = None
+            if config.positions == "rope2d":
+                cells = length - config.prefix
+                side = math.isqrt(cells)
+                require(
+                    side**2 == cells,
+                    f"`positions=rope2d` needs a square board: got {cells} cells. Use "
+                    "rope.",
+                )
+                board = config.prefix, side
             return AttentionMixer(
                 length,
                 config.dim,
                 config.heads,
-                rope_theta=config.rope_theta if config.positions == "rope" else None,
+                rope_theta=config.rope_theta if rotary else None,
+                board=board,
                 eps=config.norm_eps,
                 kernel=kernel,
                 key=key,

@@ -59,7 +59,7 @@ def convert(
     H_cycles: int | None = None,
     L_cycles: int | None = None,
     prefix: int | None = None,
-    positions: Literal["rope", "none"] | None = None,
+    positions: Literal["rope", "rope2d", "none"] | None = None,
 ) -> None:
     """Import an official checkpoint, or export a run.
 

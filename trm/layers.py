@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from configs import ceil_div, require
 from gpt.attention import Kernel, attend, padding
-from gpt.layers import rms_norm, rotate, truncated_normal
+from gpt.layers import rms_norm, rotate, truncated_normal, turn
 from gpt.primitives import (
     project,
     project_columns,
@@ -104,10 +105,34 @@ class AbstractMixer(eqx.Module):
         """Return `rms_norm(x + mixed x)`, in this mixer's layout."""
 
 
+def rotate_board(
+    x: Float[Array, "*batch length heads head_dim"],
+    theta: float,
+    prefix: int,
+    side: int,
+) -> Float[Array, "*batch length heads head_dim"]:
+    """Apply rotary positions of a square board of `side` rows.
+
+    Half of each head is rotated by the row of a cell, half by its column. The `prefix`
+    before the cells, and padding after them, are not rotated.
+
+    Source: locuslab/EqR at 4d45856, `models/layers.py`, `RotaryEmbedding2D` and
+    `apply_rotary_pos_emb_2d`; the prefix is that of SE-RRM, arXiv 2603.02193.
+    """
+    numbers = np.zeros((2, x.shape[-3]), np.float32)
+    numbers[:, prefix : prefix + side**2] = np.indices((side, side)).reshape(2, -1)
+    halves = jnp.split(x, 2, axis=-1)
+    turned = [
+        turn(half, theta, axis) for half, axis in zip(halves, numbers, strict=True)
+    ]
+    return jnp.concatenate(turned, axis=-1)
+
+
 class AttentionMixer(AbstractMixer):
     """Bidirectional self-attention, with or without rotary positions.
 
-    The first `length` positions are attended to; further ones are padding.
+    The first `length` positions are attended to; further ones are padding. With `board`
+    the rotary positions are those of a board, see `rotate_board`.
 
     Source: `models/layers.py`, `Attention`; no bias, no mask, no dropout.
     """
@@ -118,6 +143,9 @@ class AttentionMixer(AbstractMixer):
     out: Float[Array, "heads head_dim dim"]
     length: int = eqx.field(static=True)
     rope_theta: float | None = eqx.field(static=True)
+    board: tuple[int, int] | None = eqx.field(static=True)
+    """Prefix, and rows of a board."""
+
     eps: float = eqx.field(static=True)
     kernel: Kernel = eqx.field(static=True)
     matrices: ClassVar[dict[str, tuple[int, int]]] = {"qkv": (1, 3), "out": (2, 1)}
@@ -129,6 +157,7 @@ class AttentionMixer(AbstractMixer):
         heads: int,
         *,
         rope_theta: float | None,
+        board: tuple[int, int] | None = None,
         eps: float,
         kernel: Kernel,
         key: PRNGKeyArray,
@@ -139,6 +168,7 @@ class AttentionMixer(AbstractMixer):
         self.out = truncated_normal(out_key, (heads, head_dim, dim), dim**-0.5)
         self.length = length
         self.rope_theta = rope_theta
+        self.board = board
         self.eps = eps
         self.kernel = kernel
 
@@ -153,9 +183,11 @@ class AttentionMixer(AbstractMixer):
         qkv = project(x, self.qkv.reshape(dim, -1))
         split = lambda x: x.reshape(*x.shape[:-1], heads, head_dim)
         query, key, value = map(split, jnp.split(qkv, 3, axis=-1))
-        if self.rope_theta is not None:
-            query = rotate(query, self.rope_theta)
-            key = rotate(key, self.rope_theta)
+        if (theta := self.rope_theta) is not None:
+            turned = lambda x, board=self.board: (
+                rotate(x, theta) if board is None else rotate_board(x, theta, *board)
+            )
+            query, key = turned(query), turned(key)
         mixed = attend(query, key, value, seen=self.length, kernel=self.kernel)
         mixed = project(mixed.reshape(x.shape), self.out.reshape(dim, dim))
         return rms_norm(x + mixed, self.eps)

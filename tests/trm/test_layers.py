@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -6,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import TRMConfig
+from configs import TRMConfig, UserError
 from gpt.attention import attend
 from gpt.layers import truncated_normal
 from tests.tiny import assert_close
@@ -22,6 +23,7 @@ from trm.layers import (
     find_mixers,
     rms_norm,
     rotate,
+    rotate_board,
     swiglu_width,
 )
 
@@ -119,6 +121,36 @@ def test_rope_depends_on_distance_only() -> None:
         diagonal = jnp.diagonal(scores, distance)
         np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(rotate(query, 1e4)[0], query[0])
+
+
+def test_rope_of_a_board_turns_by_row_and_column() -> None:
+    """Half of a head each; prefix and padding are not turned."""
+    x = normal(1 + 9 + 2, 2, 8)
+    turned = rotate_board(x, 1e4, 1, 3)
+    for i in (0, 10, 11):
+        np.testing.assert_array_equal(turned[i], x[i])
+    grid, result = np.asarray(x[1:10]).reshape(3, 3, 2, 8), turned[1:10]
+    for row, column in np.ndindex(3, 3):
+        for start, number in ((0, row), (4, column)):
+            for i, frequency in enumerate((1.0, 1e-2)):
+                pair = grid[row, column, :, start + i : start + 4 : 2]
+                wave = np.exp(1j * number * frequency)
+                expected = (pair[:, 0] + 1j * pair[:, 1]) * wave
+                actual = result[3 * row + column, :, start + i : start + 4 : 2]
+                np.testing.assert_allclose(actual[:, 0], expected.real, atol=1e-5)
+                np.testing.assert_allclose(actual[:, 1], expected.imag, atol=1e-5)
+
+
+def test_a_board_must_be_square() -> None:
+    config = replace(
+        TRMConfig(mixer="attention", positions="rope2d"),
+        dim=8,
+        heads=2,
+        prefix=1,
+        puzzle_dim=8,
+    )
+    with pytest.raises(UserError, match=r"square board.*12"):
+        build_trm(config, vocab=6, seq=12, key=jax.random.key(0))
 
 
 def test_attend_against_numpy() -> None:

@@ -241,6 +241,23 @@ def test_eqr_of_another_noise() -> None:
         infer(weights, {"arch": arch | {"noise_scale": 0.5}})
 
 
+def test_positions_of_a_board_are_read() -> None:
+    """As in locuslab/EqR, whose checkpoints have no prefix."""
+    config = TRMConfig(
+        variant="eqr",
+        mixer="attention",
+        positions="rope2d",
+        dim=32,
+        prefix=0,
+        puzzle_dim=0,
+        layers=1,
+        L_cycles=4,
+    )
+    arch = {"pos_encodings": "rope2d", "num_heads": 8, "H_cycles": 3, "L_cycles": 4}
+    found = infer(official(config, 6, 900), {"arch": arch})
+    assert (found.config, found.seq, found.notes) == (config, 900, ("seq=900",))
+
+
 def test_cells_that_nobody_tells() -> None:
     weights = weights_of(Golden("trm_attention"))
     found = infer(weights, {})
@@ -253,7 +270,7 @@ def test_cells_that_nobody_tells() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_heads", "8"), ("L_cycles", 2.5), ("pos_encodings", "rope2d")],
+    [("num_heads", "8"), ("L_cycles", 2.5), ("pos_encodings", "rope3d")],
 )
 def test_options_that_cannot_be(name: str, value: object) -> None:
     golden = Golden("trm_attention")

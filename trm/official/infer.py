@@ -194,8 +194,8 @@ def _positions(settings: _Settings) -> Any:
     """Return the positional encoding of attention without learned positions."""
     positions = settings.get("positions", "pos_encodings", "rope")
     require(
-        positions in ("rope", "none"),
-        "Positions must be `rope`, `none`, or `learned` with weights: got "
+        positions in ("rope", "rope2d", "none"),
+        "Positions must be `rope`, `rope2d`, `none`, or `learned` with weights: got "
         f"`{positions}` without weights. Use a checkpoint of the official code.",
     )
     return positions
