@@ -9,7 +9,8 @@ paper section 4.1 and figure 3.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 import equinox as eqx
@@ -46,8 +47,11 @@ class Carry(eqx.Module):
     memory: PyTree[Array] = ()
     """Of the halting rule."""
 
-    flow: Path | None = None
-    """Of a looped flow."""
+
+class FlowCarry(Carry):
+    """Rows under way of a model with a looped flow."""
+
+    path: Path = eqx.field(kw_only=True)
 
 
 def init_carry(
@@ -59,15 +63,18 @@ def init_carry(
     """
     length = model.length(seq)
     latents = [length] if chains == 1 else [chains, length]
+    flow = model.flow
     cells = lambda: jnp.zeros((batch, seq), jnp.int32)
     zeros = lambda shape: lambda a: jnp.zeros((batch, *shape, *a.shape), a.dtype)
-    return Carry(
+    make = (
+        Carry if flow is None else partial(FlowCarry, path=flow.init_path(batch, seq))
+    )
+    return make(
         latents=jax.tree.map(zeros(latents), model.recursion.init()),
         steps=jnp.zeros(batch, jnp.int32),
         halted=jnp.ones(batch, bool),
         puzzle=Puzzle(cells(), cells(), jnp.zeros(batch, jnp.int32)),
         memory=jax.tree.map(zeros([]), memory),
-        flow=None if model.flow is None else model.flow.init_path(batch, seq),
     )
 
 
@@ -85,13 +92,13 @@ def refill(
     model: TRM, carry: Carry, puzzle: Puzzle, memory: PyTree[Array] = ()
 ) -> Carry:
     """Start halted rows on the puzzles offered; running rows keep their puzzles."""
-    return Carry(
+    return replace(
+        carry,
         latents=select_rows(carry.halted, model.recursion.init(), carry.latents),
         steps=jnp.where(carry.halted, 0, carry.steps),
         halted=jnp.zeros_like(carry.halted),
         puzzle=select_rows(carry.halted, puzzle, carry.puzzle),
         memory=select_rows(carry.halted, memory, carry.memory),
-        flow=carry.flow,
     )
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Int32, Key, UInt32
 
 from configs import ACTConfig
 from data.puzzles.dataset import Puzzle
-from gpt.layers import Linear, truncated_normal
+from gpt.layers import Embedding, Linear, truncated_normal
 from gpt.primitives import project
 from trm.noise import draw, fold
 
@@ -142,7 +142,8 @@ class Flow(eqx.Module):
         keys: Key[Array, " batch"],
         config: ACTConfig,
     ) -> tuple[
-        Float[Array, "batch length dim"], Callable[[Float[Array, "batch seq v"]], Path]
+        Float[Array, "batch length dim"],
+        Callable[[Float[Array, "batch seq v"]], dict[str, Path]],
     ]:
         """Show the solution between noise and truth, later than in the step before.
 
@@ -155,7 +156,8 @@ class Flow(eqx.Module):
             config: `max_steps` and `pseudotargets`.
 
         Returns:
-            The question to answer, and a function from its logits to the next path.
+            The question to answer, and a function from its logits to the next `path`,
+            by this name.
         """
         fresh = steps == 0
         new = jax.random.key_data(fold(keys, START))
@@ -175,8 +177,9 @@ class Flow(eqx.Module):
         state = (1.0 - t_cell) * noise + t_cell * target
         state = self.with_givens(state, puzzle.inputs)
 
-        def follow(logits: Float[Array, "batch seq v"]) -> Path:
-            return Path(path_key, self.probabilities(logits), path.updates + 1)
+        def follow(logits: Float[Array, "batch seq v"]) -> dict[str, Path]:
+            guess = self.probabilities(logits)
+            return {"path": Path(path_key, guess, path.updates + 1)}
 
         return self(x, state, t), follow
 
@@ -228,3 +231,14 @@ class Flow(eqx.Module):
             return Trajectory(inputs, state + share * change)
 
         return self(x, state, s), follow
+
+
+class FlowEmbedding(eqx.Module):
+    """The embedding of tokens, and the flow that adds to it in each step."""
+
+    tokens: Embedding
+    flow: Flow
+
+    def __call__(self, tokens: Int[Array, "*axes"]) -> Float[Array, "*axes dim"]:
+        """Return a vector per token."""
+        return self.tokens(tokens)

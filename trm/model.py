@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, PyTree
 
 from gpt.layers import Buffer, Embedding, Linear, truncated_normal
 from gpt.primitives import add_vector
-from trm.flow import Flow
+from trm.flow import Flow, FlowEmbedding
 from trm.layers import find_mixers
 from trm.noise import OWN, Noise, fold
 from trm.recursion import (
@@ -43,12 +43,11 @@ class TRM(eqx.Module):
     `TinyRecursiveReasoningModel_ACTV1_Inner`.
     """
 
-    embedding: Embedding | SymbolEmbedding
+    embedding: Embedding | FlowEmbedding | SymbolEmbedding
     positions: Float[Array, "prefix+seq dim"] | None
     recursion: AbstractRecursion
     head: Linear | SymbolHead
     halt_head: Linear
-    flow: Flow | None
     prefix: int = eqx.field(static=True)
     per_cell: int = eqx.field(static=True)
     cycles: int = eqx.field(static=True)
@@ -74,7 +73,8 @@ class TRM(eqx.Module):
             self.embedding = SymbolEmbedding(symbols, dim, key=embed_key)
             self.head = SymbolHead(symbols, dim, key=head_key)
         else:
-            self.embedding = Embedding(vocab, dim, key=embed_key)
+            embedding = Embedding(vocab, dim, key=embed_key)
+            self.embedding = FlowEmbedding(embedding, flow) if flow else embedding
             self.head = Linear(dim, vocab, key=head_key)
         self.positions = (
             truncated_normal(position_key, (prefix + seq, dim), dim**-0.5)
@@ -88,7 +88,6 @@ class TRM(eqx.Module):
             Linear(dim, 2, bias=True, key=halt_key),
             (jnp.zeros((dim, 2)), jnp.full(2, -5.0, jnp.float32)),
         )
-        self.flow = flow
         self.prefix = prefix
         self.per_cell = symbols or 1
         self.cycles = cycles
@@ -99,6 +98,12 @@ class TRM(eqx.Module):
     def length(self, seq: int) -> int:
         """Return the positions of a puzzle of `seq` cells."""
         return self.prefix + seq * self.per_cell
+
+    @property
+    def flow(self) -> Flow | None:
+        """The looped flow, if the model has one."""
+        embedding = self.embedding
+        return embedding.flow if isinstance(embedding, FlowEmbedding) else None
 
     @property
     def compute_type(self) -> jnp.dtype:

@@ -5,6 +5,7 @@ Three hooks let an experiment change what is learned: `halting`, when a row stop
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from configs import ACTConfig
 from data.puzzles.dataset import IGNORE
 from gpt.metrics import Loss, Metrics
-from trm.act import Carry, Halting, halting_of, halts, select_rows
+from trm.act import Carry, FlowCarry, Halting, halting_of, halts, select_rows
 from trm.evaluation import Effort, work
 from trm.loss import Parts, PuzzleLoss, metrics
 from trm.loss import puzzle_loss as official_loss
@@ -64,10 +65,10 @@ def supervision_loss(
     puzzle_loss = puzzle_loss or partial(official_loss, config=config)
     labels, fresh = carry.puzzle.labels, carry.steps == 0
     x = model.embed(carry.puzzle.inputs, rows)
-    follow = lambda logits: None
-    if model.flow is not None and carry.flow is not None:
+    follow = lambda logits: {}
+    if model.flow is not None and isinstance(carry, FlowCarry):
         x, follow = model.flow.learn(
-            x, carry.flow, carry.puzzle, carry.steps, keys, config
+            x, carry.path, carry.puzzle, carry.steps, keys, config
         )
     latents, rejoin = carry.latents, lambda latents: latents
     if config.chains > 1:
@@ -84,8 +85,14 @@ def supervision_loss(
     steps = carry.steps + 1
     stop, memory = jax.lax.stop_gradient(halting.rule(prediction, carry.memory))
     halted = halts(stop, steps, keys, config)
-    flow = follow(prediction.logits)
-    stepped = Carry(rejoin(latents), steps, halted, carry.puzzle, memory, flow)
+    stepped = replace(
+        carry,
+        latents=rejoin(latents),
+        steps=steps,
+        halted=halted,
+        memory=memory,
+        **follow(prediction.logits),
+    )
     q_target = _continue_target(model, latents, x, steps, config)
     loss, losses, scores = jax.vmap(puzzle_loss)(prediction, labels, q_target)
     for value in more.values():

@@ -57,8 +57,8 @@ def shown(path: Path, step: int, config: ACTConfig = ACT, rows: int = ROWS) -> t
     x, follow = flow().learn(
         jnp.zeros((rows, SEQ, VOCAB + 1)), part[0], part[1], steps, part[2], config
     )
-    after = follow(jnp.where(jnp.arange(VOCAB) == 2, 99.0, jnp.zeros((rows, SEQ, 1))))
-    return x[..., :-1], x[:, 0, -1], after
+    sure = jnp.where(jnp.arange(VOCAB) == 2, 99.0, jnp.zeros((rows, SEQ, 1)))
+    return x[..., :-1], x[:, 0, -1], follow(sure)["path"]
 
 
 def test_in_training_noise_is_shared_and_falls() -> None:
