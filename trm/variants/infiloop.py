@@ -1,4 +1,4 @@
-"""InfiLoop: TRM whose latents are running averages of the network's outputs."""
+"""InfiLoop: TRM whose scratchpad is a running average of the network's outputs."""
 
 import equinox as eqx
 import jax
@@ -9,13 +9,10 @@ from gpt.layers import Buffer
 from trm.layers import Network, rms_norm
 from trm.recursion import AbstractRecursion, fresh_latent
 
-Four = tuple[
-    Float[Array, "*axes dim"],
-    Float[Array, "*axes dim"],
-    Float[Array, "*axes dim"],
-    Float[Array, "*axes dim"],
+Three = tuple[
+    Float[Array, "*axes dim"], Float[Array, "*axes dim"], Float[Array, "*axes dim"]
 ]
-"""The answer y, the scratchpad z, and the log of the weight behind each."""
+"""The answer y, the scratchpad z, and the log of the weight behind z."""
 
 NOTHING = -30.0
 """Log of the weight behind a fresh latent: the first output replaces it."""
@@ -54,17 +51,15 @@ class Average(eqx.Module):
 
 
 class InfiLoop(AbstractRecursion):
-    """n times z takes in `f(z + y + x)`, then y takes in `f(y + z)`, with the same f.
+    """n times z takes in `f(z + y + x)`, then `y = f(y + z)`, with the same f.
 
     Source: arXiv 2610.11570, from the README of pixeli99/InfiLoop at 36d1418; its code
-    is not public. Not told there, and our choice: both latents are averages, with
-    weights of their own, over all cycles and supervision steps; q starts at 0, and
-    beta at 1/2.
+    is not public. Not told there, and our choice: z is the average and y is not, it
+    continues over all cycles and supervision steps; q starts at 0, and beta at 1/2.
     """
 
     network: Network
-    average_y: Average
-    average_z: Average
+    average: Average
     fresh_y: Buffer
     fresh_z: Buffer
     fresh_weight: Buffer
@@ -75,21 +70,20 @@ class InfiLoop(AbstractRecursion):
     ):
         y_key, z_key = jax.random.split(key)
         self.network = network
-        self.average_y, self.average_z = Average(dim), Average(dim)
+        self.average = Average(dim)
         self.fresh_y = fresh_latent(dim, y_key)
         self.fresh_z = fresh_latent(dim, z_key)
         self.fresh_weight = Buffer(jnp.full(dim, NOTHING))
         self.refinements = refinements
 
-    def init(self) -> Four:
-        return self.fresh_y(), self.fresh_z(), self.fresh_weight(), self.fresh_weight()
+    def init(self) -> Three:
+        return self.fresh_y(), self.fresh_z(), self.fresh_weight()
 
-    def __call__(self, latents: Four, x: Float[Array, "*axes dim"]) -> Four:
-        y, z, y_weight, z_weight = latents
+    def __call__(self, latents: Three, x: Float[Array, "*axes dim"]) -> Three:
+        y, z, weight = latents
         for _ in range(self.refinements):
-            z, z_weight = self.average_z(z, z_weight, self.network(z + (y + x)))
-        y, y_weight = self.average_y(y, y_weight, self.network(y + z))
-        return y, z, y_weight, z_weight
+            z, weight = self.average(z, weight, self.network(z + (y + x)))
+        return self.network(y + z), z, weight
 
-    def answer(self, latents: Four) -> Float[Array, "*axes dim"]:
+    def answer(self, latents: Three) -> Float[Array, "*axes dim"]:
         return latents[0]
