@@ -22,6 +22,7 @@ RECIPES = {
     "train/gpt.py",
     "train/models.py",
     "train/solving.py",
+    "train/card.py",
     "train/tradeoff.py",
     "train/trm.py",
     "train/trm_weights.py",
