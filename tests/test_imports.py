@@ -1,6 +1,8 @@
 """The order of the packages: a file imports from its own and from those before it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,14 @@ def test_only_train_knows_meshes(path: Path) -> None:
     names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
     names |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
     assert not names & known
+
+
+@pytest.mark.parametrize("name", ["configs", "data"])
+def test_a_file_that_hides_a_module_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").touch()
+    code = "import sys\nsys.path[:0] = sys.argv[1:]\nimport train.trm"
+    command = [sys.executable, "-c", code, str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert f"{name}.py` hides the module `{name}`" in last
+    assert "Rename" in last

@@ -20,7 +20,7 @@ import tyro
 from jaxtyping import Float
 from tyro.conf import Positional
 
-from configs import require
+from configs import ceil_div, require
 from data.storage import (
     AnyPath,
     absolute,
@@ -42,6 +42,9 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 """Okabe and Ito's palette, safe for color-blind readers."""
 
 MARKERS = "osD^vPX"
+
+FEW = 4
+"""Most runs whose legend is inside the panels."""
 
 Axis = Literal["steps", "minutes"]
 
@@ -188,10 +191,14 @@ def plot(
         panel.set_xlabel("step" if x == "steps" else "minutes of training")
         panel.set_title(metric.replace("_", " "), loc="left", fontsize=11)
         finish(panel)
+        if len(curves) > FEW:
+            panel.get_legend().remove()
         if "accuracy" in metric:
             panel.set_ylim(-0.02, 1.02)
         elif log and "loss" in metric:
             panel.set_yscale("log")
+    if len(curves) > FEW:
+        _legend_beside(figure, names)
     return figure
 
 
@@ -231,20 +238,41 @@ def finish(panel: "Axes") -> None:
     panel.legend(frameon=False, fontsize=9)
 
 
+def _legend_beside(figure: "Figure", names: Sequence[str]) -> None:
+    """Draw one legend for all panels, with a line for each run."""
+    from matplotlib.lines import Line2D
+
+    lines = [
+        Line2D([], [], lw=2, ms=5, **_look(number)) for number in range(len(names))
+    ]
+    columns = ceil_div(len(names), 16)  # as many as fit
+    place = {"loc": "outside right upper", "ncols": columns}
+    figure.legend(lines, names, frameon=False, fontsize=9, **place)
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Return color and marker of a run: 49 different pairs."""
+    shift = number // len(COLORS)
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "marker": MARKERS[(number + shift) % len(MARKERS)],
+    }
+
+
 def _draw(
     panel: "Axes", seeds: Sequence[Curves], metric: str, x: Axis, number: int, name: str
 ) -> None:
     """Draw the curves of a metric of a run: of training, and of evaluations."""
-    color = COLORS[number % len(COLORS)]
-    marker = MARKERS[number % len(MARKERS)]
+    look = _look(number)
+    color = look["color"]
     styles: dict[str, dict[str, Any]] = {
-        "train": {"label": f"{name}, training", "alpha": 0.6, "lw": 1},
-        "eval": {"label": f"{name}, evaluation", "lw": 2, "marker": marker, "ms": 5},
+        "train": {"label": f"{name}, training", "alpha": 0.6, "lw": 1, "color": color},
+        "eval": {"label": f"{name}, evaluation", "lw": 2, "ms": 5, **look},
     }
     for split, style in styles.items():
         at, mean, deviation = mean_and_deviation(seeds, metric, split, x)
         if len(at):
-            panel.plot(at, mean, color=color, **style)
+            panel.plot(at, mean, **style)
         if len(at) and len(seeds) > 1:
             low, high = mean - deviation, mean + deviation
             panel.fill_between(at, low, high, color=color, alpha=0.2, lw=0)

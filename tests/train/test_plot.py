@@ -127,6 +127,23 @@ def test_a_panel_for_each_metric_and_a_color_for_each_run(
     assert accuracy.get_ylim() == (-0.02, 1.02)
 
 
+def test_many_runs_have_one_legend(tmp_path: Path) -> None:
+    """Beside the panels, and no two runs look alike."""
+    runs = [tmp_path / f"run{number}" for number in range(20)]
+    for folder in runs:
+        write(folder, {"step": 5, **TRAIN, RATE: 1.0})
+    figure = plot.plot(runs, metrics=["lm_loss"])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f.name for f in runs]
+    assert all(panel.get_legend() is None for panel in figure.axes)
+    lines = legend.get_lines()
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    assert box.y0 >= 0, "it fits"
+    assert all(panel.bbox.x1 <= box.x0 for panel in figure.axes)
+
+
 def test_runs_of_one_name_have_different_labels(run: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "b" / "run", {"step": 5, **TRAIN})
     labels = [line.get_label() for line in plot.plot([run, other]).axes[0].lines]

@@ -95,6 +95,14 @@ def frames_of(
     return frames
 
 
+def solved_first(frames: Sequence[Frame]) -> str:
+    """Return `solved first after step N`; empty unless that was before the last."""
+    solved = [frame.step for frame in frames if frame.solved]
+    if solved and solved[0] < frames[-1].step:
+        return f"solved first after step {solved[0]}"
+    return ""
+
+
 @dataclass(frozen=True)
 class Solution:
     """The boards of a model for a question; as a string, all of them."""
@@ -122,9 +130,7 @@ class Solution:
         parts.append(last.verdict)
         if last.checked == "rules":
             parts.append(f"givens {'' if last.kept else 'not '}kept")
-        solved = [frame.step for frame in self.frames if frame.solved]
-        if solved and solved[0] < last.step:
-            parts.append(f"solved first after step {solved[0]}")
+        parts.append(solved_first(self.frames))
         if last.checked == "rules" and not last.solved:
             parts.append(self.kind.remark(self.question.tokens))
         return "; ".join(filter(None, parts))

@@ -15,7 +15,7 @@ import numpy as np
 from configs import require
 from data.puzzles.kind import Kind
 from data.storage import AnyPath, open_path, require_writable, whole_file
-from trm.show.frames import Frame, Solution, crop
+from trm.show.frames import Frame, Solution, crop, solved_first
 from trm.show.page import write_page
 
 if TYPE_CHECKING:
@@ -75,12 +75,16 @@ def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
     width, height = panels[0].size
     shelves = math.ceil(len(panels) / max(WIDEST // width, 1))
     across = math.ceil(len(panels) / shelves)
-    wide = max(across * width, _legend_width(kind)) + MARGIN
+    note, legend = solved_first(frames), _legend_width(kind)
+    needed = legend + math.ceil(_font(SMALL).getlength(note))
+    wide = max(across * width, needed) + MARGIN
     sheet = Image.new("RGB", (wide, shelves * height + MARGIN + LINE), PAPER)
     for i, panel in enumerate(panels):
         row, column = divmod(i, across)
         sheet.paste(panel, (column * width, row * height))
-    _draw_legend(ImageDraw.Draw(sheet), kind, MARGIN, shelves * height + MARGIN // 2)
+    draw, y = ImageDraw.Draw(sheet), shelves * height + MARGIN // 2
+    _draw_legend(draw, kind, MARGIN, y)
+    draw.text((MARGIN + legend, y + 1), note, INK, _font(SMALL))
     return sheet
 
 
