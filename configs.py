@@ -948,6 +948,10 @@ class RunConfig:
     """`best`: save only after an evaluation that is at least as good as the best one,
     and at the end. nanoGPT's `always_save_checkpoint`."""
 
+    minutes: float | None = None
+    """Time of the whole run, instead of `epochs` or `max_iters`: its length, and so its
+    schedules, follow from its speed. Includes the last evaluation and save."""
+
     eval_only: bool = False
     """Evaluate the newest checkpoint of the run directory, or the weights of
     `init_from`, on all data, and stop. The run is not changed. `eval_only`."""
@@ -978,6 +982,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         require_positive(self, "log_every", "save_every", "keep_last")
         require_not_negative(self, "keep_best", "keep_every")
+        if self.minutes is not None:
+            require_within(self, "(0, inf)", "minutes")
         require(
             re.fullmatch("([1-9][0-9]{0,9}:[1-9][0-9]{0,9})?", self.profile)
             is not None,
@@ -992,6 +998,10 @@ class RunConfig:
             return range(0)
         first, count = map(int, self.profile.split(":"))
         return range(first, first + count)
+
+
+CheckpointName = Literal["best", "newest"] | int
+"""The checkpoint of the best score, the newest, or the one of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1019,6 +1029,9 @@ class Training:
 
     steps_per_call: int = 1
     """Updates per dispatch to the devices."""
+
+    init_checkpoint: CheckpointName = "best"
+    """Checkpoint of the run in `init_from`: `best`, `newest` or a step."""
 
     run_dir: str = ""
     """Folder of the run; the same command resumes it. Empty: `runs/<preset>-<time>`.
@@ -1107,9 +1120,9 @@ class TrainTRM(Training):
     """Compute type; parameters, losses and norms are float32. `forward_dtype`."""
 
     init_from: str = "scratch"
-    """Initial weights: `scratch`; the directory of another run; or an official
-    checkpoint, a file, a folder, or `owner/name` on the Hugging Face hub. Weights also
-    set the model's sizes. `load_checkpoint`."""
+    """Initial weights: `scratch`; another run, `RUN` or `RUN/checkpoints/STEP`; or an
+    official checkpoint, a file, a folder, or `owner/name` on the Hugging Face hub.
+    Weights also set the model's sizes. `load_checkpoint`."""
 
     init_table: Literal["keep", "mean", "zeros"] = "keep"
     """Puzzle table for loaded weights. `keep`: the loaded table if the number of
@@ -1262,10 +1275,10 @@ class TrainGPT(Training):
     """Updates until the end of the learning rate decay. None: all. `lr_decay_iters`."""
 
     init_from: str = "scratch"
-    """Initial weights: `scratch`; the directory of another run; `gpt2`, `gpt2-medium`,
-    `gpt2-large` or `gpt2-xl` from the Hugging Face hub; a local folder of such a model;
-    a `ckpt.pt` of nanoGPT. Weights also set the model's sizes. `resume` requires an
-    existing run. `init_from`."""
+    """Initial weights: `scratch`; another run, `RUN` or `RUN/checkpoints/STEP`; `gpt2`,
+    `gpt2-medium`, `gpt2-large` or `gpt2-xl` from the Hugging Face hub; a local folder
+    of such a model; a `ckpt.pt` of nanoGPT. Weights also set the model's sizes.
+    `resume` requires an existing run. `init_from`."""
 
     seed: int = 1337
     """Seed of the weights, the data's order and dropout."""
@@ -1296,12 +1309,23 @@ class TrainGPT(Training):
 
 MAY_CHANGE = (
     *("run_dir", "mesh", "run", "eval"),
-    *("epochs", "max_iters", "accumulation", "microbatch_size"),
+    *("accumulation", "microbatch_size"),
     *("data.paths", "data.path", "data.build", "data.prefetch"),
     *("model.attention", "model.unroll", "model.remat", "model.loss_chunk"),
 )
-"""Settings that may change when a run is resumed. The content of the data must not
-change; the schedules follow a new length of the run."""
+"""Settings that may change when a run is resumed; they change no number, or only the
+evaluations. The content of the data must not change."""
+
+RECIPE_MAY_CHANGE = (
+    *("epochs", "max_iters", "lr_decay_iters", "table"),
+    *("optim.lr", "optim.warmup", "optim.schedule", "optim.min_ratio"),
+    *("optim.decay_share", "optim.weight_decay", "optim.clip"),
+    *("optim.beta1", "optim.beta2", "optim.eps"),
+    *("optim.muon_rate", "optim.muon_momentum", "optim.muon_nesterov"),
+    "optim.muon_steps",
+)
+"""More settings that may change when a run is resumed: they change the next updates,
+so each change is printed and recorded."""
 
 EVALUATION_MAY_CHANGE = ("act.max_steps", "model.flow_gamma")
 """More settings that may change when a run is only evaluated."""

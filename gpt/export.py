@@ -11,12 +11,12 @@ from pathlib import Path
 
 import tyro
 
-from configs import MeshConfig, RunConfig, UserError, require
+from configs import CheckpointName, MeshConfig, RunConfig, UserError, require
 from data.text.tokenizer import Tokenizer
 from gpt.hugging_face import save_hugging_face
 from train import cli
 from train.devices import start
-from train.runs.loading import CheckpointName, load_run
+from train.runs.loading import load_run
 
 
 def export(

@@ -53,14 +53,20 @@ def test_loss_metric_hook_and_tracker_of_ones_own(folder):
 
 
 def test_its_halting_rule_holds_in_evaluation(folder):
-    words = ["-m", "train.evaluate", "--run-dir", "runs/settled", "--mode", "halt"]
-    steps = {}
-    for more in ([], ["--experiment", "settled.py"]):
-        python(folder, *words, *more, "--puzzles", "64", "--out", "found.json")
-        (result,) = json.loads((folder / "found.json").read_text())["results"]
-        steps[bool(more)] = result["values"]["steps"]
-        assert ("confidence" in result["values"]) == bool(more)
-    assert steps[True] < 8.0, "the most steps"
+    """By the name in `config.json`, or the file from elsewhere."""
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "datasets").symlink_to(folder / "datasets")
+    evaluate = ["-m", "train.evaluate", "--mode", "halt", "--puzzles", "64"]
+    evaluate += ["--run-dir", str(folder / "runs/settled"), "--out", "found.json"]
+    found = []
+    for where, more in ((folder, []), (elsewhere, ["--experiment", "../settled.py"])):
+        python(where, *evaluate, *more)
+        (result,) = json.loads((where / "found.json").read_text())["results"]
+        found.append(result["values"])
+    assert found[0] == found[1]
+    assert "confidence" in found[0]
+    assert found[0]["steps"] < 8.0, "the most steps"
 
 
 def test_it_resumes_and_is_loaded(folder):
@@ -68,7 +74,11 @@ def test_it_resumes_and_is_loaded(folder):
     shutil.copytree(folder / "runs", copy / "runs")
     shutil.copytree(folder / "datasets", copy / "datasets")
     shutil.copy(folder / "settled.py", copy)
-    code = "from settled import Settled\nfrom train.runs.loading import load_run\n"
-    code += 'print(load_run("runs/settled", experiment=Settled).step)'
-    assert python(copy, "-c", code).strip().isdigit()
+    load = "from train.runs.loading import load_run\nrun = load_run('runs/settled'{})\n"
+    show = "print(run.step, run.experiment.__name__)"
+    code = load.format("") + show
+    named = "from settled import Settled\n" + load.format(", experiment=Settled") + show
+    found = python(copy, "-c", code)
+    assert found.endswith(" Settled\n")
+    assert found == python(copy, "-c", named)
     assert "The run is complete" in python(copy, "settled.py")

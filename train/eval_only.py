@@ -13,6 +13,7 @@ from data.storage import AnyPath, append_text, open_path, store_errors
 from train.experiment import AbstractExperiment
 from train.programs import compiled_evaluation, first_state
 from train.runs.checkpoint import Checkpoints
+from train.runs.experiments import name_of
 from train.runs.run_dir import make_folder, require_same_model
 from train.state import abstract_state
 from train.watch.metrics import arranged
@@ -75,7 +76,7 @@ def read_weights(
     with store_errors():
         if not (folder / "checkpoints").is_dir():
             return None
-    require_same_model(folder, experiment.config)
+    require_same_model(folder, experiment.config, name_of(type(experiment)))
     like = abstract_state(experiment.init, experiment.mesh)
     run = experiment.config.run
     with closing(Checkpoints(folder / "checkpoints", run, read_only=True)) as saved:

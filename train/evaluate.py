@@ -9,13 +9,14 @@ see `docs/evaluate.md`.
 """
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from configs import (
     MOST_ROWS,
     MOST_STEPS,
+    CheckpointName,
     MeshConfig,
     RunConfig,
     TrainTRM,
@@ -34,6 +36,7 @@ from configs import (
     ceil_div,
     require,
     require_positive,
+    require_within,
 )
 from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import Puzzle, PuzzleDataset
@@ -48,14 +51,14 @@ from data.storage import (
     write_whole,
 )
 from train import cli
+from train.budget import of_first_process
 from train.devices import start
 from train.experiment import AbstractExperiment, StepConfig
 from train.mesh import everywhere, make_mesh, process_rows, require_divides
 from train.queues import QueueStep, make_queue_step, queues, spread
+from train.runs.experiments import experiment_in
 from train.runs.loading import (
-    CheckpointName,
     LoadedRun,
-    experiment_of,
     kept_steps,
     load_run,
 )
@@ -76,7 +79,10 @@ class Settings:
     run_dir: str
     """Folder of a run of `train.trm`."""
 
-    checkpoints: tuple[CheckpointName | Literal["all"], ...] = ("best",)
+    checkpoints: Annotated[
+        tuple[CheckpointName | Literal["all"], ...],
+        tyro.conf.arg(aliases=("--checkpoint",)),
+    ] = ("best",)
     """Checkpoints to evaluate: `best`, `newest`, `all`, or steps."""
 
     data: tuple[str, ...] = ()
@@ -88,9 +94,13 @@ class Settings:
     puzzles: int | None = None
     """Evaluate the first `puzzles` examples; None: all."""
 
+    minutes: float | None = None
+    """Stop each checkpoint after this time. Puzzles are then taken in rounds, so that
+    every ARC task gets the same share of its augmentations. None: no limit."""
+
     experiment: str = ""
-    """Python file with an experiment or a kind of puzzle of your own, for its model,
-    halting rule, metrics and rules (`FILE.py`, or `FILE.py:CLASS`)."""
+    """Python file with an experiment or a kind of puzzle of your own (`FILE.py`, or
+    `FILE.py:CLASS`). Empty: import the recorded experiment of the run."""
 
     mode: Literal["fixed", "halt", "refill"] = "fixed"
     """`fixed`: all steps for every puzzle (official). `halt`: a puzzle stops by the
@@ -145,6 +155,8 @@ class Settings:
                 require_positive(self, name, largest=largest)
         if self.puzzles is not None:
             require_positive(self, "puzzles")
+        if self.minutes is not None:
+            require_within(self, "(0, inf)", "minutes")
         require(
             "all" not in self.checkpoints or len(self.checkpoints) == 1,
             "`--checkpoints all` must be the only name: got "
@@ -242,7 +254,13 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
         effort=effort,
         mesh=mesh,
         rows=rows,
-        dataset=PuzzleDataset(paths, settings.split, batch_size=size, rows=local),
+        dataset=PuzzleDataset(
+            paths,
+            settings.split,
+            batch_size=size,
+            rows=local,
+            in_rounds=settings.minutes is not None,
+        ),
         examples=examples,
         step=make_queue_step(function, experiment.cast, mesh, step_config, run.model),
     )
@@ -397,7 +415,7 @@ def loaded_runs(
     Args:
         settings: run and checkpoints.
         mesh: the devices.
-        experiment: builds the model, if it is not the one of the configuration.
+        experiment: class of the run's experiment; None to import the recorded one.
 
     Raises:
         UserError: if there is no such run or checkpoint. With `all`, a checkpoint
@@ -445,18 +463,21 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     is_arc = is_arc and settings.split == "test" and first
     select, rounds = settings.rollouts.resolved().select, settings.rollouts.rounds
     votes, work, mesh = None, None, make_mesh(settings.mesh)
-    kind = experiment_of(settings.experiment) if settings.experiment else None
-    require(
-        kind is None or issubclass(kind, TRMExperiment),
-        f"`{settings.experiment}` must define a `TRMExperiment`. Name another file.",
-    )
-    for run in loaded_runs(settings, mesh, kind):
-        experiment: Any = (kind or TRMExperiment)(config, mesh=mesh, sizes=run.sizes)
+    named = experiment_in(settings.experiment) if settings.experiment else None
+    for run in loaded_runs(settings, mesh, named):
+        kind: Any = run.experiment or TRMExperiment
+        require(
+            issubclass(kind, TRMExperiment),
+            f"`train.evaluate` needs a `TRMExperiment`: got `{kind.__name__}`. Name "
+            "its file with `--experiment`.",
+        )
+        experiment = kind(config, mesh=mesh, sizes=run.sizes)
         work = work or make_work(settings, experiment, run)
         if is_arc and (votes is None or settings.votes == "each"):
             votes = Votes.of_datasets(paths)
         total: Sums = {}
         parts: list[Arrays] = []
+        answered, end = 0, time.monotonic() + 60 * (settings.minutes or math.inf)
         with tqdm(total=work.examples, unit="puzzle", disable=not first) as bar:
             for arrays, sums in answer_all(work, run, select, rounds):
                 total = add(total, sums)
@@ -466,8 +487,12 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
                 if settings.predictions and first:
                     parts.append(arrays | narrow(arrays, "inputs", "predictions"))
                 bar.update(len(arrays["number"]))
-        found = result(total, work.effort, step=run.step, puzzles=work.examples)
-        if votes is not None:
+                answered += len(arrays["number"])
+                if of_first_process(end - time.monotonic()) < 0:
+                    break
+        puzzles = {"puzzles": answered, "whole": work.dataset.num_examples}
+        found = result(total, work.effort, step=run.step, **puzzles)
+        if votes is not None and found["scored"]:
             found["votes"] = votes.metrics()
         if parts:
             whole: Any = {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}

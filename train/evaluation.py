@@ -26,6 +26,9 @@ class Split:
     examples: int
     batches: int
 
+    whole: int | None = None
+    """Examples of the whole split, if `examples` are the first of them."""
+
     batch: Callable[[int], PyTree[np.ndarray]]
     """Returns this process's rows of a batch, given its number. Called in a thread."""
 

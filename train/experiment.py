@@ -351,6 +351,13 @@ class AbstractExperiment(abc.ABC):
             before = experiment
         return phases
 
+    def of_length(self, total: int) -> "AbstractExperiment":
+        """Return the experiment of a run of `total` steps."""
+        experiment = copy(self)
+        experiment.total = total
+        vars(experiment).pop("optimizer", None)
+        return experiment
+
     @abc.abstractmethod
     def resize_data(self, first: int) -> None:
         """Read training batches of `config.batch_size` from step `first` on."""

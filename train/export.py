@@ -17,14 +17,14 @@ from jax import export
 from jaxtyping import Array, Float, Int
 from tyro.conf import Positional
 
-from configs import MOST_STEPS, MeshConfig, RunConfig, require
+from configs import MOST_STEPS, CheckpointName, MeshConfig, RunConfig, require
 from data.storage import open_path, require_writable, whole_file
 from gpt import model as gpt
 from gpt.decode import Cache, Decoder
 from train import cli
 from train.devices import start
-from train.runs.loading import CheckpointName, LoadedRun, load_run
-from train.solving import answer_by_step
+from train.runs.loading import LoadedRun, load_run
+from train.solving import answer_by_step, experiment_of
 from trm import model as trm
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
@@ -39,13 +39,13 @@ def trm_program(run: LoadedRun, dtype: jnp.dtype, steps: int) -> Program:
     table, 0 for new puzzles. `answers` are int32 `batch steps seq`, after each step;
     `q_halt` are float32 `batch steps`: the probability that the answer is right.
     """
-    model, act = trm.cast(run.model, dtype), run.config.act
+    model, own = trm.cast(run.model, dtype), experiment_of(run)
 
     def solve(
         tokens: Int[Array, "batch seq"], puzzles: Int[Array, " batch"]
     ) -> tuple[Int[Array, "batch steps seq"], Float[Array, "batch steps"]]:
         at_once = tokens.shape[0]
-        return answer_by_step(model, run.table, tokens, puzzles, act, steps, at_once)[
+        return answer_by_step(model, run.table, tokens, puzzles, own, steps, at_once)[
             :2
         ]
 

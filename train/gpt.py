@@ -77,8 +77,8 @@ class GPTExperiment(AbstractExperiment):
 
     def make_optimizer(self, total: int) -> Optimizer:
         """Return the optimizer; its schedule may have a length of its own."""
-        optim = self.config.optim
-        updates = self.config.lr_decay_iters or total
+        optim, timed = self.config.optim, self.config.run.minutes is not None
+        updates = total if timed else self.config.lr_decay_iters or total
         rate = make_schedule(optim, optim.lr, updates, nanogpt_cosine)
         return make_optimizer(optim, rate, total)
 

@@ -7,12 +7,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from configs import GPTConfig, require
+from configs import CheckpointName, GPTConfig, require
 from data.text.tokenizer import GPT2, Tokenizer
 from gpt.model import GPT, cast
 from gpt.pretrained import read_pretrained
 from train.gpt_weights import tokens_of
-from train.runs.loading import CheckpointName, load_run
+from train.runs.loading import load_run
 
 
 @dataclass(frozen=True, kw_only=True)

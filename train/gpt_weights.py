@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from configs import TrainGPT, UserError, require
-from data.storage import is_run, open_path
+from data.storage import is_run
 from data.text.tokenizer import Tokenizer
 from gpt.pretrained import Pretrained, adopted, as_computed, read_pretrained
 from train.feed import prepare_missing
 from train.runs.loading import load_run, resumed_config
+from train.runs.record import run_and_step
 
 
 def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
@@ -47,9 +48,9 @@ def resolve(config: TrainGPT) -> tuple[TrainGPT, Pretrained | None]:
 
 def find_weights(config: TrainGPT) -> Pretrained:
     """Return the first weights: of another run, or trained elsewhere."""
-    if not is_run(open_path(config.init_from)):
+    if not is_run(run_and_step(config.init_from)[0]):
         return read_pretrained(config.init_from, config.model)
-    run = load_run(config.init_from)
+    run = load_run(config.init_from, config.init_checkpoint)
     require(
         run.kind == "gpt",
         f"First weights must be those of a GPT: `{config.init_from}` is a run of "

@@ -210,12 +210,18 @@ class Optimizer:
     """Updates of the parameters, of their average and of the puzzle table."""
 
     tx: optax.GradientTransformation
+
     schedule: Schedule
+    """The learning rate, which is reported; `tx` has one of its own."""
+
     ema: float
     ema_from: int = 0
     """Updates before the average starts."""
 
     table_update: TableUpdate | None = None
+
+    table_schedule: Schedule | None = None
+    """The table's learning rate, which is reported; None: nothing is."""
 
     def average(self, ema: Any, model: Any, updates: Int[Array, ""]) -> Any:
         """Return the average after update `updates`, counted from 0."""

@@ -190,9 +190,7 @@ def plot(
         )
         panel.set_xlabel("step" if x == "steps" else "minutes of training")
         panel.set_title(metric.replace("_", " "), loc="left", fontsize=11)
-        finish(panel)
-        if len(curves) > FEW:
-            panel.get_legend().remove()
+        finish(panel, legend=len(curves) <= FEW)
         if "accuracy" in metric:
             panel.set_ylim(-0.02, 1.02)
         elif log and "loss" in metric:
@@ -231,11 +229,12 @@ def new_figure(panels: int) -> tuple["Figure", "Sequence[Axes]"]:
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
-def finish(panel: "Axes") -> None:
-    """Add grid and legend."""
+def finish(panel: "Axes", legend: bool = True) -> None:
+    """Add a grid, and a legend if wanted."""
     panel.grid(color="#dddddd", linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=9)
+    if legend:
+        panel.legend(frameon=False, fontsize=9)
 
 
 def _legend_beside(figure: "Figure", names: Sequence[str]) -> None:

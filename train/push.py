@@ -17,14 +17,21 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from configs import MeshConfig, RunConfig, UserError, first_line, require
+from configs import (
+    CheckpointName,
+    MeshConfig,
+    RunConfig,
+    UserError,
+    first_line,
+    require,
+)
 from data.folder import check_vacant, new_folder
 from data.storage import open_path, write_whole
 from data.text.tokenizer import Tokenizer
 from train import cli
 from train.card import card
 from train.devices import start
-from train.runs.loading import CheckpointName, load_run
+from train.runs.loading import load_run
 from train.runs.metrics_file import read_rows
 from train.runs.published import Dtype, is_published, write_weights
 from train.runs.record import recorded_run, settings

@@ -82,6 +82,8 @@ def queues(
 ) -> Iterator[tuple[Puzzle, Array]]:
     """Yield the first `examples` puzzles in order, as global queues, with numbers.
 
+    A number is the puzzle's place in the file.
+
     The last queue is filled up with puzzles of the number -1.
 
     Args:
@@ -93,8 +95,9 @@ def queues(
     to_mesh, local = global_batch(mesh, size, 0), process_rows(mesh, size)
 
     def make(index: int) -> tuple[Puzzle, Array]:
-        numbers = index * size + local
-        numbers = np.where(numbers < examples, numbers, -1).astype(np.int32)
+        rows = index * size + local
+        real = dataset.places(np.minimum(rows, examples - 1))
+        numbers = np.where(rows < examples, real, -1).astype(np.int32)
         return to_mesh((dataset.test_batch(index, examples), numbers))
 
     with Prefetch(make, range(count), 2) as ready:

@@ -9,17 +9,28 @@ A step is made, its metrics are read while the next one runs, and a state is sav
 after its metrics were seen to be finite, and before it is evaluated.
 """
 
+import math
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from configs import MeshConfig, require
 from data.storage import AnyPath, write_whole
+from train.budget import (
+    EACH,
+    FIRST,
+    Budget,
+    Speed,
+    new_length,
+    of_first_process,
+)
 from train.devices import Interrupt
 from train.evaluation import Evaluation
 from train.experiment import AbstractExperiment, Phase
@@ -33,6 +44,7 @@ from train.programs import (
     first_state,
 )
 from train.runs.checkpoint import Checkpoints
+from train.runs.experiments import name_of, own_experiment
 from train.runs.metrics_file import scores
 from train.runs.provenance import code
 from train.runs.run_dir import RunDir
@@ -76,36 +88,54 @@ def train(
     )
     require_packages(config.run)
     experiment.check()
-    phases, call = experiment.phases(), config.steps_per_call
+    phases = experiment.phases()
     with open_run(experiment, phases) as run:
+        phases = run.experiment.phases()
         state = run.restore(phases) or first_state(experiment)
-        done = run.begin(state, trackers)
-        programs = run.compile(phases, state)
-        evaluation = run.missed_evaluation(state)
-        for phase, after in zip(phases, [*phases[1:], None], strict=True):
-            steps = range(max(done, phase.first), phase.end, call)
-            make = partial(dispatch, phase.experiment)
-            with Prefetch(make, steps, config.data.prefetch) as batches:
-                for first in steps:
-                    batch = batches.get()
-                    with run.traced(first + 1, first + call):
-                        state, metrics = programs[phase](state, batch)
-                    before, done = done, first + call
-                    if done == phase.end and after is not None:
-                        state = enter(after.experiment, state)
-                    run.note(done, metrics, phase, batches.waited)
-                    for every, hook in hooks:
-                        if crossed(every, before, done):
-                            hook(done, state)
-                    stop = run.stop_wanted()
-                    if run.evaluation_due(done) and not stop:
-                        evaluation = run.save_and_evaluate(state)
-                        stop = evaluation is None
-                    elif stop or run.save_due(before, done):
-                        run.save(state)
-                    if stop:
-                        return run.stopped(state)
-        return run.finished(state, evaluation)
+        run.begin(state, trackers)
+        status = None
+        while status is None:
+            state, status = make_steps(run, state, hooks)
+        return status
+
+
+def make_steps(
+    run: "Run", state: TrainState, hooks: Sequence[Hook]
+) -> tuple[TrainState, int | None]:
+    """Make the steps that are left; return the state and the exit status.
+
+    The status is None if the run has got another length (`run.minutes`).
+    """
+    phases, call = run.experiment.phases(), run.experiment.config.steps_per_call
+    done, prefetch = int(state.step), run.experiment.config.data.prefetch
+    programs = run.compile(phases, state)
+    evaluation = run.missed_evaluation(state)
+    for phase, after in zip(phases, [*phases[1:], None], strict=True):
+        steps = range(max(done, phase.first), phase.end, call)
+        make = partial(dispatch, phase.experiment)
+        with Prefetch(make, steps, prefetch) as batches:
+            for first in steps:
+                batch = batches.get()
+                with run.traced(first + 1, first + call):
+                    state, metrics = programs[phase](state, batch)
+                before, done = done, first + call
+                if done == phase.end and after is not None:
+                    state = enter(after.experiment, state)
+                run.note(done, metrics, phase, batches.waited)
+                for every, hook in hooks:
+                    if crossed(every, before, done):
+                        hook(done, state)
+                stop = run.stop_wanted()
+                if run.evaluation_due(done) and not stop:
+                    evaluation = run.save_and_evaluate(state)
+                    stop = evaluation is None
+                elif stop or run.save_due(before, done):
+                    run.save(state)
+                if stop:
+                    return state, run.stopped(state)
+                if run.gets_new_length(done, state):
+                    return state, None
+    return state, run.finished(state, evaluation)
 
 
 def resume_command(kind: str, folder: AnyPath, mesh: MeshConfig) -> str:
@@ -127,6 +157,29 @@ def crossed(every: int, before: int, after: int) -> bool:
     return after // every > before // every
 
 
+def slow_warmup(experiment: AbstractExperiment) -> Iterator[str]:
+    """Return a warning if the learning rate still rises after half of the run."""
+    rate, half = experiment.optimizer.schedule, experiment.total // 2
+    before, after = (float(rate(jnp.int32(step))) for step in (half, half + 1))
+    if before < after and not experiment.episode:
+        yield (
+            f"warning: After half of the {experiment.total:,} steps the learning rate "
+            f"still rises: it is {before:.2g}. Use a smaller `--config.optim.warmup`."
+        )
+
+
+def parts_evaluated(experiment: AbstractExperiment) -> Iterator[str]:
+    """Return a line for each evaluation that does not use a whole split."""
+    between, last = map(experiment.eval_splits, ("between", "last"))
+    for name, splits in (("Earlier evaluations", between), ("Last evaluation", last)):
+        for split in splits:
+            if split.whole is not None and split.examples < split.whole:
+                yield (
+                    f"{name}: only the first {split.examples:,} of {split.whole:,} "
+                    f"{experiment.unit}."
+                )
+
+
 # -- a run under way -------------------------------------------------------------------
 
 
@@ -141,6 +194,7 @@ def open_run(
     """
     record = {
         "kind": experiment.kind,
+        "experiment": name_of(type(experiment)),
         "preset": experiment.title,
         "code": code(),
         "sizes": experiment.sizes,
@@ -156,8 +210,11 @@ def open_run(
             scores=scores(directory.folder),
         )
         with closing(checkpoints), ExitStack() as stack:
-            directory.require_same_as(checkpoints.settings)
-            yield Run(experiment, directory, checkpoints, stack)
+            earlier = checkpoints.settings
+            directory.require_same_as(earlier)
+            run = Run(experiment, directory, checkpoints, stack)
+            run.set_time(earlier)
+            yield run
 
 
 class Run:
@@ -170,16 +227,27 @@ class Run:
         checkpoints: Checkpoints,
         stack: ExitStack,
     ):
-        self._experiment, self._config = experiment, experiment.config
+        self.experiment, self._config = experiment, experiment.config
         self._directory, self._checkpoints = directory, checkpoints
-        self._total, self._stack = experiment.total, stack
+        self._stack = stack
+        self._programs: dict[Any, Any] = {}
+        self._evaluate: Callable[..., Evaluation | None] | None = None
+        self._budget: Budget | None = None
+        self._check, self._compiling = 0, 0.0
+        self._saving: float | None = None  # seconds of a save
+        self._rate: float | None = None  # examples a second of an evaluation
+
+    @property
+    def _total(self) -> int:
+        """Steps of the run."""
+        return self.experiment.total
 
     def restore(self, phases: Sequence[Phase]) -> TrainState | None:
         """Return the newest readable state; None if there is no checkpoint."""
 
         def abstract(step: int) -> TrainState:
             phase = [phase for phase in phases if phase.first <= step][-1]
-            return abstract_state(phase.experiment.init, self._experiment.mesh)
+            return abstract_state(phase.experiment.init, self.experiment.mesh)
 
         return self._checkpoints.restore(abstract)
 
@@ -191,6 +259,7 @@ class Run:
             f"A run cannot get shorter than it is: `{folder}` has made {done} steps, "
             f"and {total} are configured. Use more `epochs` or `max_iters`.",
         )
+        self._directory.record_changes(done)
         self._directory.write_config()
         configured = open_trackers(
             folder,
@@ -212,7 +281,7 @@ class Run:
 
     def _opening(self, state: TrainState) -> Iterator[str]:
         """Return what is about to happen; the layout of parameters goes to a file."""
-        experiment, folder = self._experiment, self._directory.folder
+        experiment, folder = self.experiment, self._directory.folder
         sizes = " x ".join(str(n) for n in experiment.mesh.shape.values())
         batches = ", then ".join(map(str, dict.fromkeys(self._config.batches.values)))
         yield (
@@ -225,11 +294,14 @@ class Run:
         yield f"{total}: {folder}/parameters.txt"
         if self._checkpoints.newest is not None:
             yield f"Resuming from step {int(state.step)}."
-        if self._directory.new_length:
-            yield (
-                f"The run has another length ({self._directory.new_length}): its "
-                "learning rate follows the schedule of the new one from here."
-            )
+        if self._directory.changes:
+            yield f"Changed from here on: {'; '.join(self._directory.changes)}."
+        if self._budget is None:
+            yield from slow_warmup(experiment)
+        else:
+            used, minutes = self._budget.used / 60, self._config.run.minutes
+            yield f"{used:.1f} of {minutes:g} minutes are used; the length will change."
+        yield from parts_evaluated(experiment)
 
     def compile(self, phases: Sequence[Phase], state: TrainState) -> dict[Phase, Any]:
         """Compile the evaluation, and beside it the steps of the phases that are left.
@@ -238,16 +310,19 @@ class Run:
         """
         terminal, weights = self._log.terminal, (state.evaluated, state.table)
         left = [phase for phase in phases if phase.end > int(state.step)]
-        steps: dict[Any, Any] = {}
+        steps, evaluation = self._programs, None
         with self._log.pause("compile"), ThreadPoolExecutor(1) as thread:
-            evaluation = thread.submit(
-                compiled_evaluation, self._experiment, *weights, terminal
-            )
+            if self._evaluate is None:
+                whole = self.experiment, *weights, terminal
+                evaluation = thread.submit(compiled_evaluation, *whole)
+            begin = time.monotonic()
             for phase in left:
                 config = phase.experiment.config
                 if config not in steps:
                     steps[config] = compiled_step(phase, state, terminal)
-            self._evaluate = evaluation.result()
+            self._compiling = max(self._compiling, time.monotonic() - begin)
+            if evaluation is not None:
+                self._evaluate = evaluation.result()
         return {phase: steps[phase.experiment.config] for phase in left}
 
     # -- between two steps -------------------------------------------------------------
@@ -291,7 +366,7 @@ class Run:
     def evaluation_due(self, done: int) -> bool:
         """Return whether to evaluate after the dispatch that ended at `done`."""
         before = max(done - self._config.steps_per_call, 0)
-        return done == self._total or crossed(self._experiment.eval_every, before, done)
+        return done == self._total or crossed(self.experiment.eval_every, before, done)
 
     def save_due(self, before: int, done: int) -> bool:
         """Return whether to save between two evaluations."""
@@ -301,6 +376,8 @@ class Run:
     def save(self, state: TrainState) -> None:
         """Start saving a state, unless it is saved already."""
         if int(state.step) != self._checkpoints.newest:
+            if self._budget is not None:
+                self._directory.recorded["seconds"] = round(self._budget.used, 1)
             with self._log.pause("save"):
                 self._checkpoints.save(state)
 
@@ -313,9 +390,100 @@ class Run:
             self.save(state)
         best = self._checkpoints.best
         evaluation = self._recorded(state, self._interrupt.wanted)
-        if evaluation is None or self._experiment.score(evaluation.values) >= best:
+        if evaluation is None or self.experiment.score(evaluation.values) >= best:
             self.save(state)
         return evaluation
+
+    # -- a time budget -----------------------------------------------------------------
+
+    def set_time(self, earlier: Mapping[str, Any]) -> None:
+        """Start the clock of `run.minutes`; a resumed run keeps its length at first.
+
+        Args:
+            earlier: the content of `config.json` that the newest checkpoint has.
+        """
+        minutes, record = self._config.run.minutes, earlier.get("recorded", {})
+        if minutes is None:
+            return
+        self._budget = Budget(60 * minutes, record.get("seconds", 0.0))
+        if "steps" in record and earlier["run"].get("minutes") == minutes:
+            self._set_length(record["steps"])
+        else:  # enough to measure the speed
+            self._set_length(max(self._total, 10 * self._config.steps_per_call))
+
+    def _set_length(self, total: int) -> None:
+        """Give the run another length."""
+        self.experiment = self.experiment.of_length(total)
+        self._directory.recorded["steps"] = total
+
+    def gets_new_length(self, done: int, state: TrainState) -> bool:
+        """Change the length if the run would not end in time; return if it changed.
+
+        Collective.
+
+        Raises:
+            UserError: if the time is too short for the last evaluation.
+        """
+        budget = self._budget
+        if budget is None or not self._check <= done < self._total:
+            return False
+        jax.block_until_ready(state.step)
+        call, every = self._config.steps_per_call, self.experiment.eval_every
+        step = budget.step_seconds(done, self._log.paused)
+        if math.isnan(step):  # the first steps are slower
+            self._check = done + 4 * call
+            return False
+        wait = budget.left() - (1 - FIRST) * budget.seconds
+        if wait > 0 and done + call < self._total:
+            self._check = min(done + max(int(wait / step), call), self._total - call)
+            return False
+        if self._saving is None:
+            self._saving = self._time_save(state)
+        if self._rate is None and not self._recorded(state, self._interrupt.wanted):
+            return False  # a signal
+        left = budget.left()
+        self._check = done + max(int(EACH * left / step), call)
+        speed = Speed(
+            left=left,
+            step=step,
+            evaluation=self._evaluation_seconds("between"),
+            last=self._evaluation_seconds("last"),
+            compiling=of_first_process(self._compiling),
+        )
+        minutes = budget.seconds / 60
+        require(
+            speed.last < budget.seconds / 2,
+            f"The last evaluation may take at most half of `minutes`: it takes about "
+            f"{speed.last / 60:.1f} of {minutes:g}. Evaluate less: "
+            "`--config.eval.final-puzzles`, for a GPT `--config.eval.iters`.",
+        )
+        length = {"done": done, "total": self._total, "call": call, "every": every}
+        total, follow = new_length(speed, budget.seconds, **length)
+        if total == self._total:
+            return False
+        if follow:
+            self._programs.clear()
+        self._set_length(total)
+        self._directory.write_config()
+        self._log.terminal.total = total
+        self._log.say(f"{left / 60:.1f} minutes are left: the run has {total:,} steps.")
+        for line in slow_warmup(self.experiment):
+            self._log.say(line)
+        return True
+
+    def _time_save(self, state: TrainState) -> float:
+        """Save and return the seconds."""
+        begin = time.monotonic()
+        self.save(state)
+        self._checkpoints.wait()
+        return time.monotonic() - begin
+
+    def _evaluation_seconds(self, when: Literal["between", "last"]) -> float:
+        """Return the seconds of an evaluation and its save, by the last measurement."""
+        assert self._saving is not None
+        assert self._rate is not None
+        examples = sum(split.examples for split in self.experiment.eval_splits(when))
+        return of_first_process(self._saving + examples / self._rate)
 
     # -- evaluations -------------------------------------------------------------------
 
@@ -332,7 +500,8 @@ class Run:
     ) -> Evaluation | None:
         """Return the evaluation of a state; None if it was interrupted."""
         last = int(state.step) == self._total
-        splits = self._experiment.eval_splits("last" if last else "between")
+        splits = self.experiment.eval_splits("last" if last else "between")
+        assert self._evaluate is not None
         return self._evaluate(state.evaluated, state.table, splits, stop=stop)
 
     def _recorded(
@@ -344,7 +513,7 @@ class Run:
             evaluation = self.evaluate(state, stop)
         if evaluation is None:
             return None
-        score = self._experiment.score(evaluation.values)
+        self._rate, score = evaluation.rate, self.experiment.score(evaluation.values)
         speed: Values = {"examples_per_second": evaluation.rate}
         self._log.record(done, "eval", evaluation.values | {"score": score}, speed)
         self._checkpoints.score(done, score)
@@ -357,11 +526,11 @@ class Run:
         self.save(state)
         self._checkpoints.wait()
         self._log.say(f"Stopped at step {int(state.step)}, which is saved.")
-        self._log.say(
-            resume_command(
-                self._experiment.kind, self._directory.folder, self._config.mesh
-            )
-        )
+        kind, folder = self.experiment.kind, self._directory.folder
+        line = resume_command(kind, folder, self._config.mesh)
+        if own_experiment(self._directory.recorded):
+            line = "Resume with the same command."
+        self._log.say(line)
         return self._interrupt.status
 
     def finished(self, state: TrainState, evaluation: Evaluation | None) -> int:
@@ -373,7 +542,7 @@ class Run:
             evaluation = self.evaluate(state)
         assert evaluation is not None
         say(f"\nAfter {self._total} steps ({folder}):")
-        say(self._experiment.summary(evaluation))
-        if advice := self._experiment.advice(folder):
+        say(self.experiment.summary(evaluation))
+        if advice := self.experiment.advice(folder):
             say("\n" + advice)
         return 0

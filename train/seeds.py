@@ -14,6 +14,7 @@ from train.eval_only import evaluate_only
 from train.experiment import AbstractExperiment
 from train.run import train
 from train.runs.metrics_file import read_rows
+from train.runs.record import read_config
 
 Make = Callable[[Any, str], AbstractExperiment]
 """From a configuration and a title to an experiment."""
@@ -35,18 +36,20 @@ def run(make: Make, title: str, config: Any) -> int:
     for seed in config.seeds:
         run_dir = str(folder / f"seed{seed}")
         one = make(replace(config, seed=seed, seeds=(), run_dir=run_dir), title)
-        if last_scores(open_path(run_dir), one.total) is None and (
-            status := train(one)
-        ):
+        if last_scores(one) is None and (status := train(one)):
             return status
-        scores.append(last_scores(open_path(run_dir), one.total) or {})
+        scores.append(last_scores(one) or {})
     if jax.process_index() == 0:
         print("\n".join(["", *describe(folder, config.seeds, scores)]))
     return 0
 
 
-def last_scores(folder: AnyPath, step: int) -> dict[str, float] | None:
-    """Return the evaluation that a run recorded at a step; None if there is none."""
+def last_scores(experiment: AbstractExperiment) -> dict[str, float] | None:
+    """Return the evaluation that a run recorded at its end; None if there is none."""
+    folder, step = open_path(experiment.config.run_dir), experiment.total
+    if experiment.config.run.minutes is not None:
+        before = read_config(folder / "config.json")
+        step = before and before[1].get("steps")
     for row in reversed(read_rows(folder)):
         if row.get("split") == "eval" and row["step"] == step:
             skipped = ("step", "split", "score", "examples_per_second")

@@ -8,7 +8,7 @@ print(solution)
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
-from configs import ACTConfig, UserError, require
+from configs import TrainTRM, UserError, require
 from data.puzzles.dataset import Metadata, Puzzle
 from data.puzzles.kind import Kind
 from data.puzzles.kinds import kind_of
@@ -24,9 +24,8 @@ from data.puzzles.questions import Question, table_rows
 from data.remote import local_dataset
 from train.runs.loading import LoadedRun
 from train.table import Table, make_table
-from trm.act import halting_of
+from train.trm import TRMExperiment
 from trm.evaluation import Effort, answer
-from trm.loss import puzzle_loss
 from trm.model import TRM, cast
 from trm.official.all_config import train_config
 from trm.official.infer import Given
@@ -166,22 +165,32 @@ def think(
     if precision == "auto":
         on_cpu = jax.default_backend() == "cpu"
         precision = "float32" if on_cpu else run.config.precision
-    act = run.config.act
     model = cast(run.model, jnp.dtype(precision))
     rows = np.zeros(len(inputs), int) if ids is None else ids
-    steps = steps or act.max_steps
-    by_step = answer_by_step(model, run.table, inputs, rows, act, steps, MOST_AT_ONCE)
+    steps = steps or run.config.act.max_steps
+    own = experiment_of(run)
+    by_step = answer_by_step(model, run.table, inputs, rows, own, steps, MOST_AT_ONCE)
     boards, q_halt, halts = (np.swapaxes(a, 0, 1) for a in jax.device_get(by_step))
     return Trace(boards, q_halt, halts)
 
 
-@partial(jax.jit, static_argnames=("act", "steps", "at_once"))
+def experiment_of(run: LoadedRun) -> TRMExperiment:
+    """Return the experiment of a run, the same each time: programs are kept for it."""
+    return _experiment(run.experiment or TRMExperiment, run.config, *run.sizes.items())
+
+
+@cache
+def _experiment(kind: Any, config: TrainTRM, *sizes: tuple[str, int]) -> TRMExperiment:
+    return kind(config, sizes=dict(sizes))
+
+
+@partial(jax.jit, static_argnames=("experiment", "steps", "at_once"))
 def answer_by_step(
     model: TRM,
     table: Table,
     inputs: Any,
     rows: Any,
-    act: ACTConfig,
+    experiment: TRMExperiment,
     steps: int,
     at_once: int,
 ) -> Any:
@@ -193,8 +202,8 @@ def answer_by_step(
         Puzzle(tokens, jnp.zeros_like(tokens), rows),
         jnp.arange(tokens.shape[0], dtype=jnp.int32),
         effort=Effort(steps=steps),
-        halting=halting_of(act),
-        puzzle_loss=partial(puzzle_loss, config=act),
+        halting=experiment.halting,
+        puzzle_loss=experiment.puzzle_loss,
         rows=at_once,
         boards=True,
     )

@@ -83,6 +83,8 @@ def make_update(
             "grad_norm": (optax.tree.norm(grads), one),
             "lr": (optimizer.schedule(state.updates), one),
         }
+        if optimizer.table_schedule is not None:
+            metrics["table_lr"] = optimizer.table_schedule(state.updates), one
         if state.scale is not None:
             after, metrics = skip_overflow(state, state.scale, after, grads, metrics)
         return eqx.filter_shard(after, shardings), metrics

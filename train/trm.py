@@ -189,7 +189,10 @@ class TRMExperiment(AbstractExperiment):
 
         optimizer = make_optimizer(optim, follow(optim.lr), updates, table_update)
         if self.config.freeze:
-            return dataclasses.replace(optimizer, tx=optax.set_to_zero())
+            frozen = optax.set_to_zero()
+            return dataclasses.replace(optimizer, tx=frozen, schedule=rate)
+        if self.config.model.puzzle_dim:
+            return dataclasses.replace(optimizer, table_schedule=rate)
         return optimizer
 
     @property
@@ -347,7 +350,15 @@ class TRMExperiment(AbstractExperiment):
         examples = min(limits.get(when) or everything, everything)
         batch = lambda index: self.test.test_batch(index, examples)
         batches = self.test.num_test_batches(examples)
-        return [Split(name="", examples=examples, batches=batches, batch=batch)]
+        return [
+            Split(
+                name="",
+                examples=examples,
+                whole=everything,
+                batches=batches,
+                batch=batch,
+            )
+        ]
 
     def score(self, values: Values) -> float:
         """Return the share of puzzles solved."""
@@ -360,6 +371,9 @@ class TRMExperiment(AbstractExperiment):
         maze may have several shortest paths, and the labels name one.
         """
         lines = table(evaluation.values)
+        if evaluation.examples < (everything := self.test.num_examples):
+            part = f"{evaluation.examples:,} of {everything:,}"
+            lines.append(f"  Only the first {part} puzzles were evaluated.")
         puzzles, prediction = first_rows(evaluation.first)
         answers = np.argmax(prediction.logits, axis=-1)
         if (solved := self.test.kind.is_solution(puzzles.inputs, answers)) is not None:

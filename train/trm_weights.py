@@ -9,10 +9,11 @@ import numpy as np
 from configs import TrainTRM, TRMConfig, require
 from data.puzzles.metadata import Metadata
 from data.remote import local_dataset
-from data.storage import exists, open_path
+from data.storage import exists
 from train.feed import prepare_missing
 from train.runs.integrity import kinds
 from train.runs.loading import LoadedRun, load_run, resumed_config
+from train.runs.record import run_and_step
 from trm.model import TRM
 from trm.official.infer import Given, Official
 from trm.official.names import TABLE, load_official
@@ -34,8 +35,8 @@ def resolve(config: TrainTRM) -> tuple[TrainTRM, Official | LoadedRun | None]:
         return with_model(config, resumed.model), None
     prepare_missing(config.data.paths[0], config.data.build)
     seq = Metadata.read(local_dataset(config.data.paths[0]) / "train").seq_len
-    if exists(open_path(config.init_from) / "config.json"):
-        run = load_run(config.init_from)
+    if exists(run_and_step(config.init_from)[0] / "config.json"):
+        run = load_run(config.init_from, config.init_checkpoint)
         require(
             run.kind == "trm",
             f"First weights must be those of a TRM: `{config.init_from}` is a run of "

@@ -23,13 +23,13 @@ import numpy as np
 import optax
 import tyro
 
-from configs import MeshConfig, RunConfig, TrainTRM, require
+from configs import CheckpointName, MeshConfig, RunConfig, TrainTRM, require
 from data.folder import check_vacant
 from data.puzzles.metadata import Metadata
 from train import cli
 from train.adopt import adopt
 from train.devices import start
-from train.runs.loading import CheckpointName, load_run
+from train.runs.loading import load_run
 from train.runs.record import recorded_run
 from train.state import TrainState, new_state
 from train.trm import TRMExperiment

@@ -25,6 +25,7 @@ import tyro
 from tyro.conf import Positional
 
 from configs import (
+    CheckpointName,
     MeshConfig,
     RunConfig,
     UserError,
@@ -37,7 +38,7 @@ from data.puzzles.questions import Question, decode, text_of
 from data.storage import open_path, require_writable
 from train import cli
 from train.devices import start
-from train.runs.loading import CheckpointName, load_run
+from train.runs.loading import load_run
 from train.runs.published import packaged
 from train.runs.record import recorded_run
 from train.solving import (

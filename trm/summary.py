@@ -12,7 +12,9 @@ from trm.scoring import Sums, doublings
 Result = dict[str, Any]
 
 
-def result(total: Sums, effort: Effort, *, step: int, puzzles: int) -> Result:
+def result(
+    total: Sums, effort: Effort, *, step: int, puzzles: int, whole: int
+) -> Result:
     """Return the result of a checkpoint as JSON takes it.
 
     Args:
@@ -21,6 +23,7 @@ def result(total: Sums, effort: Effort, *, step: int, puzzles: int) -> Result:
         effort: of the answers.
         step: of the checkpoint.
         puzzles: answered, scored or not.
+        whole: puzzles of the data.
     """
     work = {
         name.removeprefix("work/"): value
@@ -39,6 +42,7 @@ def result(total: Sums, effort: Effort, *, step: int, puzzles: int) -> Result:
     found: Result = {
         "step": step,
         "puzzles": puzzles,
+        "whole": whole,
         "scored": total["exact_accuracy"][1],
         "values": {name: value for name, value in means.items() if "/" not in name},
         "curve": part("curve/"),
@@ -83,6 +87,11 @@ def describe(found: Result) -> str:
     votes = found.get("votes", {})
     lines += [f"  {value:8.4f}  {name}" for name, value in votes.items()]
     share = work["row_steps"] / work["steps_of_fixed"]
+    answered, scored, whole = found["puzzles"], found["scored"], found["whole"]
+    if answered < whole:
+        lines.append(f"  Only {answered:,} of {whole:,} puzzles were evaluated.")
+    if scored < answered:
+        lines.append(f"  Only {scored:,} of {answered:,} puzzles have a solution.")
     lines += [
         "",
         f"  {work['puzzles_per_second']:.1f} puzzles/s ({work['seconds']:.2f} s); "

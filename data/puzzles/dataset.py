@@ -21,7 +21,7 @@ from data.folder import fingerprint, visible
 from data.puzzles.kind import Kind
 from data.puzzles.kinds import kind_of
 from data.puzzles.metadata import Metadata, recorded_hash
-from data.puzzles.sampler import EpochSampler
+from data.puzzles.sampler import EpochSampler, Index
 from data.puzzles.store import PuzzleStore
 
 __all__ = ["IGNORE", "Metadata", "Puzzle", "PuzzleDataset"]
@@ -65,6 +65,7 @@ class PuzzleDataset:
         rows: Integer[np.ndarray, " rows"] | None = None,
         hints: float = 0.0,
         fresh: bool = False,
+        in_rounds: bool = False,
     ):
         """Open and check the datasets.
 
@@ -78,6 +79,8 @@ class PuzzleDataset:
             hints: share of the training examples in which a random part of the cells
                 is filled in from the solution.
             fresh: show each training example under a random symmetry at every visit.
+            in_rounds: order test examples as the first of every group (of every ARC
+                task), then the second of every group; False for the file's order.
 
         Raises:
             UserError: if an argument is out of range or a dataset is not usable.
@@ -107,6 +110,8 @@ class PuzzleDataset:
             "as ARC: got `fresh`. Omit it.",
         )
         self.num_examples = len(self._store)
+        index, count = self._store.index, self.num_examples
+        self._order = rounds(index, count) if in_rounds else None
         self._sampler = EpochSampler(
             self._store.index, batch_size, epochs_per_block, seed=seed
         )
@@ -210,12 +215,16 @@ class PuzzleDataset:
             turned = symmetry.apply(np.where(scored, labels, 0))
             puzzle.labels[row] = np.where(scored[symmetry.cells], turned, IGNORE)
 
+    def places(self, tests: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+        """Return the places in the file of test examples, given by their order."""
+        return tests if self._order is None else self._order[tests]
+
     def num_test_batches(self, limit: int | None = None) -> int:
         """Return the number of batches of the first `limit` examples (None: all)."""
         return ceil_div(self._count(limit), self.batch_size)
 
     def test_batch(self, index: int, limit: int | None = None) -> Puzzle:
-        """Return this process's rows of batch `index` of the examples in file order.
+        """Return this process's rows of batch `index` of the examples in order.
 
         Rows after the last example are padding: the pad token, `IGNORE` and the blank
         identifier.
@@ -232,6 +241,7 @@ class PuzzleDataset:
         examples = index * self.batch_size + self._rows
         padding = examples >= self._count(limit)
         examples[padding] = 0
+        examples = self.places(examples)
         starts = self._store.index.puzzles
         puzzles = examples
         if starts is not None:
@@ -259,6 +269,15 @@ class PuzzleDataset:
             change = np.int64(IGNORE - ignored).astype(np.int32)
             labels += (labels == ignored) * change
         return Puzzle(inputs, labels, identifiers)
+
+
+def rounds(index: Index, examples: int) -> Int[np.ndarray, " examples"]:
+    """Return the first example of every group, then the second of every group, ..."""
+    firsts = index.groups if index.puzzles is None else index.puzzles[index.groups]
+    sizes = np.diff(firsts)
+    return np.argsort(
+        np.arange(examples) - np.repeat(firsts[:-1], sizes), kind="stable"
+    )
 
 
 def _require_least(name: str, value: int, least: int) -> None:

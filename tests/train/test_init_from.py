@@ -15,6 +15,7 @@ from configs import (
     EvalConfig,
     GeneratedSudoku,
     RunConfig,
+    TableConfig,
     TrainTRM,
     TRMConfig,
     UserError,
@@ -144,6 +145,21 @@ def test_a_frozen_network_has_no_moments() -> None:
     moments = optimizer.tx.init(weights)
     updates: Any = optimizer.tx.update(weights, moments, weights)[0]
     np.testing.assert_array_equal(updates["w"], 0.0)
+
+
+def test_the_rate_of_what_is_trained_is_reported() -> None:
+    config = TrainTRM(table=TableConfig(lr=1e-2))
+    small = replace(config.model, prefix=0, puzzle_dim=0)
+    for changes, expected in (
+        ({}, (1e-4, 1e-2)),
+        ({"freeze": True}, (1e-2, None)),
+        ({"model": small}, (1e-4, None)),
+    ):
+        experiment = TRMExperiment(replace(config, **changes), sizes={})
+        optimizer = experiment.make_optimizer(5000)
+        rates = optimizer.schedule, optimizer.table_schedule
+        found = [rate and float(rate(jnp.int32(4000))) for rate in rates]
+        assert found == pytest.approx(expected)
 
 
 def test_the_model_is_that_of_the_weights(

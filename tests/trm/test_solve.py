@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from PIL import Image
+from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save_file
 
 from configs import GeneratedSudoku, MeshConfig, RunConfig, TrainTRM, UserError
@@ -38,13 +38,15 @@ from train.mesh import make_mesh
 from train.models import build_model
 from train.presets import TRM_PRESETS
 from train.runs.checkpoint import Checkpoints
+from train.runs.experiments import name_of
 from train.runs.integrity import fingerprint
 from train.runs.loading import LoadedRun, load_run
 from train.runs.run_dir import RunDir
 from train.state import init_state, new_state
 from train.table import make_table
+from train.trm import TRMExperiment
 from trm import solve
-from trm.act import init_carry, refill
+from trm.act import Halting, init_carry, refill
 from trm.objective import evaluate
 from trm.official.infer import Given
 from trm.show import page
@@ -129,6 +131,27 @@ def test_answers_are_those_of_evaluation(run: LoadedRun) -> None:
     assert bool((rows != 0).any())
     _, told = evaluate(run.model, rows, carry, config=run.config.act, early=False)
     assert_equal(found.answer, np.argmax(told.logits[0], axis=-1))
+
+
+class Hasty(TRMExperiment):
+    """An experiment that would stop after the second step."""
+
+    @property
+    def halting(self) -> Halting:
+        rule = lambda prediction, steps: (steps > 0, steps + 1)
+        return Halting(rule, jnp.int32(0))
+
+
+def test_a_run_is_solved_with_its_own_experiment(run_dir: Path, tmp_path: Path) -> None:
+    """Its class is imported by the name in `config.json`."""
+    tree = json.loads((run_dir / "config.json").read_text())
+    tree["recorded"]["experiment"] = name_of(Hasty)
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    (tmp_path / "checkpoints").symlink_to(run_dir / "checkpoints")
+    run = load_run(tmp_path / "checkpoints" / "0")
+    assert run.experiment is Hasty
+    trace = solve.think(run, np.zeros((2, 16), np.int32), steps=3)
+    assert trace.halts.tolist() == [[False] * 2, [True] * 2, [True] * 2]
 
 
 def test_an_official_checkpoint_answers_as_the_official_code(tmp_path: Path) -> None:
@@ -450,6 +473,22 @@ def test_a_picture_has_all_marks() -> None:
     sheet = draw.draw_sheet(found.kind, found.frames)
     assert pixels(sheet) >= {draw.GIVEN, draw.CHANGED, draw.WRONG, draw.INK}
     assert sheet.width < draw.WIDEST + 100
+
+
+def test_a_picture_tells_when_it_was_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is wide enough for that."""
+    written = []
+    draw_text = ImageDraw.ImageDraw.text
+
+    def note(self: Any, corner: Any, text: str, *args: Any, **options: Any) -> None:
+        width = self.textlength(text, args[1]) if text else 0.0
+        written.append((text, corner[0] + width <= self.im.size[0]))
+        draw_text(self, corner, text, *args, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    found = made("1...............", RIGHT, RIGHT)
+    draw.draw_sheet(found.kind, found.frames)
+    assert written[-1] == ("solved first after step 1", True)
 
 
 def test_a_picture_of_many_steps_shows_some() -> None:

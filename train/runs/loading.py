@@ -1,29 +1,31 @@
 """Loading a trained model, whatever mesh it was trained on."""
 
-import importlib.util
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from configs import MeshConfig, RunConfig, UserError, require
+from configs import CheckpointName, MeshConfig, RunConfig, UserError, require
 from data.storage import AnyPath, open_path
 from train.experiment import AbstractExperiment
 from train.mesh import layout, make_mesh
 from train.models import Sizes, build_model
 from train.runs.checkpoint import Checkpoints
+from train.runs.experiments import import_experiment, own_experiment
 from train.runs.metrics_file import scores
 from train.runs.published import find_model, is_published, restore_weights
-from train.runs.record import Config, read_config, recorded_run, require_kind
+from train.runs.record import (
+    Config,
+    read_config,
+    recorded_run,
+    require_kind,
+    run_and_step,
+)
 from train.runs.stored import saved_steps
 from train.table import TABLE, make_table
-
-CheckpointName = Literal["best", "newest"] | int
-"""The checkpoint of the best score, the newest, or the one of a step."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class LoadedRun:
 
     sizes: Sizes = field(default_factory=dict)
 
+    experiment: type[AbstractExperiment] | None = None
+    """Class of the run's experiment; None for the one of `python -m train.KIND`."""
+
 
 def load_run(
     run_dir: str | AnyPath,
@@ -57,17 +62,25 @@ def load_run(
     """Load the model of a run, which may be training, or a published model.
 
     Args:
-        run_dir: folder of the run; or a published model, see `find_model`.
-        checkpoint: which one to read. A damaged checkpoint is skipped with a warning,
-            unless its step is given.
+        run_dir: folder of the run, or of one of its checkpoints; or a published
+            model, see `find_model`.
+        checkpoint: which one to read, unless `run_dir` names it. A damaged checkpoint
+            is skipped with a warning, unless its step is given.
         mesh: where to put the model; None for one device.
-        experiment: builds the model; None for the one that the configuration describes.
+        experiment: class of the run's experiment; None to import the one that is
+            recorded (not of a published model: its files may be anybody's).
 
     Raises:
-        UserError: if there is no such run, or no readable checkpoint.
+        UserError: if there is no such run, no readable checkpoint, or its experiment
+            cannot be imported.
     """
+    run_dir, step = run_and_step(run_dir)
     folder = find_model(run_dir)
-    config, record = recorded_run(run_dir)
+    config, record = recorded_run(folder)
+    checkpoint = checkpoint if step is None else step
+    own = None if is_published(folder) else own_experiment(record)
+    if experiment is None and own is not None:
+        experiment = import_experiment(own, folder)
     sizes, devices = record.get("sizes") or {}, 1 if mesh is None else mesh.size
     require(bool(sizes), f"`{run_dir}/config.json` has no `sizes`. Restore the file.")
 
@@ -90,10 +103,11 @@ def load_run(
     model = jax.tree.map(placed, model, specs if mesh is None else layout(model, mesh))
     table = jax.tree.map(lambda leaf: placed(leaf, TABLE), table)
     if is_published(folder):
-        restored = restore_weights(folder, model, table)
+        model, table = restore_weights(folder, model, table)
         if record["kind"] == "gpt":  # the folder has the tokenizer
             config = replace(config, data=replace(config.data, path=str(folder)))
-        return LoadedRun(record["kind"], config, *restored, record["step"], sizes)
+        of_run = model, table, record["step"], sizes, experiment
+        return LoadedRun(record["kind"], config, *of_run)
     opened = Checkpoints(
         folder / "checkpoints", RunConfig(), scores=scores(folder), read_only=True
     )
@@ -106,41 +120,7 @@ def load_run(
         )
     if restored is None:
         raise UserError(f"`{run_dir}` has no checkpoint yet. Wait for the first.")
-    return LoadedRun(record["kind"], config, *restored, sizes=sizes)
-
-
-def experiment_of(file: str) -> type[AbstractExperiment] | None:
-    """Run a Python file and return the experiment that it defines.
-
-    None if it defines no experiment: a file may also register a kind of puzzle.
-
-    Args:
-        file: its path, `FILE.py`; `FILE.py:CLASS` where it defines several.
-
-    Raises:
-        UserError: if there is no such file or class, or several.
-    """
-    path, _, name = file.partition(":")
-    require(Path(path).is_file(), f"File not found: `{path}`. Check the path.")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    classes = {
-        key: value
-        for key, value in vars(module).items()
-        if isinstance(value, type)
-        and issubclass(value, AbstractExperiment)
-        and value.__module__ == module.__name__
-        and key == (name or key)
-    }
-    require(
-        len(classes) == 1 or not (classes or name),
-        f"`{file}` must name one subclass of `AbstractExperiment`: found "
-        f"{', '.join(classes) or 'none'}. Name one as `{path}:CLASS`.",
-    )
-    return next(iter(classes.values()), None)
+    return LoadedRun(record["kind"], config, *restored, sizes, experiment)
 
 
 def kept_steps(run_dir: str | AnyPath) -> list[int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from configs import LARGEST, MAY_CHANGE, TrainGPT, TrainTRM, UserError, require
-from data.storage import AnyPath, exists, read_text
+from data.storage import AnyPath, exists, open_path, read_text
 from train.runs.published import find_model
 
 Config = TypeVar("Config", TrainGPT, TrainTRM)
@@ -164,16 +164,26 @@ def require_config(path: AnyPath) -> Recorded:
     return config
 
 
+def run_and_step(path: str | AnyPath) -> tuple[AnyPath, int | None]:
+    """Return the folder of the run `RUN` or `RUN/checkpoints/STEP`, and the step."""
+    path = open_path(path)
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
 def recorded_run(run_dir: str | AnyPath, *kinds: type) -> Recorded:
     """Return the configuration and the record of a run, or of a published model.
 
     Args:
-        run_dir: folder of the run; or a published model, see `find_model`.
+        run_dir: folder of the run, or of one of its checkpoints; or a published
+            model, see `find_model`.
         kinds: types of the configurations that are accepted; all without any.
 
     Raises:
         UserError: if there is no such run, or it is of another kind.
     """
+    run_dir, _ = run_and_step(run_dir)
     config, record = require_config(find_model(run_dir) / "config.json")
     require_kind(config, run_dir, *(kinds or CONFIGS.values()))
     return config, record

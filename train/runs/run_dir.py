@@ -10,14 +10,21 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 
-from configs import EVALUATION_MAY_CHANGE, MAY_CHANGE, UserError, require
+from configs import (
+    EVALUATION_MAY_CHANGE,
+    MAY_CHANGE,
+    RECIPE_MAY_CHANGE,
+    UserError,
+    require,
+)
 from data.storage import AnyPath, absolute, open_path, store_errors, write_whole
+from train.runs.experiments import is_plain, own_experiment
 from train.runs.lock import acquire
 from train.runs.record import differences, parse, read_config, require_kind, settings
 from train.runs.stored import saved_steps
@@ -29,8 +36,8 @@ class RunDir:
     Attributes:
         folder: the directory.
         recorded: the data and the code, for `config.json`.
-        new_length: the change of a resumed run's length, as `name: old -> new`; else
-            empty.
+        changes: settings of the recipe that a resumed run changes, as `name: old ->
+            new`.
 
     Args:
         config: of the run.
@@ -51,7 +58,8 @@ class RunDir:
         started = time.strftime("%Y%m%d-%H%M%S")
         self.folder = open_path(config.run_dir or f"runs/{preset}-{started}")
         self.recorded = {"id": uuid.uuid4().hex[:8], **recorded}
-        self.new_length, self._config = "", config
+        self.changes: list[str] = []
+        self._compared, self._config = False, config
         self._release: Callable[[], None] = lambda: None
         make_folder(self.folder)
         if jax.process_index() == 0:
@@ -89,11 +97,12 @@ class RunDir:
             return
         old, record = before
         require_kind(old, self.folder, type(self._config))
-        changed = differences(old, self._config)
+        require_same_experiment(record, self.recorded.get("experiment"), self.folder)
+        refused = differences(old, self._config, (*MAY_CHANGE, *RECIPE_MAY_CHANGE))
         require(
-            not changed,
+            not refused,
             f"`{self.folder}` holds a run of another configuration: "
-            f"{'; '.join(changed)}. Give the same settings to resume it, or choose "
+            f"{'; '.join(refused)}. Give the same settings to resume it, or choose "
             "another `--config.run-dir`.",
         )
         require(
@@ -102,11 +111,22 @@ class RunDir:
             f"{record['data_hash']} and is {self.recorded['data_hash']}. Restore the "
             "dataset, or choose another `--config.run-dir`.",
         )
-        self.recorded["id"] = record.get("id", self.recorded["id"])
-        for name in {"epochs", "max_iters"} & vars(old).keys():
-            lengths = getattr(old, name), getattr(self._config, name)
-            if lengths[0] != lengths[1]:
-                self.new_length = f"{name}: {lengths[0]} -> {lengths[1]}"
+        if self._compared:  # `config.json`, which is newer than the checkpoint
+            return
+        self._compared = True
+        for name in record.keys() & {"id", "changes"}:
+            self.recorded[name] = record[name]
+        self.changes = differences(old, self._config)
+        names = record.get("experiment"), self.recorded.get("experiment")
+        if None not in names and names[0] != names[1]:
+            self.changes.append(f"experiment: {names[0]} -> {names[1]}")
+
+    def record_changes(self, step: int) -> None:
+        """Record that a resumed run continues with `changes` after `step` steps."""
+        if self.changes:
+            earlier = self.recorded.get("changes", [])
+            new = {"step": step, "settings": self.changes}
+            self.recorded["changes"] = [*earlier, new]
 
     def close(self) -> None:
         """Release the lock."""
@@ -130,13 +150,33 @@ def make_folder(folder: AnyPath) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
-def require_same_model(folder: AnyPath, config: Any) -> None:
+def require_same_experiment(
+    record: Mapping[str, Any], experiment: str | None, folder: AnyPath
+) -> None:
+    """Raise `UserError` if a run of an experiment of one's own is used without it.
+
+    Args:
+        record: of the run.
+        experiment: `MODULE:CLASS` to use.
+        folder: of the run.
+    """
+    own = own_experiment(record)
+    require(
+        own is None or not is_plain(experiment, record["kind"]),
+        f"`{folder}` holds a run of the experiment `{own}`, and this command has the "
+        f"experiment of `train.{record['kind']}`. Use the command that began the run, "
+        "or choose another `--config.run-dir`.",
+    )
+
+
+def require_same_model(folder: AnyPath, config: Any, experiment: str) -> None:
     """Raise `UserError` unless the run in this folder is of the configured model."""
     before = read_config(folder / "config.json")
     if before is None:
         return
     require_kind(before[0], folder, type(config))
-    may = (*MAY_CHANGE, *EVALUATION_MAY_CHANGE)
+    require_same_experiment(before[1], experiment, folder)
+    may = (*MAY_CHANGE, *RECIPE_MAY_CHANGE, *EVALUATION_MAY_CHANGE)
     changed = [
         line
         for line in differences(before[0], config, may)

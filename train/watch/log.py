@@ -36,6 +36,9 @@ class Log:
     Metrics of steps are added up on the devices until their line ends. A line is read
     while the next dispatch runs, so that the devices never wait.
 
+    Attributes:
+        paused: seconds of all pauses so far.
+
     Args:
         trackers: where numbers go, besides the terminal.
         terminal: prints them.
@@ -57,7 +60,7 @@ class Log:
         self._step, self._examples, self._waited = done, 0, 0.0
         self._sums: Metrics | None = None
         self._line: Callable[[], None] | None = None
-        self._began = time.perf_counter()
+        self._began, self.paused = time.perf_counter(), 0.0
         self._running: deque[Metrics] = deque()
         # Notices when the steps of a line are done, while this thread is busy.
         self._clock = ThreadPoolExecutor(1)
@@ -139,6 +142,7 @@ class Log:
         yield parts
         seconds = time.perf_counter() - begin
         self._began += seconds
+        self.paused += seconds
         rest = seconds - sum(value or 0.0 for value in parts.values())
         row = {f"{name}_seconds": value for name, value in parts.items()}
         self.record(self._step, "time", row | {f"{what}_seconds": rest})

@@ -7,7 +7,7 @@ import numpy as np
 from gpt.metrics import Metrics
 from train.watch.speed import Values
 
-LATEST = ("lr", "loss_scale")
+LATEST = ("lr", "table_lr", "loss_scale")
 """Metrics that are not averaged over steps: the latest value is reported."""
 
 

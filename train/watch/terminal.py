@@ -44,7 +44,7 @@ def fitting(parts: Sequence[str], width: int) -> str:
 class Terminal:
     """A tracker that prints. Also prints text and the progress of long tasks.
 
-    Args:
+    Attributes:
         total: steps of the run.
     """
 
@@ -53,7 +53,7 @@ class Terminal:
         self._is_terminal = self._main and sys.stdout.isatty()
         self._bar: tqdm | None = None
         self._drawn = 0.0
-        self._total, self._latest = total, list[str]()
+        self.total, self._latest = total, list[str]()
         self._first: tuple[int, float] | None = None
 
     def say(self, text: str) -> None:
@@ -70,7 +70,7 @@ class Terminal:
         if split == "time":
             return
         left = self._left(step) if split == "train" else ""
-        self._print([f"{split} {step}/{self._total}", *readable(values)], left)
+        self._print([f"{split} {step}/{self.total}", *readable(values)], left)
         if split == "train":
             ends = ("loss", "accuracy", "per_second")
             firsts = [next((n for n in values if n.endswith(e)), "") for e in ends]
@@ -81,8 +81,8 @@ class Terminal:
         if self._first is None:  # later steps are timed, without compiling
             self._first = step, time.perf_counter()
         left = self._left(step)
-        parts = [f"{step:,}/{self._total:,}", *([left] if left else []), *self._latest]
-        self._draw(parts, step, self._total)
+        parts = [f"{step:,}/{self.total:,}", *([left] if left else []), *self._latest]
+        self._draw(parts, step, self.total)
 
     def task(self, what: str, total: int = 0, unit: str = "") -> Callable[[int], None]:
         """Show a long task, and return a function to call with its progress.
@@ -117,10 +117,10 @@ class Terminal:
 
     def _left(self, step: int) -> str:
         """Return the estimated time left; empty at the first step and at the last."""
-        if self._first is None or not self._first[0] < step < self._total:
+        if self._first is None or not self._first[0] < step < self.total:
             return ""
         each = (time.perf_counter() - self._first[1]) / (step - self._first[0])
-        return f"{clock(each * (self._total - step))} left"
+        return f"{clock(each * (self.total - step))} left"
 
     def _print(self, parts: Sequence[str], left: str = "") -> None:
         """Print parts in a line: those that fit, or without a terminal all."""

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from configs import UserError
-from data.puzzles.dataset import IGNORE, PuzzleDataset
+from data.puzzles.dataset import IGNORE, PuzzleDataset, rounds
+from data.puzzles.sampler import Index
 from tests.data.conftest import METADATA
 
 FLAT = [[1] * 4] * 10  # ten groups of four puzzles of one example
@@ -336,3 +337,15 @@ def test_four_million_examples_open_at_once(tmp_path, examples):
     assert tracemalloc.get_traced_memory()[1] < 60e6
     tracemalloc.stop()
     assert dataset.content_hash.startswith("sampled-")
+
+
+@pytest.mark.parametrize(
+    ("groups", "puzzles", "expected"),
+    [
+        ([0, 2, 3, 5], None, [0, 2, 3, 1, 4]),
+        ([0, 2, 3], [0, 2, 3, 5], [0, 3, 1, 4, 2]),
+    ],
+)
+def test_rounds_take_one_example_of_every_group(groups, puzzles, expected) -> None:
+    index = Index(np.array(groups), None if puzzles is None else np.array(puzzles))
+    assert rounds(index, 5).tolist() == expected

@@ -18,8 +18,8 @@ from configs import (
 from tests.runs import ROOT
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.runs.loading import resumed_config
-from train.runs.record import recorded_run
-from train.runs.run_dir import RunDir
+from train.runs.record import recorded_run, run_and_step
+from train.runs.run_dir import RunDir, require_same_model
 
 RECORD = {"kind": "trm", "sizes": {"vocab": 6, "seq": 16, "puzzles": 1}}
 RECORD |= {"data_hash": "a"}
@@ -62,6 +62,49 @@ def test_what_may_not_change(tmp_path: Path) -> None:
         RunDir(config(tmp_path, seed=3), "quickstart", RECORD)
 
 
+def test_changes_of_the_recipe_are_recorded(tmp_path: Path) -> None:
+    """Those of each resume, with the step; a checkpoint of before tells no more."""
+    first = begin(tmp_path)
+    slower = replace(config(tmp_path).optim, lr=2e-5, clip=1.0)
+    expected = ["optim.clip: 0.0 -> 1.0", "optim.lr: 0.003 -> 2e-05"]
+    for step, changes, told in (
+        (4, {"optim": slower}, expected),
+        (6, {"optim": slower}, []),
+        (8, {"optim": slower, "epochs": 9.0}, ["epochs: 10.0 -> 9.0"]),
+    ):
+        run_dir = RunDir(config(tmp_path, **changes), "quickstart", RECORD)
+        run_dir.require_same_as(first.settings)
+        assert run_dir.changes == told
+        run_dir.record_changes(step)
+        run_dir.write_config()
+        run_dir.close()
+    assert recorded_run(tmp_path)[1]["changes"] == [
+        {"step": 4, "settings": expected},
+        {"step": 8, "settings": ["epochs: 10.0 -> 9.0"]},
+    ]
+
+
+@pytest.mark.parametrize("change", [{"ema": 0.5}, {"muon": True}, {"name": "adamw"}])
+def test_the_state_of_the_optimizer_stays(tmp_path: Path, change: Any) -> None:
+    begin(tmp_path)
+    optim = replace(config(tmp_path).optim, **change)
+    with pytest.raises(UserError, match=f"optim.{next(iter(change))}: "):
+        RunDir(config(tmp_path, optim=optim), "quickstart", RECORD)
+
+
+def test_an_experiment_of_ones_own_is_not_lost(tmp_path: Path) -> None:
+    begin(tmp_path, experiment="settled:Settled")
+    plain, renamed = "train.trm:TRMExperiment", "settled:Calm"
+    with pytest.raises(UserError, match=r"experiment `settled:Settled`, and this"):
+        RunDir(config(tmp_path), "quickstart", RECORD | {"experiment": plain})
+    with pytest.raises(UserError, match=r"experiment `settled:Settled`, and this"):
+        require_same_model(tmp_path, config(tmp_path), plain)
+    require_same_model(tmp_path, config(tmp_path), "settled:Settled")
+    run_dir = RunDir(config(tmp_path), "quickstart", RECORD | {"experiment": renamed})
+    run_dir.close()
+    assert run_dir.changes == ["experiment: settled:Settled -> settled:Calm"]
+
+
 def test_a_run_of_another_kind_is_refused(tmp_path: Path) -> None:
     begin(tmp_path)
     gpt = replace(GPT_PRESETS["shakespeare-char-cpu"][1], run_dir=str(tmp_path))
@@ -94,6 +137,13 @@ def test_a_checkpoint_has_the_settings_if_the_file_is_lost(tmp_path: Path) -> No
     other.close()
 
 
+def test_a_checkpoint_names_its_run(tmp_path: Path) -> None:
+    begin(tmp_path)
+    assert run_and_step(tmp_path) == (tmp_path, None)
+    assert run_and_step(f"{tmp_path}/checkpoints/4") == (tmp_path, 4)
+    assert recorded_run(tmp_path / "checkpoints" / "4") == recorded_run(tmp_path)
+
+
 def test_the_identifier_stays(tmp_path: Path) -> None:
     first = begin(tmp_path / "a" / "seed0")
     again = RunDir(config(tmp_path / "a" / "seed0"), "quickstart", RECORD)
@@ -108,7 +158,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from tests.train.runs.test_run_dir import RECORD, config
-from train.runs.run_dir import RunDir
+from train.runs.run_dir import RunDir, require_same_model
 run_dir = RunDir(config(Path(sys.argv[1])), "quickstart", RECORD)
 print("held", flush=True)
 time.sleep(60)
