@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from configs import EvalConfig, RunConfig, UserError
 from tests.runs import metrics, quick
 from train import budget, run
 from train.budget import Budget, Speed, new_length
+from train.evaluation import Evaluation
 from train.run import train
 from train.trm import TRMExperiment
 from train.watch import log
@@ -40,6 +42,8 @@ class Clock(SimpleNamespace):
     """A module `time` that stands still but for `now`."""
 
     now = 0.0
+    rate = 1e9
+    """Examples a second of evaluations."""
 
     def monotonic(self) -> float:
         return self.now
@@ -52,6 +56,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for module in (budget, run, log):
         monkeypatch.setattr(module, "time", clock)
+    evaluate = run.Run.evaluate
+
+    def evaluated(self: run.Run, *args: Any) -> Evaluation:
+        evaluation = evaluate(self, *args)
+        assert evaluation is not None
+        return replace(evaluation, rate=clock.rate)
+
+    monkeypatch.setattr(run.Run, "evaluate", evaluated)
     return clock
 
 
@@ -101,7 +113,7 @@ def test_a_run_ends_in_time_and_so_does_its_schedule(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Some donated buffers")
 def test_a_last_evaluation_that_takes_too_long(
-    dataset: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, clock: Clock
 ) -> None:
     config = quick(
         dataset,
@@ -109,16 +121,10 @@ def test_a_last_evaluation_that_takes_too_long(
         run=RunConfig(minutes=1.0, compilation_cache=None),
         eval=EvalConfig(epochs=1000.0, puzzles=8, batch_size=8),
     )
-    evaluate = run.Run.evaluate
-
-    def slowly(self, *args):
-        evaluation = evaluate(self, *args)
-        assert evaluation is not None
-        return replace(evaluation, rate=0.4)
+    clock.rate = 0.4
 
     def pass_time(step: int, state: object) -> None:
         clock.now += 1.0
 
-    monkeypatch.setattr(run.Run, "evaluate", slowly)
     with pytest.raises(UserError, match=r"about 0\.7 of 1\..*final-puzzles"):
         train(TRMExperiment(config), hooks=[(1, pass_time)])
