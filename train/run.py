@@ -21,7 +21,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from configs import MeshConfig, require
+from configs import MeshConfig, ceil_div, require
 from data.storage import AnyPath, write_whole
 from train.budget import (
     EACH,
@@ -406,10 +406,12 @@ class Run:
         if minutes is None:
             return
         self._budget = Budget(60 * minutes, record.get("seconds", 0.0))
-        if "steps" in record and earlier["run"].get("minutes") == minutes:
-            self._set_length(record["steps"])
-        else:  # enough to measure the speed
-            self._set_length(max(self._total, 10 * self._config.steps_per_call))
+        call = self._config.steps_per_call
+        total = max(self._total, 10 * call)  # enough to measure the speed
+        if "steps" in record:
+            longer = max(minutes / (earlier["run"]["minutes"] or minutes), 1.0)
+            total = ceil_div(math.ceil(record["steps"] * longer), call) * call
+        self._set_length(total)
 
     def _set_length(self, total: int) -> None:
         """Give the run another length."""
