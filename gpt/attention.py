@@ -11,8 +11,12 @@ from jaxtyping import Array, Bool, Float, Key
 from configs import require
 from gpt.layers import drop, dropout_mask
 
-Kernel = Literal["xla", "cudnn", "splash"]
-"""`xla`: any device. `cudnn`: NVIDIA, 16 bits. `splash`: JAX's Pallas kernel, TPU."""
+Kernel = Literal["xla", "tiles", "cudnn", "splash"]
+"""`xla`: any device. `tiles`: `xla` on a TPU, where a token MLP works on whole tiles.
+`cudnn`: NVIDIA, 16 bits. `splash`: JAX's Pallas kernel, TPU."""
+
+TILE = 8
+"""Rows of a TPU's tile."""
 
 SPLASH_BLOCK, SPLASH_LENGTH = 128, 512
 """The splash kernel needs a multiple of `SPLASH_BLOCK` positions. Padding to one pays
@@ -50,10 +54,12 @@ def pick_kernel(
         and compute_capability(device or jax.local_devices()[0]) >= 8.0
         and precision != "float32"
         and head_dim <= CUDNN_WIDTH,
+        "tiles": backend == "tpu",
         "xla": True,
     }
     if wanted == "auto":
-        return next(kernel for kernel in ("splash", "cudnn", "xla") if can[kernel])
+        kernels: tuple[Kernel, ...] = ("splash", "cudnn", "tiles", "xla")
+        return next(kernel for kernel in kernels if can[kernel])
     needs = {
         "splash": f"a TPU and a length of at least {SPLASH_LENGTH}, or a multiple of "
         f"{SPLASH_BLOCK}",

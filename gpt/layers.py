@@ -72,14 +72,21 @@ def drop(
 
 
 def rms_norm(
-    x: Float[Array, "*axes"], eps: float, axis: int = -1
+    x: Float[Array, "*axes"],
+    eps: float,
+    axis: int | tuple[int, ...] = -1,
+    count: int | None = None,
 ) -> Float[Array, "*axes"]:
     """Divide `x` by its root mean square along `axis`, in float32.
+
+    The mean is over `count` numbers if given; the others must be zero.
 
     Source: TRM's `models/layers.py`, `rms_norm`.
     """
     wide = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide), axis=axis, keepdims=True)
+    if count is not None:
+        mean_square = jnp.sum(jnp.square(wide), axis=axis, keepdims=True) / count
     return (wide * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype)
 
 

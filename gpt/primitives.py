@@ -164,13 +164,22 @@ def relu_squared(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     return jnp.square(jax.nn.relu(x))
 
 
-def swiglu(x: Float[Array, "*axes both"]) -> Float[Array, "*axes hidden"]:
+def swiglu(x: Float[Array, "*axes"], axis: int = -1) -> Float[Array, "*hidden"]:
     """Return `silu(gate) * up` with `gate, up = split(x)`, in float32.
 
     Source: Shazeer 2020, arXiv 2002.05202.
     """
-    gate, up = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    gate, up = gate_and_up(x, axis)
     return (jax.nn.silu(gate) * up).astype(x.dtype)
+
+
+def gate_and_up(
+    x: Float[Array, "*axes"], axis: int
+) -> tuple[Float[Array, "*hidden"], Float[Array, "*hidden"]]:
+    """Split `x` along `axis`; return the halves in float32."""
+    # Split first: of all of `x` in float32, a TPU writes an array.
+    gate, up = jnp.split(x, 2, axis=axis)
+    return gate.astype(jnp.float32), up.astype(jnp.float32)
 
 
 ACTIVATIONS = {
@@ -225,14 +234,7 @@ def _project_gated_forward(
     columns: bool, x: Array, weight: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     both = _project_columns(x, weight) if columns else _project_rows(x, weight)
-    gate, up = _gate_and_up(columns, both)
-    return (jax.nn.silu(gate) * up).astype(x.dtype), (x, weight, both)
-
-
-def _gate_and_up(columns: bool, both: Array) -> list[Array]:
-    # Split first: of both in float32, a TPU writes an array.
-    halves = jnp.split(both, 2, axis=0 if columns else 1)
-    return [half.astype(jnp.float32) for half in halves]
+    return swiglu(both, 0 if columns else 1), (x, weight, both)
 
 
 def _project_gated_backward(
@@ -240,7 +242,7 @@ def _project_gated_backward(
 ) -> tuple[Array, Array]:
     x, weight, both = kept
     both = jax.lax.optimization_barrier(both)  # else the sigmoid is kept too
-    gate, up = _gate_and_up(columns, both)
+    gate, up = gate_and_up(both, 0 if columns else 1)
     grad = grad.astype(jnp.float32)
     share = jax.nn.sigmoid(gate)
     swish = gate * share

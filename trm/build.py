@@ -69,6 +69,8 @@ def build_mixer(
                 config.inner_multiple,
                 normed=config.gate == "normed",
                 eps=config.norm_eps,
+                # A convolution over positions needs them in one axis.
+                kernel="xla" if config.gate == "conv" else kernel,
                 key=key,
             )
         case "units":

@@ -3,7 +3,9 @@
 Layout: with attention, positions are the axis before the last (`*batch seq dim`).
 With the token MLP they are the first axis (`seq *batch dim`), so that mixing positions
 is one plain matrix product over all columns of the batch: nothing is transposed, and
-odd lengths need no padding.
+odd lengths need no padding. A TPU works on tiles of 8 positions or rows by 128 columns:
+its layout is `tiles *batch tile dim`, where both mixing positions and mixing features
+take the tiles as they are. Appended positions are zeros and stay so.
 For one example the two layouts are the same. Only `TRM.refine` moves between them.
 
 Source: `models/layers.py`; paper section 4.4 and figure 1.
@@ -17,12 +19,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from configs import ceil_div, require
-from gpt.attention import Kernel, attend, padding
+from gpt.attention import TILE, Kernel, attend, padding
 from gpt.layers import rms_norm, rotate, truncated_normal, turn
 from gpt.primitives import (
+    gate_and_up,
     project,
     project_columns,
     project_gated,
@@ -85,7 +89,7 @@ class SwiGLU(eqx.Module):
 
 
 def _gate_normed(both: Float[Array, "*axes"], axis: int) -> Float[Array, "*halves"]:
-    gate, up = jnp.split(both.astype(jnp.float32), 2, axis=axis)
+    gate, up = gate_and_up(both, axis)
     return (jax.nn.sigmoid(gate) * rms_norm(gate * up, 1e-5, axis)).astype(both.dtype)
 
 
@@ -98,6 +102,11 @@ class AbstractMixer(eqx.Module):
     @property
     def padding(self) -> int:
         """Positions to append once before all layers."""
+        return 0
+
+    @property
+    def tile(self) -> int:
+        """Number of positions that stay behind the batch if the others are first."""
         return 0
 
     @abc.abstractmethod
@@ -203,6 +212,8 @@ class TokenMLP(AbstractMixer):
 
     mlp: SwiGLU
     eps: float = eqx.field(static=True)
+    length: int = eqx.field(static=True)
+    kernel: Kernel = eqx.field(static=True)
 
     def __init__(
         self,
@@ -212,15 +223,44 @@ class TokenMLP(AbstractMixer):
         *,
         normed: bool = False,
         eps: float,
+        kernel: Kernel = "xla",
         key: PRNGKeyArray,
     ):
         self.mlp = SwiGLU(seq, expansion, multiple, normed=normed, key=key)
         self.eps = eps
+        self.length = seq
+        self.kernel = kernel
 
-    def __call__(
-        self, x: Float[Array, "seq *batch dim"]
-    ) -> Float[Array, "seq *batch dim"]:
-        return rms_norm(x + self.mlp.over_first_axis(x), self.eps, axis=0)
+    @property
+    def tile(self) -> int:
+        return TILE if self.kernel in ("tiles", "splash") else 0
+
+    @property
+    def padding(self) -> int:
+        return -self.length % self.tile if self.tile else 0
+
+    def __call__(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes dim"]:
+        if not self.tile:
+            return rms_norm(x + self.mlp.over_first_axis(x), self.eps, axis=0)
+        x = _rows_in_order(x)
+        columns = jnp.moveaxis(x, -2, 1)
+        mixed = self._padded().over_first_axis(columns.reshape(-1, *columns.shape[2:]))
+        mixed = _rows_in_order(jnp.moveaxis(mixed.reshape(columns.shape), 1, -2))
+        return rms_norm(x + mixed, self.eps, axis=(0, -2), count=self.length)
+
+    def _padded(self) -> SwiGLU:
+        """Return the layer with weights of zero for appended positions."""
+        pad = (0, self.padding)
+        weights = (
+            jnp.pad(self.mlp.gate_up, (pad, (0, 0))),
+            jnp.pad(self.mlp.down, ((0, 0), pad)),
+        )
+        return eqx.tree_at(lambda mlp: (mlp.gate_up, mlp.down), self.mlp, weights)
+
+
+def _rows_in_order(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
+    """Fix the order of axes in memory, so that no tile is moved."""
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
 
 class Block(eqx.Module):
@@ -254,10 +294,10 @@ def find_mixers(tree: Any) -> list[AbstractMixer]:
     """
     is_mixer = lambda node: isinstance(node, AbstractMixer)
     mixers = [m for m in jax.tree.leaves(tree, is_leaf=is_mixer) if is_mixer(m)]
-    layouts = {(mixer.positions_first, mixer.padding) for mixer in mixers}
+    layouts = {(mixer.positions_first, mixer.padding, mixer.tile) for mixer in mixers}
     require(
         len(layouts) == 1,
-        "All mixers of a model must have one layout, `positions_first` and `padding`: "
-        f"got {sorted(layouts)}. Use mixers that agree, and at least one.",
+        "All mixers of a model must have one layout, `positions_first`, `padding` and "
+        f"`tile`: got {sorted(layouts)}. Use mixers that agree, and at least one.",
     )
     return mixers

@@ -53,6 +53,7 @@ class TRM(eqx.Module):
     cycles: int = eqx.field(static=True)
     positions_first: bool = eqx.field(static=True)
     padding: int = eqx.field(static=True)
+    tile: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class TRM(eqx.Module):
         mixer = find_mixers(recursion)[0]
         self.positions_first = mixer.positions_first
         self.padding = mixer.padding
+        self.tile = mixer.tile
 
     def length(self, seq: int) -> int:
         """Return the positions of a puzzle of `seq` cells."""
@@ -143,13 +145,23 @@ class TRM(eqx.Module):
             x: the question.
             keys: one for each puzzle, for a variant with noise; None for no noise.
         """
-        if self.positions_first:
-            enter = lambda a: jnp.moveaxis(a, -2, 0)
-            leave = lambda a: jnp.moveaxis(a, 0, -2)
-        else:
-            length = x.shape[-2]
-            enter = lambda a: _append(a, self.padding)
-            leave = lambda a: a[..., :length, :]
+        length = x.shape[-2]
+
+        def enter(a: Array) -> Array:
+            a = _append(a, self.padding)
+            if self.tile:
+                a = a.reshape(*a.shape[:-2], -1, self.tile, a.shape[-1])
+                return jnp.moveaxis(a, -3, 0)
+            return jnp.moveaxis(a, -2, 0) if self.positions_first else a
+
+        def leave(a: Array) -> Array:
+            if self.tile:
+                a = jnp.moveaxis(a, 0, -3)
+                a = a.reshape(*a.shape[:-3], -1, a.shape[-1])
+            elif self.positions_first:
+                a = jnp.moveaxis(a, 0, -2)
+            return a[..., :length, :]
+
         noise = None
         if keys is not None and isinstance(self.recursion, AbstractNoisyRecursion):
             shape = (x.shape[-2], x.shape[-1])

@@ -201,7 +201,8 @@ def test_splash(seq: int, causal: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "kernel"), [(97, "xla"), (128, "splash"), (500, "xla"), (916, "splash")]
+    ("length", "kernel"),
+    [(97, "tiles"), (128, "splash"), (500, "tiles"), (916, "splash")],
 )
 def test_the_kernel_for_a_tpu(length: int, kernel: str) -> None:
     """Short sequences are not padded to whole blocks."""

@@ -144,7 +144,7 @@ def test_gpt_on_a_gpu(name: str, one_device: Mesh) -> None:
 @pytest.mark.parametrize("name", some(TRM))
 def test_trm_on_a_tpu(name: str, one_device: Mesh) -> None:
     """Splash does not support a length of 97."""
-    assert trm_kernel(TRM[name]) == "xla"
+    assert trm_kernel(TRM[name]) == "tiles"
     assert calls(lower_trm(TRM[name], one_device, "tpu")) == {}
 
 
@@ -161,7 +161,7 @@ def test_grids_of_arc_on_a_tpu(one_device: Mesh) -> None:
 def test_gpt_on_a_tpu(name: str, one_device: Mesh) -> None:
     config = GPT[name]
     splash = config.model.block_size >= 128
-    assert gpt_kernel(config) == ("splash" if splash else "xla")
+    assert gpt_kernel(config) == ("splash" if splash else "tiles")
     dropout = config.model.dropout > 0
     assert bool(calls(lower_gpt(config, one_device, "tpu"))) == (splash and not dropout)
 

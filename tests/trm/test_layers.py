@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import TRMConfig, UserError
-from gpt.attention import attend
+from gpt.attention import Kernel, attend
 from gpt.layers import truncated_normal
 from tests.tiny import assert_close
 from train.optim import split_trainable
@@ -180,28 +180,40 @@ def test_token_mlp_mixes_positions_of_one_feature_only() -> None:
     np.testing.assert_array_equal(reach > 0, np.eye(4, dtype=bool))
 
 
+def score_and_grads(config: TRMConfig, kernel: Kernel, padding: int) -> Any:
+    """Build a model that appends `padding` positions; return a score and gradients."""
+    inputs, rows = jnp.array([[1, 2, 3]] * 2), normal(2, 8)
+    model = build_trm(config, vocab=5, seq=3, kernel=kernel, key=jax.random.key(0))
+    assert model.padding == padding
+
+    def score(model: Any) -> jax.Array:
+        x = model.embed(inputs, rows)
+        fresh = jax.tree.map(
+            lambda a: jnp.broadcast_to(a, x.shape), model.recursion.init()
+        )
+        return jnp.sum(jnp.sin(model.predict(model.refine(fresh, x)).logits))
+
+    value, grads = eqx.filter_jit(eqx.filter_value_and_grad(score))(model)
+    return value, jax.tree.leaves(grads)
+
+
+SIZES: Any = {"dim": 8, "heads": 2, "puzzle_dim": 8, "prefix": 2, "L_cycles": 2}
+
+
 def test_padding_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A position appended for a kernel is not seen, nor has it a gradient."""
-    sizes: Any = {"dim": 8, "heads": 2, "puzzle_dim": 8, "prefix": 2, "L_cycles": 2}
-    config = TRMConfig(mixer="attention", **sizes)
-    inputs, rows = jnp.array([[1, 2, 3]] * 2), normal(2, 8)
+    config = TRMConfig(mixer="attention", **SIZES)
+    plain = score_and_grads(config, "xla", 0)
+    monkeypatch.setattr("trm.layers.padding", lambda kernel, length: 1)
+    assert_close(score_and_grads(config, "xla", 1), plain, 1e-5)
 
-    def score_and_grads(padding: int) -> Any:
-        monkeypatch.setattr("trm.layers.padding", lambda kernel, length: padding)
-        model = build_trm(config, vocab=5, seq=3, key=jax.random.key(0))
-        assert model.padding == padding
 
-        def score(model: Any) -> jax.Array:
-            x = model.embed(inputs, rows)
-            fresh = jax.tree.map(
-                lambda a: jnp.broadcast_to(a, x.shape), model.recursion.init()
-            )
-            return jnp.sum(jnp.sin(model.predict(model.refine(fresh, x)).logits))
-
-        value, grads = eqx.filter_jit(eqx.filter_value_and_grad(score))(model)
-        return value, jax.tree.leaves(grads)
-
-    assert_close(score_and_grads(1), score_and_grads(0), 1e-5)
+def test_tiles_change_nothing() -> None:
+    """A token MLP in the layout of a TPU, with 3 appended positions."""
+    # Few applications, because each magnifies rounding.
+    config = TRMConfig(mixer="mlp", H_cycles=1, **(SIZES | {"L_cycles": 1}))
+    plain = score_and_grads(config, "xla", 0)
+    assert_close(score_and_grads(config, "tiles", 3), plain, 1e-5)
 
 
 @pytest.mark.parametrize("mixer", ["attention", "mlp"])
