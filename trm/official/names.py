@@ -57,8 +57,9 @@ def _leaves(model: TRM, config: TRMConfig) -> dict[str, tuple[Any, str]]:
         "run, or add its names "
         "to `trm/official/names.py`.",
     )
+    embedding: Any = model.embedding
     named: dict[str, tuple[Any, str]] = {
-        EMBEDDING: (model.embedding.weight, ""),
+        EMBEDDING: (embedding.weight, ""),
         "lm_head.weight": (model.head.weight, "T"),
         "q_head.weight": (model.halt_head.weight, "T"),
         "q_head.bias": (model.halt_head.bias, ""),
