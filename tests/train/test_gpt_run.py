@@ -238,7 +238,7 @@ def test_a_run_with_first_weights_may_change_its_computation(
 def test_a_run_of_a_trm_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     trm = LoadedRun("trm", None, None, (), 1)
     monkeypatch.setattr("train.gpt_weights.is_run", lambda path: True)
-    monkeypatch.setattr("train.gpt_weights.load_run", lambda path: trm)
+    monkeypatch.setattr("train.gpt_weights.load_run", lambda *_: trm)
     with pytest.raises(UserError, match="runs/trm"):
         find_weights(TrainGPT(init_from="runs/trm"))
 
