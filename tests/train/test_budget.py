@@ -11,7 +11,7 @@ import pytest
 
 from configs import EvalConfig, RunConfig, UserError
 from tests.runs import metrics, quick
-from train import budget, run
+from train import budget, running, timed
 from train.budget import Budget, Speed, new_length
 from train.evaluation import Evaluation
 from train.run import train
@@ -54,16 +54,16 @@ class Clock(SimpleNamespace):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (budget, run, log):
+    for module in (budget, running, timed, log):
         monkeypatch.setattr(module, "time", clock)
-    evaluate = run.Run.evaluate
+    evaluate = running.Run.evaluate
 
-    def evaluated(self: run.Run, *args: Any) -> Evaluation:
+    def evaluated(self: running.Run, *args: Any) -> Evaluation:
         evaluation = evaluate(self, *args)
         assert evaluation is not None
         return replace(evaluation, rate=clock.rate)
 
-    monkeypatch.setattr(run.Run, "evaluate", evaluated)
+    monkeypatch.setattr(running.Run, "evaluate", evaluated)
     return clock
 
 

@@ -316,11 +316,11 @@ def test_a_signal_while_compiling_ends_it_at_once(
 ) -> None:
     patch = (
         "import os, signal, time\n"
-        "from train import run\n"
+        "from train import running\n"
         "def stop(*_):\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(600)\n"
-        "run.compiled_step = stop\n"
+        "running.compiled_step = stop\n"
     )
     where = {"data.paths": dataset, "run-dir": tmp_path / "run"}
     first, second = together(where, ("", patch))

@@ -21,7 +21,7 @@ from tests import runs
 from tests.runs import ROOT, finish, last_step, metrics, start_trm, trm_words, wait_for
 from train import cli
 from train.presets import TRM_PRESETS
-from train.run import resume_command
+from train.running import resume_command
 from train.trm import main
 
 Settings = runs.Settings

@@ -4,7 +4,7 @@ import pytest
 
 from configs import TrainTRM
 from train.evaluation import Split
-from train.run import parts_evaluated, slow_warmup
+from train.running import parts_evaluated, slow_warmup
 from train.trm import TRMExperiment
 from trm.summary import describe
 
