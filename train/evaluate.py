@@ -41,7 +41,6 @@ from configs import (
 from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import Puzzle, PuzzleDataset
 from data.puzzles.kind import Kind
-from data.puzzles.symmetry import Symmetry, views
 from data.remote import local_dataset
 from data.storage import (
     AnyPath,
@@ -246,7 +245,7 @@ def make_work(settings: Settings, experiment: TRMExperiment, run: LoadedRun) -> 
         halting=experiment.halting,
         puzzle_loss=experiment.puzzle_loss,
         rows=rows,
-        views=draw_views(dataset.kind, effort) if turned else None,
+        views=dataset.kind.views(effort.rollouts, effort.seed) if turned else None,
     )
     step_config = StepConfig(batch_size=size, precision=precision, seed=0)
     local = process_rows(mesh, size)
@@ -309,23 +308,6 @@ def require_differences(rollouts: Rollouts, kind: Kind, noisy: bool) -> None:
         "`--rollouts.select rules` and `--rollouts.rounds` need puzzles of a kind with "
         "rules, such as Sudoku or mazes. Leave them out.",
     )
-
-
-def draw_views(kind: Kind, effort: Effort) -> Symmetry:
-    """Return a symmetry for each rollout, the same for all puzzles.
-
-    Raises:
-        UserError: if the kind of puzzle has none.
-    """
-    require(
-        kind.symmetries is not None,
-        "`--rollouts.symmetries` needs puzzles of a kind with symmetries, such as "
-        "Sudoku or mazes. Leave it out. (ARC needs none: its dataset contains the "
-        "augmentations, and they vote.)",
-    )
-    assert kind.symmetries is not None
-    drawn = kind.symmetries(np.random.default_rng(effort.seed))
-    return views(drawn, effort.rollouts)
 
 
 def require_fits(dataset: PuzzleDataset, run: LoadedRun) -> None:

@@ -6,7 +6,7 @@ print(solution)
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from data.puzzles.dataset import Metadata, Puzzle
 from data.puzzles.kind import Kind
 from data.puzzles.kinds import kind_of
 from data.puzzles.questions import Question, table_rows
+from data.puzzles.symmetry import Symmetry
 from data.remote import local_dataset
 from train.runs.loading import LoadedRun
 from train.table import Table, make_table
@@ -96,6 +97,7 @@ def solve(
     puzzles: str | Integer[np.ndarray, "puzzles seq"] | Sequence[Question],
     *,
     steps: int = 0,
+    attempts: int = 1,
     precision: Precision = "auto",
     kind: Kind | None = None,
 ) -> list[Solution]:
@@ -105,11 +107,13 @@ def solve(
         run: of a TRM.
         puzzles: text, as `python -m trm.solve` takes it, or tokens.
         steps: supervision steps to make; 0: the steps of training.
+        attempts: at each puzzle; see `best_of`.
         precision: compute type. `auto`: float32 on a CPU, else the run's.
         kind: how puzzles are written, checked and drawn; None: see `run_kind`.
 
     Raises:
-        UserError: if a puzzle is not of this run's kind and size.
+        UserError: if a puzzle is not of this run's kind and size, or has no symmetries
+            for several attempts.
     """
     kind = kind or run_kind(run)
     seq, vocab = run.sizes["seq"], run.sizes["vocab"]
@@ -128,21 +132,40 @@ def solve(
             "Use a run of its kind and size.",
         )
     require(bool(questions), "There must be a puzzle to solve: got none. Give one.")
-    trace = think(
-        run,
-        np.stack([question.tokens for question in questions]),
-        ids=table_rows(
-            [question.identifier for question in questions],
-            local_dataset(run.config.data.paths[0]),
-            len(run.table.rows),
-        ),
-        steps=steps,
-        precision=precision,
-    )
+    tokens = np.stack([question.tokens for question in questions])
+    names = [question.identifier for question in questions]
+    dataset = local_dataset(run.config.data.paths[0])
+    ids = table_rows(names, dataset, len(run.table.rows))
+    answered = partial(think, run, ids=ids, steps=steps, precision=precision)
+    if attempts == 1:
+        trace = answered(tokens)
+    else:
+        trace = best_of(kind.views(attempts, seed=0), tokens, answered)
     return [
         Solution(kind, q, frames_of(kind, q, trace.answers[:, i], trace.q_halt[:, i]))
         for i, q in enumerate(questions)
     ]
+
+
+def best_of(
+    views: Symmetry,
+    inputs: Integer[np.ndarray, "puzzles seq"],
+    answered: Callable[[Integer[np.ndarray, "puzzles seq"]], Trace],
+) -> Trace:
+    """Return the surest of several attempts at each puzzle.
+
+    An attempt sees the puzzles under a symmetry, and its answers are turned back. The
+    one with the highest `q_halt` after the last step is taken.
+    """
+    traces = []
+    for view in map(Symmetry, views.cells, views.tokens):
+        trace = answered(view.apply(inputs))
+        traces.append(trace._replace(answers=view.inverse().apply(trace.answers)))
+    best = np.argmax([trace.q_halt[-1] for trace in traces], axis=0)
+    take = lambda *arrays: np.stack(
+        [arrays[attempt][:, puzzle] for puzzle, attempt in enumerate(best)], axis=1
+    )
+    return Trace(*map(take, *traces))
 
 
 def think(

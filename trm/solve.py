@@ -31,6 +31,7 @@ from configs import (
     UserError,
     require,
     require_not_negative,
+    require_positive,
 )
 from data.puzzles.kind import Kind
 from data.puzzles.kinds import kind_of
@@ -77,6 +78,10 @@ class Settings:
     steps: int = 0
     """Supervision steps to make, of any number; 0: the steps of training."""
 
+    attempts: int = 1
+    """Attempts at each puzzle, all but the first under a random symmetry of its kind.
+    The one that the model is surest of is shown."""
+
     show: Literal["steps", "answer", "line"] = "steps"
     """`steps`: the board after each step. `answer`: the last board. `line`: the last
     board as a line in the question's form, for other programs."""
@@ -96,6 +101,7 @@ class Settings:
             "Give one of `--run-dir` and `--official`: got both.",
         )
         require_not_negative(self, "steps")
+        require_positive(self, "attempts")
         if self.out:
             require_pillow()
             require_writable(open_path(self.out) / "puzzle-1.png")
@@ -167,8 +173,14 @@ def main(args: Sequence[str] | None = None) -> None:
     questions = read_puzzles(texts, run_kind(run))
     for first in range(0, len(questions), MOST_AT_ONCE):
         some = questions[first : first + MOST_AT_ONCE]
-        options = {"steps": settings.steps, "precision": settings.precision}
-        for number, solution in enumerate(solve(run, some, **options), first + 1):
+        solutions = solve(
+            run,
+            some,
+            steps=settings.steps,
+            attempts=settings.attempts,
+            precision=settings.precision,
+        )
+        for number, solution in enumerate(solutions, first + 1):
             show(solution, settings)
             if settings.out:
                 files = write_pictures(solution, settings.out, f"puzzle-{number}")

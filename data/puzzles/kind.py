@@ -14,7 +14,7 @@ from jaxtyping import Bool, Integer
 
 from configs import UserError
 from data.puzzles.questions import Question
-from data.puzzles.symmetry import Symmetry
+from data.puzzles.symmetry import Symmetry, views
 
 Boards = Integer[np.ndarray, "boards seq"]
 Cells = Bool[np.ndarray, "boards seq"]
@@ -96,6 +96,20 @@ class Kind:
         width = max(map(len, left))
         pairs = zip_longest(left, right, fillvalue="")
         return "\n".join(f"{a:<{width}}{GAP}{b}".rstrip() for a, b in pairs)
+
+    def views(self, number: int, seed: int) -> Symmetry:
+        """Return a batch of symmetries: the identity, and others drawn with a seed.
+
+        Raises:
+            UserError: if the kind has no symmetries.
+        """
+        if self.symmetries is None:
+            raise UserError(
+                "Attempts under symmetries need puzzles of a kind that has some, such "
+                "as Sudoku or mazes. Make one attempt. (ARC needs none: its dataset "
+                "has augmentations, and they vote.)"
+            )
+        return views(self.symmetries(np.random.default_rng(seed)), number)
 
     def is_solution(
         self, inputs: Boards, answers: Boards

@@ -34,7 +34,6 @@ from train.evaluate import main, new_file
 from train.presets import GPT_PRESETS, TRM_PRESETS
 from train.runs.run_dir import RunDir
 from train.trm import main as train
-from trm.evaluation import Effort
 
 
 def small(folder: Path, **model: Any) -> TrainTRM:
@@ -210,13 +209,6 @@ def test_rollouts_need_noise_and_rules() -> None:
         evaluate.require_differences(evaluate.Rollouts(rounds=2), sudoku, noisy=True)
     with pytest.raises(UserError, match=r"a kind with rules"):
         evaluate.require_differences(rules, arc, noisy=False)
-
-
-def test_symmetries_need_a_kind_that_has_them() -> None:
-    effort = Effort(steps=1, rollouts=4)
-    assert evaluate.draw_views(kind_of("sudoku", 36, 8), effort).cells.shape == (4, 36)
-    with pytest.raises(UserError, match=r"`--rollouts\.symmetries` needs.*ARC"):
-        evaluate.draw_views(kind_of("arc", 900, 12), effort)
 
 
 def test_data_of_another_size(run: Path, tmp_path: Path) -> None:

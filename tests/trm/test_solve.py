@@ -28,6 +28,7 @@ from data.puzzles.kind import Kind, render_numbers
 from data.puzzles.kinds import kind_of
 from data.puzzles.questions import Question, table_rows
 from data.puzzles.sudoku.kind import faults
+from data.puzzles.symmetry import Symmetry
 from tests import runs
 from tests.golden import Golden
 from tests.official import write_official
@@ -119,6 +120,22 @@ def test_text_tokens_and_questions_are_the_same(run: LoadedRun) -> None:
     for frame, other in zip(alone.frames, found[1].frames, strict=True):
         assert_equal(frame.tokens, other.tokens)
     assert len(alone.frames) == 1 + run.config.act.max_steps
+
+
+def test_the_surest_attempt_is_taken(run: LoadedRun) -> None:
+    """Each is the answer to the turned puzzle, turned back."""
+    kind = solve.run_kind(run)
+    tokens = np.stack([kind.read(board)[0].tokens for board in BOARDS])
+    views = kind.views(3, seed=0)
+    told = []
+    for view in map(Symmetry, views.cells, views.tokens):
+        turned = solve.think(run, view.apply(tokens))
+        told.append((turned.q_halt[-1], view.inverse().apply(turned.answers[-1])))
+    found = solve.solve(run, tokens, attempts=3)
+    best = np.argmax([q_halt for q_halt, _ in told], axis=0)
+    for i, one in enumerate(found):
+        assert_equal(one.answer, told[best[i]][1][i])
+    assert_equal(told[0][1], solve.think(run, tokens).answers[-1])
 
 
 def test_answers_are_those_of_evaluation(run: LoadedRun) -> None:

@@ -96,3 +96,9 @@ def test_arc_has_no_fresh_symmetries(tmp_path: Path) -> None:
 def test_a_symmetry_written_out() -> None:
     turned = Symmetry(np.array([2, 0, 1]), np.array([0, 2, 1]))
     np.testing.assert_array_equal(turned.apply(np.array([[0, 1, 2]])), [[1, 0, 2]])
+
+
+def test_views_need_a_kind_with_symmetries() -> None:
+    assert kind_of("sudoku", 36, 8).views(4, seed=0).cells.shape == (4, 36)
+    with pytest.raises(UserError, match=r"Attempts under symmetries need.*ARC"):
+        kind_of("arc", 900, 12).views(4, seed=0)
