@@ -11,7 +11,7 @@ from train.runs.record import differences, parse
 from trm.summary import wilson
 
 EVALUATION = ("test puzzles", "number", "steps", "attempts", "solved (95 % interval)")
-OTHERWISE = ("run_dir", "run", "mesh")
+OTHERWISE = ("run_dir", "run", "mesh", "accumulation")
 """Settings that do not change the weights."""
 
 PRESETS = {"trm": TRM_PRESETS, "gpt": GPT_PRESETS}

@@ -95,10 +95,10 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
     "sudoku-9x9": (
-        "Generated 9x9 Sudoku of 28 and more givens; about 40 minutes on one CPU core.",
+        "Generated 9x9 Sudoku of 28 givens; about 40 minutes on one CPU core.",
         replace(
             _SMALL,
-            epochs=160.0,
+            epochs=64.0,
             model=replace(_SMALL.model, mixer="units", inner_multiple=64),
             act=replace(_SMALL.act, loss="softmax"),
             optim=replace(

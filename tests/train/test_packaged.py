@@ -8,7 +8,11 @@ from train.runs.published import PACKAGED, packaged
 from train.runs.record import recorded_run
 from trm.solve import solve
 
-PUZZLES = {"sudoku-6x6": ".25.4.4...52.6.5.....2.1..1...243..."}
+PUZZLES = {
+    "sudoku-6x6": ".25.4.4...52.6.5.....2.1..1...243...",
+    "sudoku-9x9": "3..2...7..61..8.2...84........7..35..3..1.29.9.2.36.....3.....85.7..961.1"
+    ".....9..",
+}
 
 
 def test_they_are_small_and_described() -> None:
