@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.presets import PRESETS
 from train.runs.record import differences, parse
 from trm.summary import wilson
 
@@ -14,7 +14,6 @@ EVALUATION = ("test puzzles", "number", "steps", "attempts", "solved (95 % inter
 OTHERWISE = ("run_dir", "run", "mesh", "accumulation")
 """Settings that do not change the weights."""
 
-PRESETS = {"trm": TRM_PRESETS, "gpt": GPT_PRESETS}
 ABOUT = {
     "trm": "A tiny recursive model (arXiv 2510.04871): it improves its answer to a "
     "puzzle step by step.",
@@ -74,9 +73,9 @@ def card(
 def _origin(config: Any, record: dict[str, Any]) -> str:
     """Return the command of a run, and the settings that differ from its preset's."""
     kind, preset = record["kind"], record.get("preset", "")
-    if preset not in PRESETS[kind]:
+    if preset not in PRESETS:
         return f"`train.{kind}`, with the settings in `config.json`"
-    changed = differences(PRESETS[kind][preset][1], config, OTHERWISE)
+    changed = differences(PRESETS[preset][1], config, OTHERWISE)
     listed = f", with `{'`, `'.join(changed)}`" if changed else ""
     return f"`python -m train.{kind} {preset}`{listed}"
 

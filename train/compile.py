@@ -25,7 +25,6 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 
@@ -34,14 +33,12 @@ from data.storage import append_text, open_path, require_writable
 from train import cli
 from train.devices import backend
 from train.mesh import make_mesh
-from train.presets import GPT_PRESETS, TRM_PRESETS
+from train.presets import PRESETS
 from train.roofline.dataless import experiment_of, more_slices
 from train.roofline.report import describe, largest
 from train.roofline.study import GIGA, study, study_evaluation
 from train.roofline.topology import devices_of
 from train.roofline.whole import describe_run, plan_of
-
-PRESETS: dict[str, tuple[str, Any]] = {**TRM_PRESETS, **GPT_PRESETS}
 
 
 def options(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:

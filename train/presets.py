@@ -1,6 +1,7 @@
 """Presets: named configurations for the command line."""
 
 from dataclasses import replace
+from typing import Any
 
 from configs import (
     ADAMW,
@@ -95,7 +96,7 @@ TRM_PRESETS: dict[str, tuple[str, TrainTRM]] = {
         ),
     ),
     "sudoku-9x9": (
-        "Generated 9x9 Sudoku of 28 givens; about 40 minutes on one CPU core.",
+        "Generated 9x9 Sudoku of 28 givens; about 40 minutes on a busy CPU core.",
         replace(
             _SMALL,
             epochs=64.0,
@@ -401,3 +402,6 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
     ),
 }
 """Name -> (description, configuration). The first is the default."""
+
+PRESETS: dict[str, tuple[str, Any]] = {**TRM_PRESETS, **GPT_PRESETS}
+"""All presets; no two share a name."""

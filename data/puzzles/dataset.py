@@ -205,7 +205,7 @@ class PuzzleDataset:
     def _turn(self, puzzle: Puzzle, step: int) -> None:
         """Turn each row of training batch `step` by a random symmetry, in place."""
         assert self.kind.symmetries is not None
-        # The 4 separates this seed from those of the sampler and the hints.
+        # The 4 keeps this seed apart: the sampler and the hints use others.
         rng = np.random.default_rng((self._seed, 4, step))
         drawn = list(islice(self.kind.symmetries(rng), self.batch_size))
         for row, number in enumerate(self._rows):

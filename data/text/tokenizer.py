@@ -134,7 +134,7 @@ class Tokenizer(ABC):
         )
 
     def unknown(self, characters: str) -> str:
-        """Return those of the characters that the vocabulary lacks."""
+        """Return the characters that the vocabulary lacks."""
         del characters
         return ""
 
@@ -215,7 +215,7 @@ class Characters(Tokenizer):
         return tokens
 
     def unknown(self, characters: str) -> str:
-        """Return those of the characters that the vocabulary lacks."""
+        """Return the characters that the vocabulary lacks."""
         return "".join(c for c in characters if c not in self.characters)
 
     def decode_bytes(self, tokens: TokenNumbers) -> bytes:
