@@ -10,8 +10,9 @@ Rates = Callable[[float], Values]
 """From examples a second to the other rates that are logged."""
 
 PEAKS = {
-    # Dense bfloat16 (V100: float16) in TFLOP/s, from the makers' data sheets. The first
-    # name that is part of the device's counts. A device of a TPU v2 or v3 is one core.
+    # Dense bfloat16 (V100, T4: float16) in TFLOP/s, from the makers' data sheets. The
+    # first name that is part of the device's counts. A device of a TPU v2 or v3 is one
+    # core.
     "B200": 2250.0,
     "H200": 989.0,
     "H100 PCIe": 756.0,
@@ -24,6 +25,7 @@ PEAKS = {
     "RTX 4090": 165.2,
     "RTX 3090": 71.0,
     "V100": 125.0,
+    "T4": 65.0,
     "TPU v2": 22.5,
     "TPU v3": 61.5,
     "TPU v4": 275.0,
