@@ -952,6 +952,10 @@ class RunConfig:
     """Time of the whole run, instead of `epochs` or `max_iters`: its length, and so its
     schedules, follow from its speed. Includes the last evaluation and save."""
 
+    seeds_at_once: int = 1
+    """How many of `seeds` to train at a time, each in a process with an equal share of
+    this machine's GPUs or TPU chips; on a CPU all share the cores."""
+
     eval_only: bool = False
     """Evaluate the newest checkpoint of the run directory, or the weights of
     `init_from`, on all data, and stop. The run is not changed. `eval_only`."""
@@ -980,7 +984,7 @@ class RunConfig:
     `JAX_COMPILATION_CACHE_DIR`."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "log_every", "save_every", "keep_last")
+        require_positive(self, "log_every", "save_every", "keep_last", "seeds_at_once")
         require_not_negative(self, "keep_best", "keep_every")
         if self.minutes is not None:
             require_within(self, "(0, inf)", "minutes")
@@ -1024,8 +1028,8 @@ class Training:
     """Seed of the weights, the data's order and all draws in training."""
 
     seeds: tuple[int, ...] = ()
-    """Train once per seed, one after the other, into RUN/seed<N>. Empty: `seed` alone.
-    """
+    """Train once per seed, into RUN/seed<N>, one after the other or
+    `run.seeds_at_once`. Empty: `seed` alone."""
 
     steps_per_call: int = 1
     """Updates per dispatch to the devices."""
@@ -1049,6 +1053,13 @@ class Training:
         require(
             len(set(self.seeds)) == len(self.seeds),
             f"`seeds` must be distinct: got {', '.join(map(str, self.seeds))}.",
+        )
+        alone = not self.seeds or self.mesh.distributed or "://" in self.run_dir
+        require(
+            self.run.seeds_at_once == 1 or not alone,
+            "`run.seeds_at_once` above 1 needs `seeds`, a local `run_dir` and no "
+            f"`mesh.distributed`: got {self.run.seeds_at_once}. Several machines can "
+            "each train some of the seeds.",
         )
         for size in self.batches.values:
             require(

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -15,6 +17,7 @@ from train.experiment import AbstractExperiment
 from train.run import train
 from train.runs.metrics_file import read_rows
 from train.runs.record import read_config
+from train.side_by_side import side_by_side
 
 Make = Callable[[Any, str], AbstractExperiment]
 """From a configuration and a title to an experiment."""
@@ -23,25 +26,43 @@ Make = Callable[[Any, str], AbstractExperiment]
 def run(make: Make, title: str, config: Any) -> int:
     """Train or evaluate as configured, and return the exit status.
 
-    With `seeds` the runs follow each other, in directories `seed<N>` of the run's. A
-    complete run is not repeated, so the same command resumes all of them.
+    With `seeds` there is a run for each, in directories `seed<N>` of the run's, one
+    after the other or `run.seeds_at_once`, whose output is in `<N>.log`. A complete run
+    is not repeated, so the same command resumes all of them.
     """
-    start(config.mesh, config.run)
-    if config.run.eval_only:
-        return evaluate_only(make(config, title))
-    if not config.seeds:
-        return train(make(config, title))
+    if config.run.eval_only or not config.seeds:
+        start(config.mesh, config.run)
+        do = evaluate_only if config.run.eval_only else train
+        return do(make(config, title))
     folder = open_path(config.run_dir or time.strftime(f"runs/{title}-%Y%m%d-%H%M%S"))
-    scores = []
-    for seed in config.seeds:
-        run_dir = str(folder / f"seed{seed}")
-        one = make(replace(config, seed=seed, seeds=(), run_dir=run_dir), title)
-        if last_scores(one) is None and (status := train(one)):
-            return status
-        scores.append(last_scores(one) or {})
+    alone, at_once = replace(config.run, seeds_at_once=1), config.run.seeds_at_once
+    single = {
+        seed: replace(
+            config, seed=seed, seeds=(), run=alone, run_dir=str(folder / f"seed{seed}")
+        )
+        for seed in config.seeds
+    }
+    if at_once > 1:
+        work = {seed: partial(complete, make, title, single[seed]) for seed in single}
+        jobs = {Path(folder / f"{seed}.log"): job for seed, job in work.items()}
+        status = side_by_side(jobs, at_once)
+    else:
+        ends = (complete(make, title, one) for one in single.values())
+        status = next(filter(None, ends), 0)
+    if status:
+        return status
+    start(config.mesh, config.run)
+    scores = [last_scores(make(one, title)) or {} for one in single.values()]
     if jax.process_index() == 0:
         print("\n".join(["", *describe(folder, config.seeds, scores)]))
     return 0
+
+
+def complete(make: Make, title: str, config: Any) -> int:
+    """Train a run unless it is complete, and return the exit status."""
+    start(config.mesh, config.run)
+    experiment = make(config, title)
+    return train(experiment) if last_scores(experiment) is None else 0
 
 
 def last_scores(experiment: AbstractExperiment) -> dict[str, float] | None:

@@ -73,6 +73,13 @@ def test_seeds_follow_each_other_and_resume(
     assert summary in out
     assert [metrics(folder) for folder in folders] == lines
 
+    beside = str(tmp_path / "beside")
+    run = replace(config.run, seeds_at_once=2)
+    assert main("quickstart", replace(config, run=run, run_dir=beside)) == 0
+    assert summary in capsys.readouterr().out
+    assert [metrics(Path(beside) / folder.name) for folder in folders] == lines
+    assert "train 9/10" in (Path(beside) / "5.log").read_text()
+
 
 def test_seeds_are_distinct(config: TrainTRM) -> None:
     with pytest.raises(ValueError, match="3, 3"):
