@@ -101,8 +101,19 @@ def versions(*more: str) -> dict[str, str]:
     return python | {name: installed[name] for name in names if name in installed}
 
 
+def devices() -> str:
+    """Return number and kind of JAX's devices, asked in a process of their own."""
+    program = "import jax; d = jax.devices(); print(len(d), 'x', d[0].device_kind)"
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
 def commit(checkout: Path) -> str:
-    """Return the commit of a checkout; empty if git fails."""
-    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    """Return the commit of a checkout; empty if git fails.
+
+    It ends in `-dirty` if tracked files have changes.
+    """
+    describe = ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = ["git", "-C", str(checkout), *describe]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip()

@@ -43,11 +43,18 @@ class Run:
     recipe: str
     """Name in the legend, which runs of several seeds share."""
 
+    seeds: tuple[int, ...] = ()
+    """Run the command once per seed, one after the other. Empty: once, as it is."""
+
     metric: str = "exact_accuracy"
     """Metric to record of each evaluation."""
 
+    datasets: Path | None = None
+    """Folder with prepared datasets, the command's `datasets`. None: it prepares them.
+    """
+
     cores: tuple[int, ...] = ()
-    """Cores to use. None: all."""
+    """Cores to use. Empty: all."""
 
     out: Path = FOLDER
     """Folder of the JSON files, one a run."""
@@ -82,33 +89,44 @@ def follow(
     return curve
 
 
-def run(settings: Run) -> Path:
-    """Run the command; return the file of its evaluations."""
+def run(settings: Run, seed: int | None = None) -> Path:
+    """Run the command, with a seed if there is one; return the file of its evaluations.
+
+    Raises:
+        UserError: if the command fails or evaluates nothing.
+    """
     if settings.cores:
         os.sched_setaffinity(0, settings.cores)
-    root = Path.cwd()
+    root, command = Path.cwd(), settings.command
+    if seed is not None:
+        command += f" --config.seed {seed}"
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / "home").mkdir()
+        if settings.datasets is not None:
+            (scratch / "datasets").symlink_to(settings.datasets.resolve())
         start = time.perf_counter()
-        process = machine.start(settings.command, root, scratch)
+        process = machine.start(command, root, scratch)
         running = lambda: process.poll() is None
         curve = follow(scratch / "run" / "metrics.jsonl", settings.metric, running)
         seconds = time.perf_counter() - start
     require(
         process.returncode == 0 and bool(curve),
-        f"`{settings.command}` failed: got status {process.returncode} and "
+        f"`{command}` failed: got status {process.returncode} and "
         f"{len(curve)} evaluations. See above.",
     )
     record = {
         "task": settings.task,
         "recipe": settings.recipe,
-        "command": settings.command,
+        "command": command,
+        "seed": seed,
+        "prepared": settings.datasets is not None,
         "metric": settings.metric,
         "seconds": round(seconds, 2),
         "curve": curve,
         **machine.about(),
         "cores": len(settings.cores) or os.cpu_count(),
+        "devices": machine.devices(),
         "commit": machine.commit(root),
     }
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -164,7 +182,8 @@ def main(args: Sequence[str] | None = None) -> None:
         args=args,
     )
     if isinstance(settings, Run):
-        run(settings)
+        for seed in settings.seeds or (None,):
+            run(settings, seed)
         return
     from train.plot import save
 
