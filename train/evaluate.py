@@ -68,6 +68,8 @@ from trm.clamp import Ask, clamp
 from trm.evaluation import Answers, Effort, answer
 from trm.rollouts import Choice, Rollouts
 from trm.scoring import Sums, add, settle
+from trm.show.attempts import write_attempts
+from trm.show.pictures import require_pillow
 from trm.summary import Result, compare, describe, result
 
 
@@ -136,6 +138,11 @@ class Settings:
     """File (`.json`) of ARC's two attempts by vote. With several checkpoints one file
     each, `<name>-<step>.json`."""
 
+    pictures: str = ""
+    """Folder for pictures of ARC's tasks with both attempts and their votes: a PNG of
+    each task, and all of them in `index.html` (extra `show`). With several checkpoints
+    one folder each, `<name>/<step>`."""
+
     votes: Literal["each", "together"] = "each"
     """ARC: each checkpoint votes alone, or together with the checkpoints before it
     (officially `aggregated_voting`, over all evaluations of a run)."""
@@ -143,8 +150,12 @@ class Settings:
     def file(self, name: str, step: int) -> AnyPath:
         """Return the path of `predictions` or `submission` for a checkpoint."""
         path = open_path(getattr(self, name))
-        several = self.checkpoints == ("all",) or len(self.checkpoints) > 1
-        return path.with_stem(f"{path.stem}-{step}") if several else path
+        return path.with_stem(f"{path.stem}-{step}") if self.several else path
+
+    @property
+    def several(self) -> bool:
+        """True if several checkpoints may be evaluated."""
+        return self.checkpoints == ("all",) or len(self.checkpoints) > 1
 
     def check(self) -> None:
         """Raise `UserError` unless all settings are in range and go together."""
@@ -172,9 +183,12 @@ class Settings:
             f"`--mode {self.mode}`. Use `--mode fixed`.",
         )
         require(
-            not self.submission or self.split == "test",
-            "A submission is for the test split: got `--split train`. Remove one.",
+            not (self.submission or self.pictures) or self.split == "test",
+            "A submission, and its pictures, are for the test split: got `--split "
+            "train`. Remove one.",
         )
+        if self.pictures:
+            require_pillow("--pictures")
         require(
             not self.predictions or self.predictions.endswith(".npz"),
             f"`--predictions` must name an `.npz` file: got `{self.predictions}`.",
@@ -436,8 +450,9 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
     folders = map(local_dataset, paths)
     is_arc = all((folder / "test_puzzles.json").is_file() for folder in folders)
     require(
-        is_arc or not settings.submission,
-        "A submission needs an ARC dataset, with a `test_puzzles.json`: got "
+        is_arc or not (settings.submission or settings.pictures),
+        "A submission, and its pictures, need an ARC dataset, with a "
+        "`test_puzzles.json`: got "
         f"{', '.join(paths)}. Name it with `--data`.",
     )
     warn_of_other_data(paths, record)
@@ -482,6 +497,11 @@ def evaluate_run(settings: Settings) -> Iterator[Result]:
                 np.savez_compressed(file, **whole)
         if settings.submission and votes is not None:
             votes.write_submission(settings.file("submission", run.step))
+        if settings.pictures and votes is not None:
+            folder = open_path(settings.pictures)
+            write_attempts(
+                votes, folder / str(run.step) if settings.several else folder
+            )
         yield found
 
 
@@ -517,7 +537,8 @@ def main(args: Sequence[str] | None = None) -> None:
     run, first = Path(settings.run_dir).name, jax.process_index() == 0
     default = f"evaluations/{run}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     path = open_path(settings.out or default)
-    for file in (str(path), settings.predictions, settings.submission):
+    page = settings.pictures and f"{settings.pictures}/index.html"
+    for file in (str(path), settings.predictions, settings.submission, page):
         if file and first:
             require_writable(open_path(file))
     results: list[Result] = []

@@ -185,6 +185,8 @@ def test_rollouts(
             "a multiple of the 3 rollouts: got 8. Use `--rows 9`",
         ),
         (["--submission", "s.json"], r"test_puzzles\.json"),
+        (["--pictures", "p"], r"test_puzzles\.json"),
+        (["--pictures", "p", "--split", "train"], "--split train"),
         (["--data", "nowhere"], "nowhere"),
         (["--rows", "7", "--mesh.data", "2"], "2 devices.*7"),
         (["--predictions", "a.json"], r"a\.json"),
@@ -304,6 +306,7 @@ def test_arc_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("arc1", config) == 0
     files = ["--predictions", str(tmp_path / "p.npz")]
     files += ["--rows", "10", "--submission", str(tmp_path / "s.json")]
+    files += ["--pictures", str(tmp_path / "pictures")]
     words = ["--checkpoints", "all", "--votes", "together", *files]
     first, second = evaluated(tmp_path / "run", tmp_path, *words)
     assert "ARC/pass@1" in capsys.readouterr().out
@@ -316,6 +319,10 @@ def test_arc_votes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert votes.metrics() == found["votes"]
     submission = json.loads((tmp_path / f"s-{second['step']}.json").read_text())
     assert submission == votes.submission()
+    for found in (first, second):
+        folder = tmp_path / "pictures" / str(found["step"])
+        drawn = {path.name for path in folder.iterdir()}
+        assert drawn == {"index.html", *(f"{name}.png" for name in votes.tasks)}
     alone = evaluated(tmp_path / "run", tmp_path, *words[:2], *files)[1]
     votes = Votes.of_datasets([data])
     votes.add(*(saved[name] for name in names))

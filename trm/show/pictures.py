@@ -7,6 +7,7 @@ alone: a given has a gray cell, a wrong cell a frame.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,12 @@ MOST_BOARDS = 12
 """Most boards of a picture; more steps are thinned out evenly."""
 
 
-def require_pillow() -> None:
-    """Raise `UserError` unless Pillow is installed."""
+def require_pillow(option: str = "--out") -> None:
+    """Raise `UserError` unless Pillow is installed, as the option needs it."""
     require(
         find_spec("PIL") is not None,
         "Pillow is not installed; pictures need it. Run `pip install -e '.[show]'`, or "
-        "leave out `--out`.",
+        f"leave out `{option}`.",
     )
 
 
@@ -76,7 +77,7 @@ def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
     shelves = math.ceil(len(panels) / max(WIDEST // width, 1))
     across = math.ceil(len(panels) / shelves)
     note, legend = solved_first(frames), _legend_width(kind)
-    needed = legend + math.ceil(_font(SMALL).getlength(note))
+    needed = legend + math.ceil(font(SMALL).getlength(note))
     wide = max(across * width, needed) + MARGIN
     sheet = Image.new("RGB", (wide, shelves * height + MARGIN + LINE), PAPER)
     for i, panel in enumerate(panels):
@@ -84,7 +85,7 @@ def draw_sheet(kind: Kind, frames: Sequence[Frame]) -> "Image":
         sheet.paste(panel, (column * width, row * height))
     draw, y = ImageDraw.Draw(sheet), shelves * height + MARGIN // 2
     _draw_legend(draw, kind, MARGIN, y)
-    draw.text((MARGIN + legend, y + 1), note, INK, _font(SMALL))
+    draw.text((MARGIN + legend, y + 1), note, INK, font(SMALL))
     return sheet
 
 
@@ -104,13 +105,20 @@ def write_animation(
         corner = MARGIN, panel.height + MARGIN // 2
         _draw_legend(ImageDraw.Draw(picture), kind, *corner)
         pictures.append(picture)
-    palette, plain = _palette(pictures), Image.Dither.NONE
-    first, *others = (p.quantize(palette=palette, dither=plain) for p in pictures)
+    first, *others = in_few_colors(pictures)
     each = round(1000 * seconds)
     times = [2 * each, *[each] * (len(pictures) - 2), 3 * each][-len(pictures) :]
     options = {"append_images": others, "duration": times, "loop": 0}
     with whole_file(path) as file:
         first.save(file, "GIF", save_all=True, **options)
+
+
+def in_few_colors(pictures: Sequence["Image"]) -> list["Image"]:
+    """Return pictures in the most frequent of their colors, for smaller files."""
+    from PIL import Image
+
+    palette, plain = _palette(pictures), Image.Dither.NONE
+    return [p.quantize(palette=palette, dither=plain) for p in pictures]
 
 
 def _palette(pictures: Sequence["Image"]) -> "Image":
@@ -155,25 +163,25 @@ def _panel(kind: Kind, frame: Frame) -> "Image":
     picture = Image.new("RGB", (width, top + lines * cell + LINE + MARGIN), PAPER)
     draw = ImageDraw.Draw(picture)
     left = (width - kind.columns * cell) // 2
-    draw.text((left, MARGIN - 4), frame.title, INK, _font(18))
+    draw.text((left, MARGIN - 4), frame.title, INK, font(18))
     if frame.q_halt is not None:
         _draw_meter(draw, left, MARGIN + LINE, frame.q_halt)
-    _draw_board(draw, kind, frame, left, top, cell)
+    draw_board(draw, kind, frame, left, top, cell)
     corner = left, top + lines * cell + 6
-    draw.text(corner, frame.verdict, INK, _font(SMALL))
+    draw.text(corner, frame.verdict, INK, font(SMALL))
     return picture
 
 
 def _draw_meter(draw: "ImageDraw", left: int, top: int, value: float) -> None:
     """Draw the halting probability as a number and a bar."""
-    draw.text((left, top - 1), f"halt {value:.2f}", FAINT, _font(SMALL))
+    draw.text((left, top - 1), f"halt {value:.2f}", FAINT, font(SMALL))
     start, end = left + 74, left + 194
     bar = (start, top + 3, end, top + 13)
     draw.rectangle((start, bar[1], start + value * (end - start), bar[3]), fill=MODEL)
     draw.rectangle(bar, outline=FAINT)
 
 
-def _draw_board(
+def draw_board(
     draw: "ImageDraw", kind: Kind, frame: Frame, left: int, top: int, cell: int
 ) -> None:
     """Draw the cells, the thin lines, then the thick lines."""
@@ -185,7 +193,8 @@ def _draw_board(
         known = 0 <= token < len(kind.signs)
         box = (x, y, x + cell, y + cell)
         if kind.fills:
-            fill, ink = kind.fills[token] if known else PAPER, INK
+            fill = kind.fills[token] if known else PAPER
+            ink = ink_on(fill)
         else:
             by_model = frame.step and (frame.altered[i] or not frame.given[i])
             ink = MODEL if by_model else INK
@@ -195,7 +204,7 @@ def _draw_board(
         letter = "?" if not known else kind.letters[token] if kind.letters else ""
         if letter:
             middle = x + cell / 2, y + cell / 2
-            draw.text(middle, letter, ink, _font(0.58 * cell), anchor="mm")
+            draw.text(middle, letter, ink, font(0.58 * cell), anchor="mm")
     right, bottom = left + columns * cell, top + lines * cell
     for row in range(lines + 1):
         y = top + row * cell
@@ -233,7 +242,7 @@ def _legend(kind: Kind) -> list[tuple[str, str, str, str]]:
 def _legend_width(kind: Kind) -> int:
     """Return the pixels of the legend in a line."""
     texts = (text for text, *_ in _legend(kind))
-    return round(sum(_font(SMALL).getlength(text) + 44 for text in texts))
+    return round(sum(font(SMALL).getlength(text) + 44 for text in texts))
 
 
 def _draw_legend(draw: "ImageDraw", kind: Kind, x: int | float, y: int) -> None:
@@ -243,12 +252,20 @@ def _draw_legend(draw: "ImageDraw", kind: Kind, x: int | float, y: int) -> None:
         if frame:
             draw.rectangle((x + 1, y + 1, x + 17, y + 17), outline=frame, width=3)
         if ink:
-            draw.text((x + 9, y + 9), "5", ink, _font(13), "mm")
-        draw.text((x + 25, y + 1), text, INK, _font(SMALL))
-        x += _font(SMALL).getlength(text) + 44
+            draw.text((x + 9, y + 9), "5", ink, font(13), "mm")
+        draw.text((x + 25, y + 1), text, INK, font(SMALL))
+        x += font(SMALL).getlength(text) + 44
 
 
-def _font(size: int | float):
+def ink_on(fill: str) -> str:
+    """Return black or white, whichever can be read on a color `#rrggbb`."""
+    red, green, blue = bytes.fromhex(fill[1:])
+    return INK if 299 * red + 587 * green + 114 * blue > 110_000 else PAPER
+
+
+@cache
+def font(size: int | float):
+    """Return Pillow's font in a size, in pixels."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

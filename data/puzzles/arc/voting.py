@@ -21,14 +21,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Integer
 
 from configs import require
 from data.puzzles.arc.grid import crop, parse_name, undo
-from data.puzzles.arc.tasks import as_grid, read_json
+from data.puzzles.arc.tasks import UNKNOWN, as_grid, read_json
 from data.remote import local_dataset
 from data.storage import AnyPath, write_whole
 
@@ -59,6 +59,27 @@ def grid_of(key: bytes) -> Grid:
     """Return the grid of a key, in the form of JSON."""
     rows, columns = key[:2]
     return np.frombuffer(key, np.uint8, offset=2).reshape(rows, columns).tolist()
+
+
+class Ballot(NamedTuple):
+    """The votes for the answers to a test input."""
+
+    input: Grid
+    solution: Grid | None
+    """None: secret."""
+
+    answers: list[tuple[Grid, int]]
+    """The first answers with their votes, the best first."""
+
+    votes: int
+    """For all answers."""
+
+    @property
+    def solved(self) -> bool | None:
+        """True if the solution is among the first answers; None if it is secret."""
+        if self.solution is None:
+            return None
+        return self.solution in [grid for grid, _ in self.answers]
 
 
 @dataclass
@@ -137,8 +158,8 @@ class Votes:
     def add(
         self,
         identifiers: Integer[np.ndarray, " rows"],
-        inputs: Integer[np.ndarray, "rows 900"],
-        predictions: Integer[np.ndarray, "rows 900"],
+        inputs: Integer[np.ndarray, "rows cells"],
+        predictions: Integer[np.ndarray, "rows cells"],
         q_halt_logits: Float[np.ndarray, " rows"],
     ) -> None:
         """Count answers; padding rows do not count.
@@ -210,14 +231,26 @@ class Votes:
         shifts the answers to the inputs after it).
         """
         submission = {}
-        for name, questions in self._questions.items():
+        for name in self.tasks:
             submission[name] = []
-            for key, _ in questions:
-                grids = [grid_of(best) for best in self._ranked(name, key)[:attempts]]
+            for ballot in self.ballots(name, attempts):
+                grids = [grid for grid, _ in ballot.answers]
                 grids += (grids[:1] or [PLACEHOLDER]) * (attempts - len(grids))
                 named = {f"attempt_{i}": grid for i, grid in enumerate(grids, 1)}
                 submission[name].append(named)
         return submission
+
+    def ballots(self, name: str, most: int = ATTEMPTS) -> list[Ballot]:
+        """Return the `most` first answers to each test input of a task."""
+        ballots = []
+        for key, pair in self._questions[name]:
+            tallies = self.tallies.get((name, key), {})
+            best = self._ranked(name, key)[:most]
+            answers = [(grid_of(grid), len(tallies[grid].qs)) for grid in best]
+            solution = pair["output"] if pair["output"] != UNKNOWN else None
+            votes = sum(len(tally.qs) for tally in tallies.values())
+            ballots.append(Ballot(pair["input"], solution, answers, votes))
+        return ballots
 
     def write_submission(self, path: AnyPath, attempts: int = ATTEMPTS) -> None:
         """Write `submission` as JSON."""
