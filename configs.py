@@ -304,6 +304,10 @@ class ARC:
     augmentations: int = 1000
     """Maximum of augmentations added to each task. `num-aug`."""
 
+    side: int = 30
+    """Rows and columns of the canvas; tasks with a larger grid are left out. Officially
+    always 30, the largest grid of ARC."""
+
     seed: int = 42
     """Seed of the augmentations and the order of the tasks. `seed`."""
 
@@ -319,6 +323,7 @@ class ARC:
         require_not_negative(self, "augmentations")
         require_seed(self.seed)
         require_within(self, "[1, 1024]", "processes")
+        require_within(self, "[1, 30]", "side")
 
 
 @dataclass(frozen=True, kw_only=True)

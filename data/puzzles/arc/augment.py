@@ -96,8 +96,11 @@ def _mix(hashes: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
 
 
 def augmented_tokens(
-    pairs: Sequence[Pair], augmentations: Augmentations, rng: np.random.Generator | None
-) -> UInt8[np.ndarray, "2 augmentations pairs 900"]:
+    pairs: Sequence[Pair],
+    augmentations: Augmentations,
+    rng: np.random.Generator | None,
+    side: int = SIDE,
+) -> UInt8[np.ndarray, "2 augmentations pairs cells"]:
     """Return the tokens of inputs and outputs of `pairs` in every augmentation.
 
     Args:
@@ -105,29 +108,30 @@ def augmented_tokens(
         augmentations: augmentations of the task.
         rng: random numbers for moving pairs to anywhere on the canvas, input and output
             together. One random pair of each augmentation stays. None: all pairs do.
+        side: rows and columns of the canvas; no grid is larger.
     """
-    canvases = np.zeros((2, SYMMETRIES, len(pairs), 2 * SIDE + 1, 2 * SIDE + 1), "u1")
+    canvases = np.zeros((2, SYMMETRIES, len(pairs), 2 * side + 1, 2 * side + 1), "u1")
     room = np.empty((SYMMETRIES, len(pairs), 2), int)
     for at, pair in np.ndenumerate(_turned(pairs)):
         for canvas, grid in zip(canvases[:, *at], pair, strict=True):
-            draw(canvas[SIDE:, SIDE:], grid)
-        room[at] = SIDE - np.max([grid.shape for grid in pair], axis=0)
+            draw(canvas[side:, side:], grid)
+        room[at] = side - np.max([grid.shape for grid in pair], axis=0)
     shift = np.zeros((augmentations.size, len(pairs), 2), int)
     if rng is not None:
         shift = rng.integers(room[augmentations.symmetries] + 1)
         unmoved = rng.integers(len(pairs), size=augmentations.size)
         shift[np.arange(augmentations.size), unmoved] = 0
-    # A grid is at (30, 30) of its canvas: the window chosen moves it.
+    # A grid is at (side, side) of its canvas: the window chosen moves it.
     windows = np.lib.stride_tricks.sliding_window_view(
-        canvases, (SIDE, SIDE), axis=(-2, -1)
+        canvases, (side, side), axis=(-2, -1)
     )
     tokens = windows[
         np.arange(2)[:, None, None],
         augmentations.symmetries[:, None],
         np.arange(len(pairs)),
-        SIDE - shift[..., 0],
-        SIDE - shift[..., 1],
-    ].reshape(2, augmentations.size, len(pairs), SIDE * SIDE)
+        side - shift[..., 0],
+        side - shift[..., 1],
+    ].reshape(2, augmentations.size, len(pairs), side * side)
     tables = np.tile(np.arange(VOCAB, dtype=np.uint8), (augmentations.size, 1))
     tables[:, FIRST:] = augmentations.colors + FIRST
     for i, table in enumerate(tables):

@@ -27,11 +27,10 @@ from jaxtyping import Int
 from configs import ARC, LARGEST, require
 from data.folder import check_vacant, new_folder, parallel_map
 from data.puzzles.arc.augment import Augmentations, augmented_tokens, draw_augmentations
-from data.puzzles.arc.grid import SIDE, VOCAB, augmented_name
+from data.puzzles.arc.grid import VOCAB, augmented_name
 from data.puzzles.arc.tasks import Pair, Task, read_subsets
 from data.puzzles.metadata import Metadata
 
-CELLS = SIDE * SIDE
 FIELDS = ("inputs", "labels")
 
 Item = TypeVar("Item")
@@ -82,15 +81,15 @@ def build(config: ARC, out: Path) -> None:
     groups = draw_groups(config)
     tested = [group for group in groups if group.tested]
     splits = {"train": groups, "test": tested}
-    _check_space(splits, out)
+    _check_space(splits, config.side, out)
     names = ["<blank>", *puzzle_names(groups)]
     with new_folder(out) as folder:
         parts = [
             part
             for split, members in splits.items()
-            for part in _make_files(split, members, folder / split)
+            for part in _make_files(split, members, config.side, folder / split)
         ]
-        write = partial(_write_tokens, config.seed, folder)
+        write = partial(_write_tokens, config, folder)
         written = _bar(
             parallel_map(write, parts, config.processes), "tokens", len(parts)
         )
@@ -104,7 +103,8 @@ def build(config: ARC, out: Path) -> None:
                 "source": ", ".join(config.subsets),
                 "content_hash": digests[split].hexdigest(),
             }
-            _metadata(split, members, len(names), extra).write(folder / split)
+            metadata = _metadata(split, members, config.side, len(names), extra)
+            metadata.write(folder / split)
         _write_json(names, folder / "identifiers.json")
         tasks = {group.task.name: group.task.to_json() for group in tested}
         _write_json(tasks, folder / "test_puzzles.json")
@@ -141,7 +141,9 @@ def puzzle_names(groups: Iterable[Group]) -> Iterable[str]:
             yield augmented_name(name, symmetry, new)
 
 
-def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Part]:
+def _make_files(
+    split: str, groups: Sequence[Group], side: int, folder: Path
+) -> list[Part]:
     """Make the five files of a split, and return the rows of each group.
 
     The files of tokens have their length, but no content yet.
@@ -162,33 +164,42 @@ def _make_files(split: str, groups: Sequence[Group], folder: Path) -> list[Part]
     *starts, total = ends.tolist()
     for field in FIELDS:
         path = folder / f"all__{field}.npy"
-        np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(total, CELLS))
+        np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(total, side**2))
     return [
         Part(split, group, (start, total))
         for group, start in zip(groups, starts, strict=True)
     ]
 
 
-def _write_tokens(seed: int, folder: Path, part: Part) -> bytes:
+def _write_tokens(config: ARC, folder: Path, part: Part) -> bytes:
     """Write the tokens of a group, and return their SHA-256.
 
     Without a mapped file: its written pages count as memory of the process.
     """
     split, group, (first, total) = part
-    move = np.random.default_rng((seed, 2, group.number)) if split == "train" else None
-    tokens = augmented_tokens(group.pairs(split), group.augmentations, move)
+    rng = np.random.default_rng((config.seed, 2, group.number))
+    tokens = augmented_tokens(
+        group.pairs(split),
+        group.augmentations,
+        rng if split == "train" else None,
+        config.side,
+    )
     digest = hashlib.sha256(f"{group.first_id} {tokens.shape}".encode())
     for field, values in zip(FIELDS, tokens, strict=True):
         path = folder / split / f"all__{field}.npy"
         with path.open("r+b") as file:
-            file.seek(path.stat().st_size - (total - first) * CELLS)
+            file.seek(path.stat().st_size - (total - first) * config.side**2)
             file.write(values.data)
         digest.update(values.data)
     return digest.digest()
 
 
 def _metadata(
-    split: str, groups: Sequence[Group], names: int, extra: Mapping[str, object]
+    split: str,
+    groups: Sequence[Group],
+    side: int,
+    names: int,
+    extra: Mapping[str, object],
 ) -> Metadata:
     """Return the metadata of a split of a dataset with `names` identifiers."""
     puzzles = sum(group.augmentations.size for group in groups)
@@ -197,7 +208,7 @@ def _metadata(
         ignore_label_id=0,
         blank_identifier_id=0,
         vocab_size=VOCAB,
-        seq_len=CELLS,
+        seq_len=side**2,
         num_puzzle_identifiers=names,
         total_groups=len(groups),
         mean_puzzle_examples=sum(group.examples(split) for group in groups) / puzzles,
@@ -207,12 +218,12 @@ def _metadata(
     )
 
 
-def _check_space(splits: Mapping[str, Sequence[Group]], out: Path) -> None:
+def _check_space(splits: Mapping[str, Sequence[Group]], side: int, out: Path) -> None:
     """Raise `UserError` unless the examples fit on the disk."""
     examples = sum(
         group.examples(split) for split, groups in splits.items() for group in groups
     )
-    needed = 2 * CELLS * examples
+    needed = 2 * side**2 * examples
     parent = next(folder for folder in out.absolute().parents if folder.exists())
     have = shutil.disk_usage(parent).free
     require(

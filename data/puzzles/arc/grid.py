@@ -1,20 +1,24 @@
 """Grids of the Abstraction and Reasoning Corpus (ARC): tokens, symmetries, names.
 
-A grid has 1 to 30 rows and columns of colors 0 to 9. Its tokens are a canvas of 30x30:
-0 pads, 1 is the border on the right and below, color c is c + 2. An augmentation is one
-of the 8 symmetries of the square and a permutation of the colors 1 to 9. It is a part
-of the puzzle's name: `007bbfb7|||t3|||0254631798`.
+A grid has 1 to 30 rows and columns of colors 0 to 9. Its tokens are a canvas of 30x30,
+or a smaller square: 0 pads, 1 is the border on the right and below, color c is c + 2.
+An augmentation is one of the 8 symmetries of the square and a permutation of the colors
+1 to 9. It is a part of the puzzle's name: `007bbfb7|||t3|||0254631798`.
 
 Source: official `dataset/build_arc_dataset.py`, `dataset/common.py` and
 `evaluators/arc.py` (`_crop`).
 """
 
+import math
+
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 
 from data.puzzles.symmetry import INVERSE, turn
 
 SIDE = 30
+"""Largest side of a grid."""
+
 COLORS = 10
 PAD, BORDER, FIRST = 0, 1, 2
 """Tokens: outside of the grid, its border, and color 0."""
@@ -47,15 +51,18 @@ def undo(
     return np.argsort(colors).astype(np.uint8)[turn(grid, INVERSE[symmetry])]
 
 
-def to_tokens(grid: UInt8[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "900"]:
+def to_tokens(
+    grid: UInt8[np.ndarray, "rows columns"], side: int = SIDE
+) -> UInt8[np.ndarray, " cells"]:
     """Return a grid in the upper left corner of a canvas, with its border."""
-    canvas = np.zeros((SIDE + 1, SIDE + 1), np.uint8)
+    canvas = np.zeros((side + 1, side + 1), np.uint8)
     draw(canvas, grid)
-    return canvas[:SIDE, :SIDE].reshape(-1)
+    return canvas[:side, :side].reshape(-1)
 
 
 def draw(
-    canvas: UInt8[np.ndarray, "31 31"], grid: UInt8[np.ndarray, "rows columns"]
+    canvas: UInt8[np.ndarray, "side side"],
+    grid: UInt8[np.ndarray, "rows columns"],
 ) -> None:
     """Draw a grid with its border into the upper left corner of an empty canvas."""
     rows, columns = grid.shape
@@ -64,30 +71,38 @@ def draw(
     canvas[:rows, columns] = BORDER
 
 
+def as_canvas(
+    tokens: Shaped[np.ndarray, "*examples cells"],
+) -> Shaped[np.ndarray, "*examples side side"]:
+    """Return tokens as square canvases."""
+    side = math.isqrt(tokens.shape[-1])
+    return tokens.reshape(*tokens.shape[:-1], side, side)
+
+
 def crop_sizes(
-    tokens: Integer[np.ndarray, "examples 900"],
+    tokens: Integer[np.ndarray, "examples cells"],
 ) -> Integer[np.ndarray, "examples 2"]:
     """Return the sizes of the largest rectangles of colors in the upper left corners.
 
     Ties are decided by the fewest rows. (0, 0): the corner is not a color.
     """
-    canvas = tokens.reshape(-1, SIDE, SIDE)
+    canvas = as_canvas(tokens)
     colored = (canvas >= FIRST) & (canvas < VOCAB)
     width = np.logical_and.accumulate(colored, axis=2).sum(axis=2)
     width = np.minimum.accumulate(width, axis=1)
-    area = width * np.arange(1, SIDE + 1)
+    area = width * np.arange(1, canvas.shape[1] + 1)
     last = area.argmax(axis=1)
     columns = np.take_along_axis(width, last[:, None], axis=1)[:, 0]
     return np.stack([np.where(columns > 0, last + 1, 0), columns], axis=1)
 
 
-def crop(tokens: Integer[np.ndarray, "examples 900"]) -> list[np.ndarray]:
+def crop(tokens: Integer[np.ndarray, "examples cells"]) -> list[np.ndarray]:
     """Return the grid of each example: the largest rectangle of colors."""
-    canvas = (tokens.reshape(-1, SIDE, SIDE) - FIRST).astype(np.uint8)
+    canvas = (as_canvas(tokens) - FIRST).astype(np.uint8)
     sizes = crop_sizes(tokens).tolist()
     return [grid[:r, :c] for grid, (r, c) in zip(canvas, sizes, strict=True)]
 
 
-def to_grid(tokens: Integer[np.ndarray, "900"]) -> UInt8[np.ndarray, "rows columns"]:
+def to_grid(tokens: Integer[np.ndarray, " cells"]) -> UInt8[np.ndarray, "rows columns"]:
     """Return the grid in the upper left corner of a canvas."""
     return crop(tokens[None])[0]

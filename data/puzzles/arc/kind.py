@@ -1,13 +1,24 @@
 """ARC tasks as a kind of puzzle: grids without rules that can be checked."""
 
 import json
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
 from configs import UserError, require
-from data.puzzles.arc.grid import BORDER, PAD, SIDE, VOCAB, crop, to_grid, to_tokens
+from data.puzzles.arc.grid import (
+    BORDER,
+    PAD,
+    SIDE,
+    VOCAB,
+    as_canvas,
+    crop,
+    to_grid,
+    to_tokens,
+)
 from data.puzzles.arc.tasks import as_grid
 from data.puzzles.kind import Boards, Cells, Kind, render_cells
 from data.puzzles.questions import Question
@@ -23,16 +34,17 @@ COLORS = (
 
 def arc(seq: int, vocab: int) -> Kind | None:
     """Return the kind of ARC's canvases; None for other sizes."""
-    if (seq, vocab) != (SIDE**2, VOCAB):
+    side = math.isqrt(seq)
+    if side > SIDE or (seq, vocab) != (side**2, VOCAB):
         return None
     return Kind(
-        columns=SIDE,
+        columns=side,
         signs=tuple(SIGNS),
         fills=COLORS,
         key=((COLORS[BORDER], "end of the grid"),),
         blank=PAD,
         hints=False,
-        read=read,
+        read=partial(read, side=side),
         render=render,
         errors=errors,
     )
@@ -49,26 +61,31 @@ def errors(answers: Boards, known: Integer[np.ndarray, " seq"]) -> Cells:
 
 
 def render(
-    tokens: Integer[np.ndarray, "900"], wrong: Bool[np.ndarray, "900"]
+    tokens: Integer[np.ndarray, " cells"], wrong: Bool[np.ndarray, " cells"]
 ) -> list[str]:
     """Return the lines of the used part of a canvas, with `!` after each wrong cell.
 
     Colors are digits, and the border is `:`.
     """
-    used = ((tokens != PAD) | wrong).reshape(SIDE, SIDE)
+    used = as_canvas((tokens != PAD) | wrong)
     rows, columns = (
         int(np.flatnonzero(used.any(axis=axis)).max(initial=0)) + 1 for axis in (1, 0)
     )
     cells = [SIGNS[t] if 0 <= t < VOCAB else "?" for t in tokens.tolist()]
-    lines = render_cells(cells, wrong, SIDE)[:rows]
+    lines = render_cells(cells, wrong)[:rows]
     return [line[: 2 * columns].rstrip() for line in lines]
 
 
-def read(text: str, name: str = "") -> list[Question]:
+def read(text: str, name: str = "", side: int = SIDE) -> list[Question]:
     """Read the test inputs of an ARC task in JSON, or of a JSON object of tasks.
 
+    Args:
+        text: JSON.
+        name: of the task, or of the file.
+        side: rows and columns of the canvas.
+
     Raises:
-        UserError: if the text is not JSON of this form.
+        UserError: if the text is not JSON of this form, or a grid is larger.
     """
     what = name or "the task"
     try:
@@ -86,11 +103,11 @@ def read(text: str, name: str = "") -> list[Question]:
     return [
         question
         for task, parts in tasks.items()
-        for question in _test_inputs(task, parts, what)
+        for question in _test_inputs(task, parts, what, side)
     ]
 
 
-def _test_inputs(task: str, parts: Any, what: str) -> list[Question]:
+def _test_inputs(task: str, parts: Any, what: str, side: int) -> list[Question]:
     """Return the questions of a task."""
     pairs = parts.get("test") if isinstance(parts, dict) else None
     if not isinstance(pairs, list) or not all(isinstance(p, dict) for p in pairs):
@@ -106,8 +123,8 @@ def _test_inputs(task: str, parts: Any, what: str) -> list[Question]:
             f"{where}: a pair must have an input: got {sorted(pair)}. Correct the file "
             "or download it again.",
         )
-        grid = lambda side, pair=pair, where=where: to_tokens(
-            as_grid(pair[side], f"{where}, {side}: a grid")
+        grid = lambda part, pair=pair, where=where: to_tokens(
+            as_grid(pair[part], f"{where}, {part}: a grid", side), side
         ).astype(np.int32)
         answer = grid("output") if pair.get("output") is not None else None
         questions.append(Question(where, grid("input"), answer, task or what))

@@ -42,6 +42,12 @@ class Task(NamedTuple):
     train: Sequence[Pair]
     test: Sequence[Pair]
 
+    @property
+    def side(self) -> int:
+        """Rows or columns of the largest grid."""
+        pairs = (*self.train, *self.test)
+        return max(max(grid.shape) for pair in pairs for grid in pair)
+
     def to_json(self) -> dict[str, list[dict[str, list[list[int]]]]]:
         """Return the task in the form of the files, with solutions."""
         return {
@@ -53,23 +59,30 @@ class Task(NamedTuple):
 def read_subsets(config: ARC) -> dict[str, list[Task]]:
     """Return the tasks of each subset; a task in several subsets is kept once.
 
+    Tasks with a grid above `config.side` are left out.
+
     It is kept in the test set if it is there, else in its first subset, with a warning:
     ARC-AGI-2 contains tasks of ARC-AGI-1. Neither is an augmentation of a test task
     trained on under another name, as `training/40853293`, which is
     `evaluation/070dd51e`. (The official builder compares names alone.)
 
     Raises:
-        UserError: if a file is missing or has another form.
+        UserError: if a file is missing or has another form, or no test task is left.
     """
     source = Path(config.source)
     require(
         source.is_dir(),
         f"Folder of ARC files not found: {source}. {WHERE}.",
     )
-    subsets = {
-        name: read_subset(source, name, secret=name in config.test)
-        for name in dict.fromkeys(config.subsets)
-    }
+    subsets: dict[str, list[Task]] = {}
+    for name in dict.fromkeys(config.subsets):
+        tasks = read_subset(source, name, secret=name in config.test)
+        subsets[name] = [task for task in tasks if task.side <= config.side]
+    require(
+        any(subsets[name] for name in config.test),
+        f"A test task must have no grid above `side`: got side={config.side}, and all "
+        "have one. Use a larger one.",
+    )
     known: set[str] = set()
     for name in sorted(subsets, key=lambda name: name not in config.test):
         new = [task for task in subsets[name] if task.name not in known]
@@ -184,24 +197,27 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def as_grid(grid: Any, where: str = "A grid") -> UInt8[np.ndarray, "rows columns"]:
+def as_grid(
+    grid: Any, where: str = "A grid", side: int = SIDE
+) -> UInt8[np.ndarray, "rows columns"]:
     """Return a grid of JSON as an array.
 
     Args:
         grid: a list of rows of colors.
         where: name of the grid in an error message.
+        side: most rows and columns.
 
     Raises:
-        UserError: unless it has 1 to 30 rows and columns of colors 0 to 9.
+        UserError: unless it has 1 to `side` rows and columns of colors 0 to 9.
     """
     wrong = ""
     if not isinstance(grid, list) or not all(isinstance(row, list) for row in grid):
         wrong = f"{grid!r:.40}, which is not a list of rows"
-    elif not 1 <= len(grid) <= SIDE:
+    elif not 1 <= len(grid) <= side:
         wrong = f"{len(grid)} rows"
     elif len(widths := {len(row) for row in grid}) > 1:
         wrong = f"rows of {min(widths)} and of {max(widths)} cells"
-    elif not 1 <= len(grid[0]) <= SIDE:
+    elif not 1 <= len(grid[0]) <= side:
         wrong = f"{len(grid[0])} columns"
     elif bad := [c for row in grid for c in row if type(c) is not int]:
         wrong = f"a cell {bad[0]!r:.40}"
@@ -209,7 +225,7 @@ def as_grid(grid: Any, where: str = "A grid") -> UInt8[np.ndarray, "rows columns
         wrong = f"the color {bad[0]!r:.40}"
     require(
         not wrong,
-        f"{where} must be 1 to {SIDE} rows, of the same length from 1 to {SIDE}, of "
+        f"{where} must be 1 to {side} rows, of the same length from 1 to {side}, of "
         f"colors 0 to {COLORS - 1}: got {wrong}. Correct or download the file again.",
     )
     return np.array(grid, np.uint8)

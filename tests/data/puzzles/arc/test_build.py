@@ -21,8 +21,8 @@ from configs import (
 )
 from data.prepare import main as prepare_main
 from data.puzzles.arc.build import build
-from data.puzzles.arc.grid import crop, parse_name, undo
-from data.puzzles.arc.tasks import read_json
+from data.puzzles.arc.grid import as_canvas, crop, parse_name, undo
+from data.puzzles.arc.tasks import read_json, read_subsets
 from data.puzzles.arc.voting import Votes
 from data.puzzles.dataset import Metadata, PuzzleDataset
 from tests.arc_golden import RAW, write_official
@@ -57,11 +57,11 @@ def load(folder: Path, split: str) -> dict[str, np.ndarray]:
 
 def to_corner(canvas: np.ndarray) -> np.ndarray:
     """A canvas whose grid is moved back to the corner."""
-    canvas = canvas.reshape(30, 30)
+    canvas = as_canvas(canvas)
     row, column = np.argwhere(canvas >= 2).min(axis=0)
     back = np.zeros_like(canvas)
-    back[: 30 - row, : 30 - column] = canvas[row:, column:]
-    return back.reshape(1, 900)
+    back[: len(canvas) - row, : len(canvas) - column] = canvas[row:, column:]
+    return back.reshape(1, -1)
 
 
 def groups(folder: Path, split: str) -> dict[str, list[list[str]]]:
@@ -176,6 +176,29 @@ def test_without_augmentations_there_is_the_task_alone(tmp_path: Path):
     names = read_json(tmp_path / "plain" / "identifiers.json")
     assert len(names) == 11
     assert not any("|||" in name for name in names)
+
+
+def test_a_smaller_canvas_has_all_of_the_tasks_that_fit(tmp_path: Path):
+    config, out = replace(CONFIG, side=13), tmp_path / "small"
+    build(config, out)
+    tasks = [task for tasks in read_subsets(CONFIG).values() for task in tasks]
+    fitting = {task.name: task for task in tasks if task.side <= 13}
+    assert len(fitting) == 5
+    trained, tested = groups(out, "train"), groups(out, "test")
+    assert trained.keys() == fitting.keys()
+    as_text = lambda pairs: sorted(str([a.tolist(), b.tolist()]) for a, b in pairs)
+    for name, task in fitting.items():
+        shown = task.train if name in tested else [*task.train, *task.test]
+        assert trained[name] == [as_text(shown)] * 6
+    for name, puzzles in tested.items():
+        assert puzzles == [as_text(fitting[name].test)] * 6
+    arrays, votes = load(out, "test"), Votes.of_datasets([out])
+    assert arrays["inputs"].shape[1] == Metadata.read(out / "test").seq_len == 169
+    q = np.zeros(len(arrays["inputs"]))
+    votes.add(arrays["puzzle_identifiers"], arrays["inputs"], arrays["labels"], q)
+    assert votes.metrics([1]) == {"ARC/pass@1": 1.0}
+    with pytest.raises(UserError, match="side=12"):
+        build(replace(CONFIG, side=12), tmp_path / "none")
 
 
 def test_secret_solutions_leave_a_submission_to_make(tmp_path: Path):

@@ -46,6 +46,15 @@ def test_text_that_is_no_task(text, value):
         ARC.read(text, "t")
 
 
+def test_a_smaller_canvas():
+    kind = kind_of("arc", 9, 12)
+    (question,) = kind.read(json.dumps({"test": [{"input": [[1, 2], [3, 0]]}]}), "t")
+    assert question.tokens.tolist() == [3, 4, 1, 5, 2, 1, 1, 1, 0]
+    assert kind.render(question.tokens, np.zeros(9, bool))[:2] == ["1 2 :", "3 0 :"]
+    with pytest.raises(UserError, match=r"t, test\[0\], input.*1 to 3.*4 rows"):
+        kind.read(json.dumps({"test": [{"input": [[1]] * 4}]}), "t")
+
+
 def test_an_answer_is_right_as_it_is_cropped():
     """As in the official evaluation; else all that differs is wrong."""
     known = to_tokens(np.array([[1, 2], [3, 4]], np.uint8)).astype(np.int32)
