@@ -802,6 +802,9 @@ class OptimConfig:
     decay: Literal["all", "matrices"] = "all"
     """Decay every parameter (TRM), or those with two or more axes (nanoGPT)."""
 
+    cautious: bool = False
+    """Decay only where weight and update have the same sign (arXiv 2510.12402)."""
+
     beta1: float = 0.9
     """Decay of the first moment. `beta1`."""
 
@@ -842,18 +845,25 @@ class OptimConfig:
     """Newton-Schulz steps per update: fewer are faster, but small singular values stay
     small."""
 
+    muon_beta2: float | None = None
+    """NorMuon (arXiv 2510.05491, which has 0.95): divide each neuron's update by its
+    running size, of which this is the decay. None: Muon."""
+
     def __post_init__(self) -> None:
         require_within(self, "(0, inf)", "lr", "eps", "muon_rate")
         require_within(self, "[0, 1]", "min_ratio")
         require_within(self, "(0, 1]", "decay_share")
-        require_within(
-            self, "[0, 1)", "ema", "ema_start", "beta1", "beta2", "muon_momentum"
-        )
+        require_within(self, "[0, 1)", "ema", "ema_start", "beta1", "beta2")
+        require_within(self, "[0, 1)", "muon_momentum", "muon_beta2")
         require_not_negative(self, "warmup", "weight_decay", "muon_decay", "clip")
         require_positive(self, "muon_steps", largest=100)
         require(
             self.muon or self.muon_decay is None,
             f"`muon_decay` needs `muon`: got {self.muon_decay}. Use `weight_decay`.",
+        )
+        require(
+            self.muon or self.muon_beta2 is None,
+            f"`muon_beta2` needs `muon`: got {self.muon_beta2}. Use `beta2`.",
         )
 
 
@@ -1335,7 +1345,7 @@ evaluations. The content of the data must not change."""
 RECIPE_MAY_CHANGE = (
     *("epochs", "max_iters", "lr_decay_iters", "table"),
     *("optim.lr", "optim.warmup", "optim.schedule", "optim.min_ratio"),
-    *("optim.decay_share", "optim.weight_decay", "optim.clip"),
+    *("optim.decay_share", "optim.weight_decay", "optim.cautious", "optim.clip"),
     *("optim.beta1", "optim.beta2", "optim.eps"),
     *("optim.muon_rate", "optim.muon_momentum", "optim.muon_nesterov"),
     "optim.muon_steps",

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PyTree
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from configs import OptimConfig
+from train.normuon import normalize_neurons
 
 ADAMS_SIZE = 0.2
 """Root mean square of the entries of Adam's updates, from arXiv 2502.16982."""
@@ -107,6 +108,8 @@ def with_muon(
             lambda _: MuonDimensionNumbers(1, 2), matrices
         ),
     )
+    if config.muon_beta2 is not None:
+        muon = optax.chain(muon, normalize_neurons(config.muon_beta2))
 
     def init(params: PyTree) -> tuple[PyTree, PyTree]:
         hidden, others = _separate(params)

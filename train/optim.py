@@ -272,9 +272,10 @@ def make_tx(config: OptimConfig, schedule: Schedule) -> optax.GradientTransforma
 
 def decay_weights(config: OptimConfig) -> optax.GradientTransformation:
     """Add the decay of the configured parameters to their updates."""
+    decay = cautious_decay if config.cautious else optax.add_decayed_weights
     mask = {"all": None, "matrices": matrices}[config.decay]
     if config.muon_decay is None:
-        return optax.add_decayed_weights(config.weight_decay, mask)
+        return decay(config.weight_decay, mask)
 
     def others(params: PyTree) -> PyTree[bool]:
         hidden = is_hidden(params)
@@ -282,9 +283,30 @@ def decay_weights(config: OptimConfig) -> optax.GradientTransformation:
         return jax.tree.map(lambda a, b: a and not b, decayed, hidden)
 
     return optax.chain(
-        optax.add_decayed_weights(config.muon_decay, is_hidden),
-        optax.add_decayed_weights(config.weight_decay, others),
+        decay(config.muon_decay, is_hidden), decay(config.weight_decay, others)
     )
+
+
+def cautious_decay(
+    rate: float, mask: Callable[[PyTree], PyTree[bool]] | None = None
+) -> optax.GradientTransformation:
+    """Add `rate` times each weight where its update has the same sign, or is 0.
+
+    Elsewhere the decay would act against the update.
+
+    Source: Chen et al. 2025, arXiv 2510.12402.
+
+    Args:
+        rate: of the decay.
+        mask: from parameters to those that decay. None: all.
+    """
+
+    def add(update: Array, weight: Array) -> Array:
+        agrees = jnp.sign(update) * jnp.sign(weight) >= 0  # a product could underflow
+        return update + jnp.where(agrees, rate * weight, 0.0)
+
+    decay = optax.stateless(lambda updates, params: jax.tree.map(add, updates, params))
+    return decay if mask is None else optax.masked(decay, mask)
 
 
 def update_ema(ema: Any, model: Any, decay: float) -> Any:

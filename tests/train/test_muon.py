@@ -113,6 +113,52 @@ def test_against_numpy(nesterov: bool, steps: int) -> None:
         np.testing.assert_allclose(actual, matrix, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("beta2", [0.95, 0.5])
+def test_normuon_against_its_formula(beta2: float) -> None:
+    """Source: arXiv 2510.05491, algorithm 1; there a neuron is a row."""
+    model: Any = Model()
+    config = replace(CONFIG, muon_beta2=beta2, muon_nesterov=False)
+    tx: Any = make_tx(config, constant)
+    state = tx.init(model)
+    weights = [x.T for x in matrices_of(model)]
+    means = [np.zeros_like(x) for x in weights]
+    squares = [np.zeros((len(x), 1)) for x in weights]
+    for t in range(1, 5):
+        rng = np.random.default_rng(t)
+        draw = lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32)  # noqa: B023
+        grads = jax.tree.map(draw, model)
+        updates, state = tx.update(grads, state, model)
+        model = optax.apply_updates(model, updates)
+        for i, g in enumerate(x.T for x in matrices_of(grads)):
+            means[i] = BETA * means[i] + (1 - BETA) * g
+            o = orthogonalize(means[i], 5)
+            square = (o**2).mean(axis=1, keepdims=True)
+            squares[i] = beta2 * squares[i] + (1 - beta2) * square
+            o /= np.sqrt(squares[i]) + 1e-8
+            rate = 0.2 * RATE * LR * np.sqrt(o.size) / np.linalg.norm(o)
+            weights[i] -= RATE * LR * DECAY * weights[i] + rate * o
+    for actual, expected in zip(matrices_of(model), weights, strict=True):
+        np.testing.assert_allclose(actual, expected.T, rtol=1e-4, atol=1e-5)
+
+
+def test_normuon_moves_neurons_alike_and_leaves_a_zero_gradient() -> None:
+    model: Any = Model()
+    config = replace(CONFIG, weight_decay=0.0, muon_beta2=0.95)
+    tx: Any = make_tx(config, constant)
+    grads = eqx.tree_at(
+        lambda m: m.layers.layers.heads,
+        jax.tree.map(lambda p: p * p + 0.1, model),
+        jnp.zeros_like(model.layers.layers.heads),
+    )
+    updates, _ = tx.update(grads, tx.init(model), model)
+    for i, update in enumerate(matrices_of(updates)):
+        if i % 3 == 2:  # the heads of a layer
+            assert not update.any()
+            continue
+        sizes = np.sqrt((update**2).mean(axis=0))  # 0.2 lr for each neuron at first
+        np.testing.assert_allclose(sizes, 0.2 * RATE * LR, rtol=1e-5)
+
+
 def test_other_updates_do_not_change() -> None:
     model = Model()
     grads = jax.tree.map(lambda p: p + 0.3, model)
@@ -134,6 +180,27 @@ def test_decay_apart_for_hidden_matrices_and_the_rest() -> None:
         np.testing.assert_allclose(actual, -LR * RATE * 0.02 * matrix, atol=1e-7)
     for pick in (lambda m: m.head.weight, lambda m: m.layers.layers.gain):
         np.testing.assert_allclose(pick(updates), -LR * DECAY * pick(model), atol=1e-7)
+
+
+def test_cautious_decay_of_hidden_matrices_and_the_rest() -> None:
+    model: Any = Model()
+    grads = jax.tree.map(lambda p: p[..., ::-1], model)  # of both signs
+    plain = replace(CONFIG, muon_decay=0.02)
+    without, always, cautious = (
+        tx.update(grads, tx.init(model), model)[0]
+        for config in (
+            replace(plain, weight_decay=0.0, muon_decay=0.0),
+            plain,
+            replace(plain, cautious=True),
+        )
+        for tx in [make_tx(config, constant)]
+    )
+    for weight, u, decayed, actual in zip(
+        *map(jax.tree.leaves, (model, without, always, cautious)), strict=True
+    ):
+        agrees = (-u * weight) > 0  # a step is the update times a negative rate
+        assert 0 < agrees.sum() < agrees.size
+        np.testing.assert_array_equal(actual, jnp.where(agrees, decayed, u))
 
 
 def test_against_optax() -> None:
@@ -182,7 +249,7 @@ def test_hidden_matrices_of_a_trm(mixer: Any, mixing: set[str]) -> None:
 
 def optimizer() -> Optimizer:
     """Muon, and SGD for the rest: AdamATan2 would amplify rounding."""
-    muon = with_muon(OptimConfig(muon=True), optax.identity())
+    muon = with_muon(OptimConfig(muon=True, muon_beta2=0.95), optax.identity())
     return tiny.optimizer(optax.chain(muon, optax.scale(-0.1)))
 
 
@@ -222,7 +289,14 @@ def test_restored_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"muon_momentum": 1.0}, {"muon_rate": 0.0}, {"muon_steps": 0}]
+    "bad",
+    [
+        {"muon_momentum": 1.0},
+        {"muon_rate": 0.0},
+        {"muon_steps": 0},
+        {"muon_beta2": 1.0, "muon": True},
+        {"muon_beta2": 0.95},
+    ],
 )
 def test_bad_settings(bad: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(bad))):

@@ -12,6 +12,7 @@ from configs import OptimConfig
 from tests.golden import Golden
 from train.optim import (
     atan2_positive,
+    cautious_decay,
     make_optimizer,
     make_schedule,
     make_tx,
@@ -118,6 +119,16 @@ def test_clipping_is_by_the_global_norm() -> None:
     moment = state[1].mu
     np.testing.assert_allclose(moment["a"][0] / 0.1, 0.6, rtol=1e-5)
     np.testing.assert_allclose(moment["b"][0] / 0.1, 0.8, rtol=1e-5)
+
+
+def test_cautious_decay_only_where_signs_agree() -> None:
+    """Source: arXiv 2510.12402: where `u * x >= 0`; here 1e-30 squared underflows."""
+    update = jnp.array([1.0, -1.0, 2.0, -2.0, 0.0, 3.0, -1e-30, 1e-30])
+    weight = jnp.array([4.0, -4.0, -4.0, 4.0, 4.0, 0.0, 1e-30, 1e-30])
+    tx = cautious_decay(0.5)
+    actual, _ = tx.update(update, tx.init(weight), weight)
+    expected = jnp.array([3.0, -3.0, 2.0, -2.0, 2.0, 3.0, -1e-30, 1.5e-30])
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_an_average_that_starts_late_is_the_weights_until_then() -> None:
