@@ -549,6 +549,10 @@ class GPTConfig:
     loss_chunk: int = 2048
     """Maximum of tokens whose logits are in memory at once."""
 
+    loops: str = ""
+    """Blocks that are computed several times in a row with the same weights, like
+    `4-5x3`: blocks 4 and 5, counted from 0, three times (arXiv 2502.05171)."""
+
     def __post_init__(self) -> None:
         require_positive(self, "n_layer", "n_head", "n_embd", largest=MOST_STEPS)
         require_positive(self, "block_size", "loss_chunk", "vocab_size", "unroll")
@@ -557,6 +561,27 @@ class GPTConfig:
         require_within(self, "[0, 1)", "dropout")
         require_within(self, "(0, inf)", "rope_theta")
         require_not_negative(self, "logit_cap")
+        require_positive(self, "depth", largest=MOST_STEPS)
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Numbers of the blocks in the order in which they are computed."""
+        order, done = [], 0
+        parts = _parts("loops", self.loops, r"(\d+)-(\d+)x(\d+)", "4-5x3")
+        for first, last, times in (map(int, part) for part in parts):
+            require(
+                done <= first <= last < self.n_layer and 1 <= times <= MOST_STEPS,
+                "Loops must be FIRST-LASTxTIMES, in ascending order, of blocks from 0 "
+                f"to {self.n_layer - 1}, once or more: got loops={self.loops}.",
+            )
+            order += [*range(done, first), *[*range(first, last + 1)] * times]
+            done = last + 1
+        return (*order, *range(done, self.n_layer))
+
+    @property
+    def depth(self) -> int:
+        """Blocks that are computed."""
+        return len(self.order)
 
     @property
     def head_dim(self) -> int:

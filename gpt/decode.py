@@ -32,7 +32,7 @@ _SHORTEST = 16  # prompts are padded to a power of two: few programs, little was
 
 
 class Cache(eqx.Module):
-    """Keys and values of every layer; the axis `memory` has the model's `block_size`.
+    """Keys and values of every computed block; `memory` is the model's `block_size`.
 
     Each head of each text is a row: with two axes for batch and heads, XLA would drop a
     batch of 1, and then copy the whole cache for each token.
@@ -54,7 +54,8 @@ class Decoder(eqx.Module):
 
     def __init__(self, model: GPT):
         layer = lambda number: jax.tree.map(lambda a: a[number], model.blocks.layers)
-        self.blocks = tuple(layer(number) for number in range(model.blocks.length))
+        layers = [layer(number) for number in range(model.blocks.length)]
+        self.blocks = tuple(layers[number] for number in model.order)
         self.rest = eqx.tree_at(lambda m: m.blocks, model, None)
 
     @property

@@ -223,6 +223,7 @@ class Stacked(eqx.Module):
         apply: Callable[[Any, Any, Int[Array, ""]], tuple[Any, Any]],
         carry: Any,
         *,
+        order: tuple[int, ...] | None = None,
         unroll: int = 1,
         remat: bool = False,
     ) -> tuple[Any, Any]:
@@ -230,8 +231,19 @@ class Stacked(eqx.Module):
 
         `apply` maps `layer, carry, index` to `carry, output`. One iteration has
         `unroll` layers. With `remat`, the gradient recomputes all but the carries.
+
+        Args:
+            apply: see above; `index` counts what was applied before.
+            carry: the first carry.
+            order: numbers of the layers to apply, which may repeat. None: each once.
+            unroll: see above.
+            remat: see above.
         """
         arrays, static = eqx.partition(self.layers, eqx.is_array)
+        each = tuple(range(self.length))
+        order = order or each
+        if order != each:
+            arrays = jax.tree.map(lambda a: a[jnp.array(order)], arrays)
 
         def body(carry: Any, inputs: tuple[Any, Int[Array, ""]]) -> tuple[Any, Any]:
             layer, index = inputs
@@ -239,8 +251,8 @@ class Stacked(eqx.Module):
 
         if remat:
             body = jax.checkpoint(body, prevent_cse=False)
-        inputs = (arrays, jnp.arange(self.length))
-        return jax.lax.scan(body, carry, inputs, unroll=min(unroll, self.length))
+        inputs = (arrays, jnp.arange(len(order)))
+        return jax.lax.scan(body, carry, inputs, unroll=min(unroll, len(order)))
 
 
 class Buffer(eqx.Module):

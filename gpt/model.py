@@ -99,7 +99,7 @@ def blocks_in_a_row(config: GPTConfig, backend: str) -> int:
         backend: to compile for: `cpu`, `gpu` or `tpu`.
     """
     loop = config.remat or backend == "cpu"
-    return config.unroll or (1 if loop else config.n_layer)
+    return config.unroll or (1 if loop else config.depth)
 
 
 class GPT(eqx.Module):
@@ -110,6 +110,9 @@ class GPT(eqx.Module):
     """Learned positions; None for rotary positions."""
 
     blocks: Stacked
+    order: tuple[int, ...] = eqx.field(static=True)
+    """Numbers of the blocks in the order in which they are computed."""
+
     norm: LayerNorm | RMSNorm
     head: Embedding | None
     """None: the token embedding is the head (tied)."""
@@ -135,6 +138,7 @@ class GPT(eqx.Module):
             lambda key: Block(config, key=key),
             jax.random.split(block_key, config.n_layer),
         )
+        self.order = config.order
         self.norm = build_norm(config)
         init = zeros if config.zero_init else small
         head = Embedding(vocab, dim, init=init, key=jax.random.fold_in(token_key, 1))
@@ -226,7 +230,8 @@ class GPT(eqx.Module):
             mix = lambda *qkv: (attend(*qkv, **options), None)
             return block(x, self.turn(mix), rest)
 
-        return self.blocks.scan(apply, x, unroll=self.unroll, remat=self.remat)[0]
+        how = {"order": self.order, "unroll": self.unroll, "remat": self.remat}
+        return self.blocks.scan(apply, x, **how)[0]
 
 
 def build_norm(config: GPTConfig) -> LayerNorm | RMSNorm:

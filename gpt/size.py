@@ -20,11 +20,15 @@ def count_parameters(model: GPT) -> int:
 def flops_per_token(model: GPT) -> int:
     """Count operations per token of forward and backward at full length.
 
-    An embedding lookup counts as no operation, masked attention in full.
+    An embedding lookup counts as no operation, masked attention in full, a block that
+    is computed twice twice.
 
     Source: nanoGPT, `estimate_mfu`; Chowdhery et al. 2022, arXiv 2204.02311,
     appendix B.
     """
     vocab, dim = model.embedding.weight.shape
     weights = count_parameters(model) - (0 if model.head is None else vocab * dim)
-    return 6 * weights + 12 * model.blocks.length * dim * model.block_size
+    block = sum(leaf.size for leaf in jax.tree.leaves(model.blocks))
+    block //= model.blocks.length
+    weights += (len(model.order) - model.blocks.length) * block
+    return 6 * weights + 12 * len(model.order) * dim * model.block_size

@@ -122,6 +122,7 @@ def _require_gpt2(model: GPT) -> None:
         f"activation={block.activation}": block.activation not in GPT2_ACTIVATIONS,
         "tied_head=False": model.head is not None,
         f"logit_cap={model.logit_cap}": model.logit_cap > 0,
+        f"loops={model.order}": len(model.order) > model.blocks.length,
     }
     other = ", ".join(name for name, differs in differences.items() if differs)
     require(

@@ -28,6 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "swiglu": {"activation": "swiglu"},
     "untied": {"tied_head": False},
     "cap": {"logit_cap": 2.0},
+    "loops": {"loops": "1-1x3"},
 }
 ALL = {k: v for name in OPTIONS if name != "swiglu" for k, v in OPTIONS[name].items()}
 OPTIONS |= {"all": ALL, "all with swiglu": ALL | OPTIONS["swiglu"]}
@@ -82,7 +83,7 @@ def oracle(config: GPTConfig, model: Any, tokens: np.ndarray) -> np.ndarray:
     if model.positions is not None:
         x = x + model.positions[:seq]
     layers = model.blocks.layers
-    for n in range(config.n_layer):
+    for n in {"": [0, 1], "1-1x3": [0, 1, 1, 1]}[config.loops]:
         of = lambda field, n=n: (
             None if config.norm == "rms" else (field.weight[n], field.bias[n])
         )
@@ -172,6 +173,36 @@ def test_gradients_are_those_of_the_logits(name: str) -> None:
         np.testing.assert_allclose(a / scale, b / scale, atol=2e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"unroll": 2}, {"remat": True}])
+def test_a_loop_made_once_changes_no_bit(options: dict[str, Any]) -> None:
+    tokens = jnp.asarray(drawn(4))
+    batch = Tokens(tokens[:, :-1], tokens[:, 1:])
+    results = []
+    for loops in ("", "0-1x1"):
+        _, model = build({"loops": loops, **options})
+        loss = lambda m: next_token_loss(m, (), batch, None, chunk=64)[0]
+        results.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(model)))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_loop_is_a_deeper_model_with_shared_weights() -> None:
+    """Also with dropout: blocks that share weights draw differently."""
+    config, looped = build({"loops": "0-1x2", "dropout": 0.5})
+    deep = build_gpt(
+        replace(config, n_layer=4, loops=""), tokens=TOKENS, key=jax.random.key(0)
+    )
+    repeated = jax.tree.map(lambda a: jnp.concatenate([a, a]), looped.blocks.layers)
+    rest = eqx.tree_at(lambda m: m.blocks, looped, deep.blocks)
+    leaves = jax.tree.leaves(eqx.tree_at(lambda m: m.blocks.layers, rest, repeated))
+    deep = jax.tree.unflatten(jax.tree.structure(deep), leaves)
+    keys = jax.random.split(jax.random.key(5), 2)
+    tokens = jnp.asarray(drawn())
+    for drop in (None, keys):
+        got, expected = looped(tokens, drop), deep(tokens, drop)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_zero_init_begins_with_equal_logits_and_learns_everywhere() -> None:
     config = replace(PLAIN, zero_init=True, tied_head=False, bias=False)
     model = build_gpt(config, tokens=TOKENS, key=jax.random.key(0))
@@ -191,14 +222,26 @@ def test_zero_init_begins_with_equal_logits_and_learns_everywhere() -> None:
 
 
 def test_flops_by_hand() -> None:
-    """An untied embedding costs nothing."""
+    """An untied embedding costs nothing; a block costs as often as it is computed."""
     config = replace(PLAIN, bias=False, **OPTIONS["all with swiglu"])
     model = build_gpt(config, tokens=TOKENS, key=jax.random.key(0))
     dim, hidden = 16, 64  # 8 / 3 * 16 = 42.7, up to a multiple of 64
     block = 3 * dim * dim + dim * dim + 3 * dim * hidden
-    weights = 2 * block + TOKENS * dim
-    assert count_parameters(model) == weights + TOKENS * dim
-    assert flops_per_token(model) == 6 * weights + 12 * 2 * dim * SEQ
+    assert count_parameters(model) == 2 * block + 2 * TOKENS * dim
+    weights = 4 * block + TOKENS * dim
+    assert flops_per_token(model) == 6 * weights + 12 * 4 * dim * SEQ
+
+
+@pytest.mark.parametrize(
+    ("loops", "order"),
+    [
+        ("", (0, 1, 2, 3, 4, 5)),
+        ("2-3x2", (0, 1, 2, 3, 2, 3, 4, 5)),
+        ("0-0x3,4-5x2", (0, 0, 0, 1, 2, 3, 4, 5, 4, 5)),
+    ],
+)
+def test_order_of_loops(loops: str, order: tuple[int, ...]) -> None:
+    assert GPTConfig(n_layer=6, n_head=2, n_embd=16, loops=loops).order == order
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -220,6 +263,11 @@ def test_gpt2s_names_are_for_gpt2(name: str, tmp_path: Any) -> None:
         ({"positions": "rope", "n_head": 16}, "even head width"),
         ({"logit_cap": -1.0}, "logit_cap"),
         ({"rope_theta": 0.0}, "rope_theta"),
+        ({"loops": "1-2x2"}, "blocks from 0 to 1"),
+        ({"loops": "1-0x2"}, "FIRST-LASTxTIMES"),
+        ({"loops": "1-1x2,0-0x2"}, "ascending"),
+        ({"loops": "0-1x0"}, "once or more"),
+        ({"loops": "1x2"}, "`4-5x3`"),
     ],
 )
 def test_bad_settings(bad: dict[str, Any], said: str) -> None:
@@ -233,6 +281,7 @@ def test_bad_settings(bad: dict[str, Any], said: str) -> None:
         ("cpu", {}, 1),
         ("gpu", {}, 2),
         ("tpu", {}, 2),
+        ("tpu", {"loops": "1-1x3"}, 4),
         ("tpu", {"remat": True}, 1),
         ("tpu", {"remat": True, "unroll": 2}, 2),
     ],
