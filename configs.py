@@ -1341,6 +1341,10 @@ class TrainGPT(Training):
     """Compute type; parameters, losses and norms are float32. `float16` scales the loss
     like `GradScaler`. `dtype`."""
 
+    loops_from: float = 0.0
+    """Share of the updates after which training computes `model.loops`; until then each
+    block once. (Evaluations always compute them.)"""
+
     model: GPTConfig = field(default_factory=GPTConfig)
     optim: OptimConfig = ADAMW
     data: TextDataConfig = field(default_factory=TextDataConfig)
@@ -1356,6 +1360,26 @@ class TrainGPT(Training):
             f"{self.max_iters}, steps_per_call={self.steps_per_call}.",
         )
         require(bool(self.init_from), "`init_from` must not be empty. Use `scratch`.")
+        require_within(self, "[0, 1]", "loops_from")
+        require(
+            not self.loops_from or bool(self.model.loops),
+            f"`loops_from` needs `model.loops`: got {self.loops_from} without. Name "
+            "blocks, like `4-5x3`.",
+        )
+
+    def phases(self, total: int) -> list[tuple[int, Any, dict[str, int]]]:
+        """Return the phases of a run; in each `loops_from` is 0 (loops) or 1 (none)."""
+        if not self.loops_from:
+            return super().phases(total)
+        call, phases = self.steps_per_call, []
+        start = math.ceil(Fraction(str(self.loops_from)) * total / call) * call
+        for first in sorted({*self.batches.firsts, start}):
+            plain, values = self._at_batch(self.batches.at(first))
+            loops = first >= start
+            values |= {"blocks": self.model.depth if loops else self.model.n_layer}
+            plain = replace(plain, loops_from=0.0 if loops else 1.0)
+            phases.append((first, plain, values))
+        return [phase for phase in phases if phase[0] <= total]
 
 
 MAY_CHANGE = (

@@ -9,6 +9,7 @@ Examples:
 """
 
 import math
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ from train.evaluation import Evaluation, Split
 from train.experiment import AbstractExperiment, Loss, StepConfig
 from train.feed import prepare_missing
 from train.mesh import process_rows
-from train.models import Sizes
+from train.models import Sizes, at_depth
 from train.optim import Optimizer, make_optimizer, make_schedule, nanogpt_cosine
 from train.presets import GPT_PRESETS
 from train.watch.speed import Values, throughput
@@ -54,7 +55,16 @@ class GPTExperiment(AbstractExperiment):
     ) -> Loss:
         """Return the cross-entropy of every next token; see `gpt.objective`."""
         chunk = self.config.model.loss_chunk
+        model = self.at_training_depth(model)
         return next_token_loss(model, rows, carry, keys, chunk=chunk)
+
+    def at_training_depth(self, model: GPT) -> GPT:
+        """Return the model, without its loops before `loops_from`."""
+        if not self.config.loops_from:
+            return model
+        once = replace(self.config.model, loops="")
+        config = replace(self.config, model=once, loops_from=0.0)
+        return at_depth(model, config, self.sizes, self.kernel)
 
     def evaluate(
         self, model: GPT, rows: tuple[()], carry: Tokens
@@ -88,15 +98,15 @@ class GPTExperiment(AbstractExperiment):
         return self.config.model.block_size
 
     @cached_property
-    def _flops(self) -> int:
+    def flops(self) -> int:
         """Operations for a sequence, forward and backward."""
         model, _ = jax.eval_shape(self.build)
-        return self.positions * flops_per_token(model)
+        return self.positions * flops_per_token(self.at_training_depth(model))
 
     def rates(self, examples: float) -> Values:
         """Return tokens a second, and the MFU where the devices' peak is known."""
         tokens = self.positions
-        return throughput(self.mesh, examples, flops=self._flops, tokens=tokens)
+        return throughput(self.mesh, examples, flops=self.flops, tokens=tokens)
 
     def batch_like(self, size: int) -> Tokens:
         """Return the shapes of a batch of `size` sequences."""

@@ -27,3 +27,14 @@ def build_model(
             return build_trm(model, vocab=vocab, seq=seq, kernel=kernel, key=key), rows
         case TrainGPT(model=model):
             return build_gpt(model, tokens=sizes["tokens"], kernel=kernel, key=key), ()
+
+
+def at_depth(
+    model: Any, config: TrainTRM | TrainGPT, sizes: Sizes, kernel: Kernel
+) -> Any:
+    """Return a model with its own leaves and the depth of another configuration.
+
+    Depth is no weight: the same leaves go into the structure of another model.
+    """
+    like, _ = jax.eval_shape(lambda: build_model(config, sizes, kernel))
+    return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))

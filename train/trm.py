@@ -26,7 +26,7 @@ from train.evaluation import Evaluation, Split
 from train.experiment import AbstractExperiment, Loss, StepConfig
 from train.feed import prepare_missing
 from train.mesh import first_rows, process_rows
-from train.models import Sizes, build_model
+from train.models import Sizes, at_depth
 from train.optim import Optimizer, make_optimizer, make_schedule, warmup_cosine
 from train.presets import TRM_PRESETS
 from train.roofline.cost import loss_flops
@@ -138,16 +138,12 @@ class TRMExperiment(AbstractExperiment):
         return jnp.all(carry.halted)
 
     def at_training_depth(self, model: TRM) -> TRM:
-        """Return the model with the cycles of `depth_schedule`, where it has one.
-
-        Depth is no weight: the same leaves go into the structure of another model.
-        """
+        """Return the model with the cycles of `depth_schedule`, where it has one."""
         if not self.config.depth_schedule:
             return model
         depth = self.config.depths(1).at(0)
         config = dataclasses.replace(self.config, model=self.config.model_at(depth))
-        like, _ = jax.eval_shape(lambda: build_model(config, self.sizes, self.kernel))
-        return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(model))
+        return at_depth(model, config, self.sizes, self.kernel)
 
     # -- how a step is made ------------------------------------------------------------
 

@@ -55,6 +55,23 @@ def settings_of(text: Path, folder: Path, **more: object) -> Settings:
     return {"data.path": text, "run-dir": folder, **more}
 
 
+@pytest.mark.slow
+def test_a_run_whose_loops_begin_late(text: Path, tmp_path: Path) -> None:
+    """The run is resumed exactly where they begin."""
+    late = {"model.loops": "0-1x2", "loops-from": 0.5, "run.keep-every": 20}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finish(start(settings_of(text, whole, **late)))
+    lines = metrics(whole)
+    blocks = [line["blocks"] for line in lines if line["split"] == "train"]
+    assert blocks == [2] * 20 + [4] * 20
+    shutil.copytree(whole, stopped)
+    later = [path for path in (stopped / "checkpoints").iterdir() if path.name != "20"]
+    for path in later:
+        shutil.rmtree(path)
+    finish(start(settings_of(text, stopped, **late)))
+    assert metrics(stopped) == lines
+
+
 @pytest.fixture(scope="session")
 def complete(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an uninterrupted run, with its output in `out` and `err`."""

@@ -17,6 +17,7 @@ import pytest
 from configs import (
     ACTConfig,
     EvalConfig,
+    GPTConfig,
     MeshConfig,
     OptimConfig,
     RunConfig,
@@ -25,9 +26,12 @@ from configs import (
     TRMConfig,
     UserError,
 )
+from data.text.dataset import Tokens
+from gpt.model import build_gpt
 from tests import tiny
 from tests.runs import metrics, quick
 from tests.tiny import assert_equal
+from train.gpt import GPTExperiment
 from train.presets import TRM_PRESETS
 from train.programs import enter
 from train.state import new_state
@@ -191,6 +195,59 @@ def test_a_run_of_several_depths(
     )
     (line,) = (stopped / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(line)["lm_loss"] == lines[-1]["lm_loss"]
+
+
+# -- loops of a GPT --------------------------------------------------------------------
+
+LOOPED = GPTConfig(n_layer=3, n_head=2, n_embd=16, block_size=8, loops="1-2x2")
+
+
+def test_loops_begin_after_a_share_of_the_run() -> None:
+    made = TrainGPT(model=LOOPED, loops_from=0.35, batch_schedule="20:960")
+    phases = [
+        (first, part.loops_from, part.batch_size, values["blocks"])
+        for first, part, values in made.phases(100)
+    ]
+    assert phases == [(0, 1.0, 480, 3), (20, 1.0, 960, 3), (35, 0.0, 960, 5)]
+    by_fours = replace(made, batch_schedule="", steps_per_call=4, max_iters=100)
+    assert [first for first, _, _ in by_fours.phases(100)] == [0, 36]
+    ((first, always, values),) = TrainGPT(model=LOOPED).phases(100)
+    assert (first, always.loops_from, values) == (0, 0.0, {})
+    with pytest.raises(UserError, match=r"needs `model\.loops`"):
+        TrainGPT(loops_from=0.5)
+    with pytest.raises(UserError, match="loops_from"):
+        TrainGPT(model=LOOPED, loops_from=1.5)
+
+
+def test_a_step_without_loops_is_that_of_a_model_without() -> None:
+    """Bit for bit, with the same weights; and its operations are fewer."""
+    made = TrainGPT(model=LOOPED, loops_from=0.5, max_iters=10, batch_size=4)
+    whole = GPTExperiment(made, mesh=tiny.mesh_of(1, 1), sizes={"tokens": 11})
+    before, after = whole.phases()
+    assert (before.end, after.first) == (5, 5)
+    texts = np.random.default_rng(0).integers(0, 11, (4, 9), np.int32)
+    batch = Tokens(jnp.asarray(texts[:, :-1]), jnp.asarray(texts[:, 1:]))
+    looped = build_gpt(LOOPED, tokens=11, key=jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 4)
+    plain = build_gpt(replace(LOOPED, loops=""), tokens=11, key=jax.random.key(0))
+
+    def outcome(experiment: Any, model: Any) -> Any:
+        loss = lambda model: experiment.loss(model, (), batch, keys)[0]
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(model))
+
+    bare = GPTExperiment(
+        replace(made, model=replace(LOOPED, loops=""), loops_from=0.0),
+        mesh=whole.mesh,
+        sizes=whole.sizes,
+    )
+    assert_equal(outcome(before.experiment, looped), outcome(bare, plain))
+    always = GPTExperiment(
+        replace(made, loops_from=0.0), mesh=whole.mesh, sizes=whole.sizes
+    )
+    deep = outcome(after.experiment, looped)
+    assert_equal(deep, outcome(always, looped))
+    assert float(deep[0]) != float(outcome(bare, plain)[0])
+    assert before.experiment.flops == bare.flops < after.experiment.flops
 
 
 # -- batches ---------------------------------------------------------------------------

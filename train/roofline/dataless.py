@@ -53,7 +53,7 @@ def experiment_of(config: Config, mesh: Mesh) -> AbstractExperiment:
     else:
         platform = mesh.devices.flat[0].platform  # perhaps not that of this machine
         model = replace(config.model, unroll=blocks_in_a_row(config.model, platform))
-        config = replace(config, model=model)
+        config = replace(config, model=model, loops_from=0.0)
     experiment = kind(config, mesh=mesh, sizes=sizes_of(config))
     experiment.total = 1  # the program does not depend on it
     return experiment
