@@ -551,7 +551,8 @@ class GPTConfig:
 
     loops: str = ""
     """Blocks that are computed several times in a row with the same weights, like
-    `4-5x3`: blocks 4 and 5, counted from 0, three times (arXiv 2502.05171)."""
+    `4-5x3`: blocks 4 and 5, counted from 0, three times (as in the records of
+    `openai/parameter-golf`; arXiv 2502.05171 also feeds the input in again)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "n_layer", "n_head", "n_embd", largest=MOST_STEPS)

@@ -231,13 +231,8 @@ class Stacked(eqx.Module):
 
         `apply` maps `layer, carry, index` to `carry, output`. One iteration has
         `unroll` layers. With `remat`, the gradient recomputes all but the carries.
-
-        Args:
-            apply: see above; `index` counts what was applied before.
-            carry: the first carry.
-            order: numbers of the layers to apply, which may repeat. None: each once.
-            unroll: see above.
-            remat: see above.
+        `order` has the numbers of the layers, which may repeat (`index` never does);
+        None: each once.
         """
         arrays, static = eqx.partition(self.layers, eqx.is_array)
         each = tuple(range(self.length))

@@ -20,8 +20,8 @@ def count_parameters(model: GPT) -> int:
 def flops_per_token(model: GPT) -> int:
     """Count operations per token of forward and backward at full length.
 
-    An embedding lookup counts as no operation, masked attention in full, a block that
-    is computed twice twice.
+    An embedding lookup counts as no operation, masked attention in full, and a block of
+    `loops` each time that it is computed.
 
     Source: nanoGPT, `estimate_mfu`; Chowdhery et al. 2022, arXiv 2204.02311,
     appendix B.

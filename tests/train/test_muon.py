@@ -74,6 +74,18 @@ def orthogonalize(x: np.ndarray, steps: int) -> np.ndarray:
     return x.T if turned else x
 
 
+def updated(tx: Any, model: Any) -> tuple[list[Any], Any]:
+    """Return the drawn gradients of four updates, and the resulting model."""
+    state, every = tx.init(model), []
+    for t in range(1, 5):
+        rng = np.random.default_rng(t)
+        draw = lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32)  # noqa: B023
+        every.append(jax.tree.map(draw, model))
+        updates, state = tx.update(every[-1], state, model)
+        model = optax.apply_updates(model, updates)
+    return every, model
+
+
 def matrices_of(model: Any) -> list[np.ndarray]:
     """Return each hidden matrix of `Model`, sliced by hand."""
     layers, hidden = model.layers.layers, []
@@ -91,15 +103,10 @@ def test_against_numpy(nesterov: bool, steps: int) -> None:
     tx: Any = make_tx(
         replace(CONFIG, muon_nesterov=nesterov, muon_steps=steps), constant
     )
-    state = tx.init(model)
     expected = matrices_of(model)
     moments = [np.zeros_like(x) for x in expected]
-    for t in range(1, 5):
-        rng = np.random.default_rng(t)
-        draw = lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32)  # noqa: B023
-        grads = jax.tree.map(draw, model)
-        updates, state = tx.update(grads, state, model)
-        model = optax.apply_updates(model, updates)
+    gradients, model = updated(tx, model)
+    for t, grads in enumerate(gradients, start=1):
         for i, g in enumerate(matrices_of(grads)):
             moments[i] = BETA * moments[i] + (1 - BETA) * g
             mean = moments[i] / (1 - BETA**t)
@@ -119,16 +126,11 @@ def test_normuon_against_its_formula(beta2: float) -> None:
     model: Any = Model()
     config = replace(CONFIG, muon_beta2=beta2, muon_nesterov=False)
     tx: Any = make_tx(config, constant)
-    state = tx.init(model)
     weights = [x.T for x in matrices_of(model)]
     means = [np.zeros_like(x) for x in weights]
     squares = [np.zeros((len(x), 1)) for x in weights]
-    for t in range(1, 5):
-        rng = np.random.default_rng(t)
-        draw = lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32)  # noqa: B023
-        grads = jax.tree.map(draw, model)
-        updates, state = tx.update(grads, state, model)
-        model = optax.apply_updates(model, updates)
+    gradients, model = updated(tx, model)
+    for grads in gradients:
         for i, g in enumerate(x.T for x in matrices_of(grads)):
             means[i] = BETA * means[i] + (1 - BETA) * g
             o = orthogonalize(means[i], 5)
