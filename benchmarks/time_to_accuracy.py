@@ -130,7 +130,8 @@ def run(settings: Run, seed: int | None = None) -> Path:
         "commit": machine.commit(root),
     }
     settings.out.mkdir(parents=True, exist_ok=True)
-    name = f"{settings.task} {settings.recipe} {time.strftime('%H%M%S')}"
+    each = "" if seed is None else f"seed {seed} "
+    name = f"{settings.task} {settings.recipe} {each}{time.strftime('%H%M%S')}"
     path = settings.out / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
     path.write_text(json.dumps(record) + "\n")
     print(f"{path}: {curve[-1][2]:.4f} after {seconds:.1f} s")
