@@ -81,6 +81,13 @@ def test_cells_have_their_colors_and_wrong_ones_a_frame():
     assert wrong in colors_of(draw_task([DEMONSTRATION], [other]))
 
 
+def test_letters_can_be_read_on_any_color():
+    assert [pictures.ink_on(fill) for fill in COLORS[FIRST : FIRST + 5]] == [
+        *("#ffffff", "#ffffff", "#000000", "#000000", "#000000")
+    ]
+    assert (pictures.ink_on("navy"), pictures.ink_on("#fff")) == ("#ffffff", "#000000")
+
+
 def test_what_is_not_there_is_not_drawn():
     """No solution, an answer without a grid, and an input without an answer."""
     answered = Ballot([[4]], [[5]], [([[5]], 2), ([], 1)], 3)

@@ -258,8 +258,10 @@ def _draw_legend(draw: "ImageDraw", kind: Kind, x: int | float, y: int) -> None:
 
 
 def ink_on(fill: str) -> str:
-    """Return black or white, whichever can be read on a color `#rrggbb`."""
-    red, green, blue = bytes.fromhex(fill[1:])
+    """Return black or white, whichever can be read on a color."""
+    from PIL import ImageColor
+
+    red, green, blue, *_ = ImageColor.getrgb(fill)
     return INK if 299 * red + 587 * green + 114 * blue > 110_000 else PAPER
 
 

@@ -59,12 +59,11 @@ class Task(NamedTuple):
 def read_subsets(config: ARC) -> dict[str, list[Task]]:
     """Return the tasks of each subset; a task in several subsets is kept once.
 
-    Tasks with a grid above `config.side` are left out.
-
     It is kept in the test set if it is there, else in its first subset, with a warning:
     ARC-AGI-2 contains tasks of ARC-AGI-1. Neither is an augmentation of a test task
     trained on under another name, as `training/40853293`, which is
-    `evaluation/070dd51e`. (The official builder compares names alone.)
+    `evaluation/070dd51e`. (The official builder compares names alone.) Tasks with a
+    grid above `config.side` are left out.
 
     Raises:
         UserError: if a file is missing or has another form, or no test task is left.
