@@ -209,8 +209,12 @@ class Votes:
     def metrics(self, ks: Sequence[int] = KS) -> dict[str, float]:
         """Return `ARC/pass@K` for each K: the mean share of solved inputs of a task.
 
-        A test input is solved if its solution is among the first K answers.
+        A test input is solved if its solution is among the first K answers. Empty if
+        all solutions are secret.
         """
+        pairs = [pair for asked in self._questions.values() for _, pair in asked]
+        if all(pair["output"] == UNKNOWN for pair in pairs):
+            return {}
         solved = dict.fromkeys(ks, 0.0)
         for name, questions in self._questions.items():
             right = dict.fromkeys(ks, 0)

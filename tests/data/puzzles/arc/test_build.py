@@ -209,6 +209,7 @@ def test_secret_solutions_leave_a_submission_to_make(tmp_path: Path):
     arrays = load(tmp_path / "out", "test")
     assert (arrays["labels"] >= 2).sum() == len(arrays["labels"])  # one cell: unknown
     votes = Votes.of_datasets([tmp_path / "out"])
+    assert votes.metrics() == {}
     assert sorted(votes.submission()) == sorted(
         read_json(RAW / "mini_evaluation_challenges.json")
     )
