@@ -304,6 +304,10 @@ class ARC:
     augmentations: int = 1000
     """Maximum of augmentations added to each task. `num-aug`."""
 
+    colors: Literal["all", "inputs"] = "all"
+    """Colors that augmentations permute, besides black. `inputs`: not those that only
+    outputs have, so that a rule is the same in all of them."""
+
     side: int = 30
     """Rows and columns of the canvas; tasks with a larger grid are left out. Officially
     always 30, the largest grid of ARC."""

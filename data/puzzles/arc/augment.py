@@ -7,14 +7,14 @@ Source: official `dataset/build_arc_dataset.py`; the distribution is the same, t
 random numbers are not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8, UInt64
 
 from data.puzzles.arc.grid import COLORS, FIRST, SIDE, VOCAB, draw
-from data.puzzles.arc.tasks import Pair
+from data.puzzles.arc.tasks import Pair, Task
 from data.puzzles.symmetry import SYMMETRIES, turn
 
 TRIES = 5
@@ -39,7 +39,10 @@ class Augmentations(NamedTuple):
 
 
 def draw_augmentations(
-    pairs: Sequence[Pair], augmentations: int, rng: np.random.Generator
+    pairs: Sequence[Pair],
+    augmentations: int,
+    rng: np.random.Generator,
+    fixed: Collection[int] = (0,),
 ) -> Augmentations:
     """Return the task and at most `augmentations` different augmentations of it.
 
@@ -47,13 +50,29 @@ def draw_augmentations(
         pairs: all pairs of the task, including test pairs.
         augmentations: wanted number; fewer if `TRIES` draws for each are not enough.
         rng: random numbers.
+        fixed: colors that are not permuted.
     """
     count = 1 + TRIES * augmentations
     symmetries = rng.integers(SYMMETRIES, size=count)
     symmetries[0] = 0
     colors = np.tile(np.arange(COLORS, dtype=np.uint8), (count, 1))
-    rng.permuted(colors[1:, 1:], axis=1, out=colors[1:, 1:])
+    moved = [color for color in range(COLORS) if color not in fixed]
+    colors[1:, moved] = rng.permuted(colors[1:, moved], axis=1)
     return distinct(pairs, Augmentations(symmetries, colors), 1 + augmentations)
+
+
+def colors_of_outputs(task: Task, *, tested: bool) -> set[int]:
+    """Return black, and the colors that only outputs of a task have.
+
+    Test outputs do not count if the task is `tested`: they are secret.
+
+    Source: mvakde/mdlARC at 8afc20d, `src/common.py`, `extract_task_input_colors`.
+    """
+    seen = [*task.train, *(() if tested else task.test)]
+    outputs = {color for pair in seen for color in np.unique(pair.output).tolist()}
+    everything = [*task.train, *task.test]
+    inputs = {color for pair in everything for color in np.unique(pair.input).tolist()}
+    return {0, *(outputs - inputs)}
 
 
 def distinct(

@@ -26,7 +26,12 @@ from jaxtyping import Int
 
 from configs import ARC, LARGEST, require
 from data.folder import check_vacant, new_folder, parallel_map
-from data.puzzles.arc.augment import Augmentations, augmented_tokens, draw_augmentations
+from data.puzzles.arc.augment import (
+    Augmentations,
+    augmented_tokens,
+    colors_of_outputs,
+    draw_augmentations,
+)
 from data.puzzles.arc.grid import VOCAB, augmented_name
 from data.puzzles.arc.tasks import Pair, Task, read_subsets
 from data.puzzles.metadata import Metadata
@@ -122,12 +127,14 @@ def draw_groups(config: ARC) -> list[Group]:
     first_id = 1
     for number, (subset, task) in enumerate(_bar(tasks, "augmentations", len(tasks))):
         rng = np.random.default_rng((config.seed, 1, number))
+        tested = subset in config.test
+        fixed = {0}
+        if config.colors == "inputs":
+            fixed = colors_of_outputs(task, tested=tested)
         augmentations = draw_augmentations(
-            [*task.train, *task.test], config.augmentations, rng
+            [*task.train, *task.test], config.augmentations, rng, fixed
         )
-        groups.append(
-            Group(number, task, subset in config.test, augmentations, first_id)
-        )
+        groups.append(Group(number, task, tested, augmentations, first_id))
         first_id += augmentations.size
     return groups
 
