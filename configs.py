@@ -510,9 +510,16 @@ class GPTConfig:
     it. `relu2`: squared ReLU (arXiv 2109.08668). `swiglu`: gated (arXiv 2002.05202), an
     equal number of weights, width rounded up to a multiple of 64."""
 
-    positions: Literal["learned", "rope"] = "learned"
+    expansion: float = 4.0
+    """Feed-forward width divided by `n_embd`; for SwiGLU before 2/3 and rounding."""
+
+    positions: Literal["learned", "rope", "rope3d"] = "learned"
     """`learned`: added to the tokens (GPT-2). `rope`: rotate queries and keys (arXiv
-    2104.09864)."""
+    2104.09864). `rope3d`: by column, line and part of a row of ARC (mdlARC)."""
+
+    labels: int = 0
+    """First tokens of a sequence whose vectors are added to all tokens. Rows of ARC
+    have 2, task and symmetry; needs `tied_head=False`."""
 
     rope_theta: float = 10000.0
     """Base of the rotary frequencies."""
@@ -561,11 +568,22 @@ class GPTConfig:
     def __post_init__(self) -> None:
         require_positive(self, "n_layer", "n_head", "n_embd", largest=MOST_STEPS)
         require_positive(self, "block_size", "loss_chunk", "vocab_size", "unroll")
-        rope = self.positions == "rope"
+        rope = self.positions != "learned"
         _require_heads("n_embd", self.n_embd, "n_head", self.n_head, rope)
+        require(
+            self.positions != "rope3d" or self.head_dim >= 6,
+            "`positions=rope3d` needs heads of a width of 6 or more: got "
+            f"{self.head_dim}. Change `n_head`.",
+        )
+        require(
+            not self.labels or not self.tied_head,
+            "`labels` are never predicted, so they need a head of their own: got "
+            f"labels={self.labels} with tied_head=True. Use tied_head=False.",
+        )
+        require_within(self, "(0, inf)", "expansion")
         require_within(self, "[0, 1)", "dropout")
         require_within(self, "(0, inf)", "rope_theta")
-        require_not_negative(self, "logit_cap")
+        require_not_negative(self, "logit_cap", "labels")
         require_positive(self, "depth", largest=MOST_STEPS)
 
     @property
@@ -601,7 +619,7 @@ class GPTConfig:
     @property
     def hidden(self) -> int:
         """Width of the feed-forward layer."""
-        wide = 8 * self.n_embd // (1 + self.ups)
+        wide = int(2 * self.expansion * self.n_embd) // (1 + self.ups)
         return wide if self.ups == 1 else ceil_div(wide, 64) * 64
 
 
@@ -1352,7 +1370,9 @@ class TrainGPT(Training):
 
     model: GPTConfig = field(default_factory=GPTConfig)
     optim: OptimConfig = ADAMW
-    data: TextDataConfig = field(default_factory=TextDataConfig)
+    data: TextDataConfig | PuzzleDataConfig = field(default_factory=TextDataConfig)
+    """Text, or tasks of ARC as rows of tokens."""
+
     eval: TextEvalConfig = field(default_factory=TextEvalConfig)
 
     def __post_init__(self) -> None:
@@ -1371,6 +1391,21 @@ class TrainGPT(Training):
             f"`loops_from` needs `model.loops`: got {self.loops_from} without. Name "
             "blocks, like `4-5x3`.",
         )
+        grids = isinstance(self.data, PuzzleDataConfig)
+        require(
+            self.model.labels == (2 if grids else 0)
+            and (grids or self.model.positions != "rope3d"),
+            "`model.labels` must be 2 for tasks of ARC and 0 for text, which has no "
+            f"`rope3d`: got {self.model.labels} and {self.model.positions} for "
+            f"{type(self.data).__name__}.",
+        )
+        if isinstance(self.data, PuzzleDataConfig):
+            hints, augment = self.data.hints, self.data.augment
+            require(
+                hints == 0.0 and augment == "stored",
+                "Tasks of ARC have no `hints`, and augmentations that are `stored`: "
+                f"got {hints} and {augment}. Omit both.",
+            )
 
     def phases(self, total: int) -> list[tuple[int, Any, dict[str, int]]]:
         """Return the phases of a run; in each `loops_from` is 0 (loops) or 1 (none)."""
@@ -1385,6 +1420,20 @@ class TrainGPT(Training):
             plain = replace(plain, loops_from=0.0 if loops else 1.0)
             phases.append((first, plain, values))
         return [phase for phase in phases if phase[0] <= total]
+
+    @property
+    def text(self) -> TextDataConfig:
+        """The text dataset.
+
+        Raises:
+            UserError: for tasks of ARC.
+        """
+        if isinstance(self.data, TextDataConfig):
+            return self.data
+        raise UserError(
+            "A GPT of ARC's tasks has no text: it cannot start from other weights, be "
+            "sampled from, published or exported. Use `python -m gpt.arc`."
+        )
 
 
 MAY_CHANGE = (

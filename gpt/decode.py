@@ -94,23 +94,30 @@ class Decoder(eqx.Module):
 
         keys, values = [], []
         room = [(0, 0), (0, self.rest.block_size - tokens.shape[1]), (0, 0)]
-        x = self.rest.embed(tokens)
+        x, turn = self.rest.embed(tokens), self.rest.turn(tokens)
         for block in self.blocks:
-            x, key_value = block(x, self.rest.turn(mix))
+            x, key_value = block(x, turn(mix))
             key, value = (jnp.pad(_rows(a), room) for a in key_value)
             keys.append(key)
             values.append(value)
         return self.rest.norm(x).astype(self.dtype), Cache(tuple(keys), tuple(values))
 
     def decode(
-        self, cache: Cache, token: Int[Array, " batch"], position: Int[Array, ""]
+        self,
+        cache: Cache,
+        token: Int[Array, " batch"],
+        position: Int[Array, ""],
+        texts: Int[Array, "batch block"] | None = None,
     ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """Return float32 logits after the token at `position`, and the new cache."""
-        x = self.rest.embed(token[:, None], position)
+        """Return float32 logits after the token at `position`, and the new cache.
+
+        `texts` are all tokens so far, for a model of rows with labels and places.
+        """
+        here = token[:, None], position, texts
+        x, turn = self.rest.embed(*here), self.rest.turn(*here)
         keys, values = [], []
         for block, *memory in zip(self.blocks, cache.keys, cache.values, strict=True):
-            mix = self.rest.turn(partial(_extend, *memory, position), position)
-            x, (key, value) = block(x, mix)
+            x, (key, value) = block(x, turn(partial(_extend, *memory, position)))
             keys.append(key)
             values.append(value)
         last = self.rest.norm(x)[:, 0].astype(self.dtype)
@@ -204,7 +211,7 @@ NextLogits = Callable[[Decoder, DecodeState], tuple[Float[Array, "batch vocab"],
 
 def _next_cached(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:
     last = state.length - 1
-    return decoder.decode(state.cache, state.window[:, last], last)
+    return decoder.decode(state.cache, state.window[:, last], last, state.window)
 
 
 def _next_in_window(decoder: Decoder, state: DecodeState) -> tuple[Array, Cache]:

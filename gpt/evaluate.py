@@ -104,7 +104,7 @@ def read_tokens(
     else:
         folder = settings.data
         if not folder:
-            folder = recorded_run(settings.run, TrainGPT)[0].data.path
+            folder = recorded_run(settings.run, TrainGPT)[0].text.path
         name = f"{folder}, {settings.split}"
         data = TokenDataset(folder, settings.split, block_size=1, batch_size=1)
         tokens = data.tokens

@@ -51,7 +51,7 @@ def export(
     exported = None
     if tokenizer:
         try:
-            exported = Tokenizer.of(run.config.data, data, bpe_dir)
+            exported = Tokenizer.of(run.config.text, data, bpe_dir)
         except UserError as error:
             raise UserError(f"{error} Or use `--no-tokenizer`.") from error
         exported.require_known(run.model.embedding.weight.shape[0])

@@ -112,7 +112,14 @@ def turn(
     """Rotate each position of `x` by its number; see `rotate`."""
     half = x.shape[-1] // 2
     frequencies = 1.0 / theta ** (np.arange(half, dtype=np.float32) / np.float32(half))
-    angles = positions[:, None, None] * frequencies
+    return rotate_pairs(x, positions[:, None, None] * frequencies)
+
+
+def rotate_pairs(
+    x: Float[Array, "*batch seq heads head_dim"],
+    angles: Float[np.ndarray | Array, "*rows seq 1 half"],
+) -> Float[Array, "*batch seq heads head_dim"]:
+    """Rotate each pair of numbers, one in each half of a head, in float32."""
     xp = np if isinstance(angles, np.ndarray) else jnp  # constants where they can be
     cos, sin = jnp.asarray(xp.cos(angles)), jnp.asarray(xp.sin(angles))
     first_half, second_half = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from configs import Activation, GPTConfig, require
+from data.puzzles.arc.rows import OUTPUTS
 from gpt.attention import Kernel, attend
 from gpt.layers import (
     Embedding,
@@ -25,8 +26,10 @@ from gpt.layers import (
     dropout,
     normal,
     rotate,
+    rotate_pairs,
     zeros,
 )
+from gpt.places import angles_of, places_of
 from gpt.primitives import ACTIVATIONS, soft_cap
 
 Mix = Callable[..., tuple[Float[Array, "batch seq heads head_dim"], Any]]
@@ -46,6 +49,7 @@ class Block(eqx.Module):
     heads: int = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
     activation: Activation = eqx.field(static=True)
+    expansion: float = eqx.field(static=True)
     ups: int = eqx.field(static=True)
 
     def __init__(self, config: GPTConfig, *, key: PRNGKeyArray):
@@ -65,6 +69,7 @@ class Block(eqx.Module):
         self.heads = config.n_head
         self.dropout = config.dropout
         self.activation = config.activation
+        self.expansion = config.expansion
         self.ups = config.ups
 
     @property
@@ -109,6 +114,9 @@ class GPT(eqx.Module):
     positions: Float[Array, "block dim"] | None
     """Learned positions; None for rotary positions."""
 
+    labels: int = eqx.field(static=True)
+    """The vectors of the first `labels` tokens are added to all tokens."""
+
     blocks: Stacked
     order: tuple[int, ...] = eqx.field(static=True)
     """Numbers of the blocks in the order in which they are computed."""
@@ -119,6 +127,9 @@ class GPT(eqx.Module):
 
     rope_theta: float = eqx.field(static=True)
     rope_length: int = eqx.field(static=True)
+    in_grids: bool = eqx.field(static=True)
+    """Rotary positions are places in grids."""
+
     logit_cap: float = eqx.field(static=True)
     dropout: float = eqx.field(static=True)
     kernel: Kernel = eqx.field(static=True)
@@ -134,6 +145,7 @@ class GPT(eqx.Module):
         learned = config.positions == "learned"
         drawn = small(position_key, (config.block_size, dim))
         self.positions = drawn if learned else None
+        self.labels = config.labels
         self.blocks = Stacked(
             lambda key: Block(config, key=key),
             jax.random.split(block_key, config.n_layer),
@@ -141,10 +153,12 @@ class GPT(eqx.Module):
         self.order = config.order
         self.norm = build_norm(config)
         init = zeros if config.zero_init else small
-        head = Embedding(vocab, dim, init=init, key=jax.random.fold_in(token_key, 1))
+        outputs = OUTPUTS if config.labels else vocab  # labels are never predicted
+        head = Embedding(outputs, dim, init=init, key=jax.random.fold_in(token_key, 1))
         self.head = None if config.tied_head else head
         self.rope_theta = config.rope_theta
         self.rope_length = 0 if learned else config.block_size
+        self.in_grids = config.positions == "rope3d"
         self.logit_cap = config.logit_cap
         self.dropout = config.dropout
         self.kernel = kernel
@@ -175,21 +189,45 @@ class GPT(eqx.Module):
         return self.embedding if self.head is None else self.head
 
     def embed(
-        self, tokens: Int[Array, "batch seq"], first: int | Int[Array, ""] = 0
+        self,
+        tokens: Int[Array, "batch seq"],
+        first: int | Int[Array, ""] = 0,
+        whole: Int[Array, "batch block"] | None = None,
     ) -> Float[Array, "batch seq dim"]:
-        """Return the blocks' input for tokens at positions `first` onwards."""
+        """Return the blocks' input for tokens at positions `first` onwards.
+
+        `whole` are the sequences that contain these tokens, if these are only a part.
+        """
         x = self.embedding(tokens)
+        if self.labels:
+            named = (tokens if whole is None else whole)[:, : self.labels]
+            x = x + jnp.sum(self.embedding(named), axis=1, keepdims=True)
         if self.positions is None:
             return x
         seq = tokens.shape[1]
         return x + jax.lax.dynamic_slice_in_dim(self.positions, first, seq)
 
-    def turn(self, mix: Mix, first: int | Int[Array, ""] = 0) -> Mix:
-        """Return `mix` with rotary positions applied to queries and keys, if rotary."""
+    def turn(
+        self,
+        tokens: Int[Array, "batch seq"],
+        first: int | Int[Array, ""] = 0,
+        whole: Int[Array, "batch block"] | None = None,
+    ) -> Callable[[Mix], Mix]:
+        """Return a function that applies rotary positions to queries and keys.
+
+        The identity for learned positions. See `embed` for the arguments.
+        """
         if self.positions is not None:
-            return mix
+            return lambda mix: mix
         turned = lambda x: rotate(x, self.rope_theta, first)
-        return lambda query, key, value: mix(turned(query), turned(key), value)
+        if self.in_grids:
+            places = places_of(tokens if whole is None else whole)
+            places = jax.lax.dynamic_slice_in_dim(places, first, tokens.shape[1], 1)
+            angles = lambda width: angles_of(places, width, self.rope_theta)
+            turned = lambda x: rotate_pairs(x, angles(x.shape[-1]))
+        return lambda mix: (
+            lambda query, key, value: mix(turned(query), turned(key), value)
+        )
 
     def logits(self, x: Float[Array, "*axes dim"]) -> Float[Array, "*axes vocab"]:
         """Return logits of the next token from the head's input."""
@@ -209,12 +247,14 @@ class GPT(eqx.Module):
                 both = jax.vmap(jax.random.split)(keys)
                 keys, embedding_keys = jnp.moveaxis(both, 1, 0)
                 x = dropout(x, self.dropout, embedding_keys)
-        return self.norm(self._blocks(x, keys)).astype(self.compute_type)
+            turn = self.turn(tokens)
+        return self.norm(self._blocks(x, turn, keys)).astype(self.compute_type)
 
     @jax.named_scope("blocks")
     def _blocks(
         self,
         x: Float[Array, "batch seq dim"],
+        turn: Callable[[Mix], Mix],
         keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch seq dim"]:
         def apply(
@@ -228,7 +268,7 @@ class GPT(eqx.Module):
                 options |= {"rate": self.dropout, "keys": three[:, 0]}
                 rest = three[:, 1:]
             mix = lambda *qkv: (attend(*qkv, **options), None)
-            return block(x, self.turn(mix), rest)
+            return block(x, turn(mix), rest)
 
         how = {"order": self.order, "unroll": self.unroll, "remat": self.remat}
         return self.blocks.scan(apply, x, **how)[0]

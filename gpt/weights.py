@@ -115,8 +115,11 @@ def _leaves(model: GPT) -> dict[str, Any]:
 def _require_gpt2(model: GPT) -> None:
     """Raise `UserError` unless the architecture of the model is GPT-2's."""
     block = model.blocks.layers
+    rotary = "rope3d" if model.in_grids else "rope"
     differences = {
-        "positions=rope": model.positions is None,
+        f"labels={model.labels}": model.labels > 0,
+        f"expansion={block.expansion:g}": block.expansion != 4.0,
+        f"positions={rotary}": model.positions is None,
         "norm=rms": isinstance(model.norm, RMSNorm),
         "qk_norm=True": isinstance(block.qk_norm, RMSNorm),
         f"activation={block.activation}": block.activation not in GPT2_ACTIVATIONS,

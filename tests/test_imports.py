@@ -32,6 +32,7 @@ RECIPES = {
 # Entry scripts stand above all packages.
 SCRIPTS = {
     "data/prepare.py",
+    "gpt/arc.py",
     "gpt/evaluate.py",
     "gpt/export.py",
     "gpt/sample.py",

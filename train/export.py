@@ -61,6 +61,11 @@ def gpt_program(run: LoadedRun, dtype: jnp.dtype) -> Program:
     `batch vocab`: of the next token. `keys` and `values` are a tuple with an array
     `batch*heads block head_dim` for each layer, zeros in front of the first token.
     """
+    require(
+        not run.model.labels,
+        "A token's place in a grid depends on those before it, which the exported "
+        "program does not get. Answer with `python -m gpt.arc`.",
+    )
     decoder = Decoder(gpt.cast(run.model, dtype))
 
     def step(

@@ -1,4 +1,4 @@
-"""Train a GPT on text.
+"""Train a GPT on text, or on tasks of ARC.
 
     python -m train.gpt [PRESET] [--config.FIELD VALUE ...]
 
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from configs import TrainGPT, UserError, ceil_div
+from configs import PuzzleDataConfig, TrainGPT, UserError, ceil_div
+from data.puzzles.arc.row_dataset import RowDataset
 from data.storage import AnyPath
 from data.text.dataset import IGNORE, TokenDataset, Tokens
 from data.text.tokenizer import Tokenizer
@@ -38,7 +39,7 @@ from train.watch.speed import Values, throughput
 
 
 class GPTExperiment(AbstractExperiment):
-    """A GPT, text, and an optimizer."""
+    """A GPT, text or rows of ARC, and an optimizer."""
 
     config: TrainGPT
     kind = "gpt"
@@ -69,7 +70,7 @@ class GPTExperiment(AbstractExperiment):
     def evaluate(
         self, model: GPT, rows: tuple[()], carry: Tokens
     ) -> tuple[Metrics, tuple[()]]:
-        """Return the loss without dropout."""
+        """Return the loss without dropout, and the share of right answers of ARC."""
         return evaluate(model, rows, carry, chunk=self.config.model.loss_chunk)
 
     # -- how a step is made ------------------------------------------------------------
@@ -115,33 +116,34 @@ class GPTExperiment(AbstractExperiment):
 
     # -- data --------------------------------------------------------------------------
 
-    def open_split(self, split: str, size: int, seed: int, **rows: Any) -> TokenDataset:
-        """Return a split of the text, which is made if it is missing."""
-        prepare_missing(self.config.data.path, self.config.data.build)
-        return TokenDataset(
-            self.config.data.path,
-            split,
-            block_size=self.positions,
-            batch_size=size,
-            seed=seed,
-            **rows,
-        )
+    def open_split(
+        self, split: str, size: int, seed: int, **rows: Any
+    ) -> TokenDataset | RowDataset:
+        """Return the split `train` or `val` of the data, made if they are missing."""
+        data, options = self.config.data, {"batch_size": size, "seed": seed, **rows}
+        if isinstance(data, PuzzleDataConfig):
+            prepare_missing(data.paths[0], data.build)
+            split = "test" if split == "val" else split
+            options |= {"length": self.positions, "epochs_per_block": data.block}
+            return RowDataset(data.paths, split, **options)
+        prepare_missing(data.path, data.build)
+        return TokenDataset(data.path, split, block_size=self.positions, **options)
 
     @cached_property
-    def train(self) -> TokenDataset:
-        """The training text."""
+    def train(self) -> TokenDataset | RowDataset:
+        """The training data."""
         size = self.config.batches.at(0)
         rows = process_rows(self.mesh, size)
         return self.open_split("train", size, self.config.seed, rows=rows)
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Number of different tokens."""
+        """Number of different tokens, labels included."""
         return {"tokens": self.train.vocab_size}
 
     @property
     def data_hash(self) -> str:
-        """Content hash of the text."""
+        """Content hash of the training data."""
         return self.train.content_hash
 
     @cached_property
@@ -159,8 +161,16 @@ class GPTExperiment(AbstractExperiment):
         return self.train.batch(number)
 
     def resize_data(self, first: int) -> None:
-        """Open the text again: its batches do not depend on each other."""
-        vars(self).pop("train", None)
+        """Open the data of the next phase.
+
+        Batches of text do not depend on each other. Rows of ARC go on in the same
+        order.
+        """
+        size = self.config.batch_size
+        if not isinstance(self.train, RowDataset):
+            vars(self).pop("train", None)
+        elif size != self.train.puzzles.batch_size:
+            self.train = self.train.resized(first, size, process_rows(self.mesh, size))
 
     # -- evaluation --------------------------------------------------------------------
 
@@ -179,7 +189,8 @@ class GPTExperiment(AbstractExperiment):
 
         def split(name: str) -> Split:
             data = self.open_split(name, count, self.config.seed + 1)
-            everything = data.batch(0)
+            is_text = isinstance(data, TokenDataset)
+            everything = data.batch(0) if is_text else data.first()
 
             def batch(index: int) -> Tokens:
                 rows = index * size + local
@@ -199,23 +210,27 @@ class GPTExperiment(AbstractExperiment):
         return [split("train"), split("val")]
 
     def score(self, values: Values) -> float:
-        """Return the negative loss on the validation split."""
-        return -(values["val_loss"] or 0.0)
+        """Return the share of right answers in validation; if there is none, -loss."""
+        return values.get("val_exact_accuracy") or -(values["val_loss"] or 0.0)
 
     def summary(self, evaluation: Evaluation) -> str:
-        """Return loss and bits per byte on both splits."""
+        """Return the metrics of both splits."""
         values = evaluation.values
+        words = {"loss": "loss", "bits_per_byte": "bits per byte"}
+        words |= {"exact_accuracy": "of the outputs are right"}
         return "\n".join(
             f"  {value:8.4f}  {words} on {split}"
-            for name, words in (("loss", "loss"), ("bits_per_byte", "bits per byte"))
+            for name, words in words.items()
             for split in ("train", "val")
             if (value := values.get(f"{split}_{name}")) is not None
         )
 
     def advice(self, folder: AnyPath) -> str:
-        """Return the command that samples, where it needs nothing but the run."""
+        """Return the command that uses the model, if it needs nothing but the run."""
+        if isinstance(self.config.data, PuzzleDataConfig):
+            return f"Answer with it: python -m gpt.arc --run-dir {folder}"
         try:
-            at_hand = Tokenizer.of(self.config.data).at_hand
+            at_hand = Tokenizer.of(self.config.text).at_hand
         except UserError:
             at_hand = False
         command = f"python -m gpt.sample --run-dir {folder}"

@@ -94,7 +94,7 @@ class ModelSettings:
             f"`--run-dir` must be a run of `train.gpt`: `{self.run}` is a run of "
             f"`train.{run.kind}`.",
         )
-        tokenizer = Tokenizer.of(run.config.data, self.data, self.bpe_dir)
+        tokenizer = Tokenizer.of(run.config.text, self.data, self.bpe_dir)
         known = tokens_of(run.config)
         require(
             known in (None, tokenizer.describe()),

@@ -56,11 +56,11 @@ def find_weights(config: TrainGPT) -> Pretrained:
         f"First weights must be those of a GPT: `{config.init_from}` is a run of "
         f"`train.{run.kind}`. Name another with `--config.init-from`.",
     )
-    prepare_missing(config.data.path, config.data.build)
+    prepare_missing(config.text.path, config.text.build)
     tokens, stored = tokens_of(config), tokens_of(run.config)
     require(
         tokens == stored or stored is None,
-        f"First weights must be for the tokens of `{config.data.path}`: "
+        f"First weights must be for the tokens of `{config.text.path}`: "
         f"`{config.init_from}` has others. Use a run on text of the same tokens.",
     )
     return adopted(run.model, run.config.model, config.model)
@@ -69,6 +69,6 @@ def find_weights(config: TrainGPT) -> Pretrained:
 def tokens_of(config: TrainGPT) -> Mapping[str, str | int] | None:
     """Return a description of the tokens; None if the dataset is missing."""
     try:
-        return Tokenizer.of(config.data).describe()
+        return Tokenizer.of(config.text).describe()
     except UserError:
         return None

@@ -281,6 +281,11 @@ _MODERN = GPTConfig(
     positions="rope", norm="rms", qk_norm=True, activation="relu2", zero_init=True
 )
 _MUON = replace(ADAMW, schedule="wsd", min_ratio=0.0, decay_share=0.4, muon=True)
+_GRIDS = replace(
+    _MODERN, activation="swiglu", positions="rope3d", labels=2, tied_head=False
+)
+"""Rows of ARC. Source: mvakde/mdlARC at 8afc20d, with what `docs/arc-gpt.md` lists."""
+
 _CHARACTERS = TextDataConfig(path="datasets/shakespeare-char", build=Shakespeare())
 
 
@@ -410,6 +415,65 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
             ),
             eval=TextEvalConfig(interval=5, iters=40),
             run=RunConfig(log_every=1, save="best"),
+        ),
+    ),
+    "arc-gpt": (
+        "ARC-AGI-1 by a GPT of 75M, a row of tokens for each pair: mdlARC reports 44 "
+        "%; not run (docs/arc-gpt.md).",
+        TrainGPT(
+            batch_size=32,
+            microbatch_size=8,
+            max_iters=80783,  # 650 epochs of 3,977 pairs
+            model=replace(
+                _GRIDS,
+                n_layer=8,
+                n_embd=768,
+                expansion=6.0,
+                block_size=1863,
+                dropout=0.1,
+                qk_norm=False,
+                zero_init=False,
+            ),
+            optim=replace(
+                _MUON,
+                lr=3e-4,
+                warmup=1616,
+                decay_share=0.2,
+                weight_decay=0.01,
+                muon_decay=0.55,
+                muon_beta2=0.95,
+            ),
+            data=PuzzleDataConfig(
+                paths=("datasets/arc1concept-gpt-aug-300",),
+                build=ARC(augmentations=300, colors="inputs"),
+                block=100,
+            ),
+            eval=TextEvalConfig(interval=4000, iters=50),
+        ),
+    ),
+    "arc-gpt-small": (
+        "The 46 smallest training tasks of ARC-AGI-1 by a GPT of 0.3M; for a CPU, not "
+        "run to its end (docs/arc-gpt.md).",
+        TrainGPT(
+            batch_size=16,
+            microbatch_size=16,
+            max_iters=800,
+            precision="float32",
+            model=replace(_GRIDS, n_layer=3, n_head=4, n_embd=96, block_size=87),
+            optim=replace(_MUON, lr=3e-3, warmup=20, muon_momentum=0.9),
+            data=PuzzleDataConfig(
+                paths=("datasets/arc1-gpt-small",),
+                build=ARC(
+                    subsets=("training",),
+                    test=("training",),
+                    augmentations=100,
+                    colors="inputs",
+                    side=6,
+                ),
+                block=100,
+            ),
+            eval=TextEvalConfig(interval=400, iters=4),
+            run=RunConfig(log_every=100, save_every=400),
         ),
     ),
     "eval-gpt2": (

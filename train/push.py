@@ -91,7 +91,7 @@ def push(
         text = card(name, tree, run.model, scores, results, about)
         write_whole(open_path(folder / "README.md"), text)
         if run.kind == "gpt":
-            Tokenizer.of(config.data).write(folder)
+            Tokenizer.of(config.text).write(folder)
     print(f"Wrote {out}.")
     if hub:
         print(f"Uploaded to {upload(out, hub, private=private)}.")

@@ -17,8 +17,9 @@ from gpt.model import GPT, blocks_in_a_row, build_gpt
 from gpt.objective import next_token_loss
 from gpt.size import count_parameters, flops_per_token
 from gpt.weights import from_named, to_named
+from tests.rows import plain_places
 
-TOKENS, SEQ = 11, 9
+TOKENS, SEQ = 14, 9
 PLAIN = GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=SEQ, bias=True)
 OPTIONS: dict[str, dict[str, Any]] = {
     "rope": {"positions": "rope", "rope_theta": 100.0},
@@ -29,8 +30,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "untied": {"tied_head": False},
     "cap": {"logit_cap": 2.0},
     "loops": {"loops": "1-1x3"},
+    "wide": {"expansion": 6.0},
+    "rows": {"labels": 2, "tied_head": False, "positions": "rope3d", "n_head": 1},
 }
-ALL = {k: v for name in OPTIONS if name != "swiglu" for k, v in OPTIONS[name].items()}
+ALL = {
+    k: v
+    for name in OPTIONS
+    if name not in ("swiglu", "wide", "rows")
+    for k, v in OPTIONS[name].items()
+}
 OPTIONS |= {"all": ALL, "all with swiglu": ALL | OPTIONS["swiglu"]}
 
 
@@ -45,6 +53,7 @@ def build(options: dict[str, Any]) -> tuple[GPTConfig, GPT]:
 
 
 def drawn(batch: int = 2, seed: int = 0) -> np.ndarray:
+    """Tokens; some are the end of a line of ARC, and the separator."""
     return np.random.default_rng(seed).integers(0, TOKENS, (batch, SEQ))
 
 
@@ -59,13 +68,24 @@ def oracle(config: GPTConfig, model: Any, tokens: np.ndarray) -> np.ndarray:
         x = x - x.mean(-1, keepdims=True)
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * layer[0] + layer[1]
 
+    def angle_at(p: int, i: int) -> float:
+        half = width // 2
+        if config.positions == "rope":
+            return p / config.rope_theta ** (i / half)
+        third = half // 3
+        axis = min(i // third, 2)
+        size = half - 2 * third if axis == 2 else third
+        return places[p][axis] / config.rope_theta ** ((i - axis * third) / size)
+
+    places = plain_places(tokens)
+
     def turn(x: np.ndarray) -> np.ndarray:
-        if config.positions != "rope":
+        if config.positions == "learned":
             return x
         out = np.empty_like(x)
         for p in range(seq):
             for i in range(width // 2):
-                angle = p / config.rope_theta ** (i / (width // 2))
+                angle = angle_at(p, i)
                 turned = x[p, i] + 1j * x[p, i + width // 2]
                 turned = turned * np.exp(1j * angle)
                 out[p, i], out[p, i + width // 2] = turned.real, turned.imag
@@ -80,6 +100,7 @@ def oracle(config: GPTConfig, model: Any, tokens: np.ndarray) -> np.ndarray:
         return np.asarray(jax.nn.gelu(x, approximate=False), np.float64)
 
     x = model.embedding.weight[tokens]
+    x = x + sum(x[: config.labels])
     if model.positions is not None:
         x = x + model.positions[:seq]
     layers = model.blocks.layers
@@ -115,7 +136,7 @@ ALONE = [name for name in OPTIONS if not name.startswith("all")]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ALONE]
 
 
-@pytest.mark.parametrize("name", ["all", "all with swiglu", *SLOW])
+@pytest.mark.parametrize("name", ["all", "all with swiglu", "rows", *SLOW[:-1]])
 def test_against_numpy(name: str) -> None:
     config, model = build(OPTIONS[name])
     tokens = drawn()
@@ -126,7 +147,7 @@ def test_against_numpy(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["all", *SLOW[:1]])
+@pytest.mark.parametrize("name", ["all", "rows", *SLOW[:1]])
 def test_the_cache_changes_nothing(name: str) -> None:
     """Logits after every token, for prompts padded on the right."""
     _, model = build(OPTIONS[name])
@@ -136,13 +157,15 @@ def test_the_cache_changes_nothing(name: str) -> None:
     _, memory = decoder.prefill(prompt)
     decode = jax.jit(Decoder.decode)
     for position in range(3, SEQ):
-        here = tokens[:, position], jnp.int32(position)
+        so_far = jnp.where(jnp.arange(SEQ) <= position, tokens, 0)
+        here = tokens[:, position], jnp.int32(position), so_far
         logits, memory = decode(decoder, memory, *here)
         np.testing.assert_allclose(logits, expected[:, position], rtol=1e-4, atol=1e-4)
 
 
-def test_a_later_token_changes_nothing_before_it() -> None:
-    _, model = build(OPTIONS["all"])
+@pytest.mark.parametrize("name", ["all", "rows"])
+def test_a_later_token_changes_nothing_before_it(name: str) -> None:
+    _, model = build(OPTIONS[name])
     tokens = jnp.asarray(drawn())
     changed = tokens.at[:, 5].set((tokens[:, 5] + 1) % TOKENS)
     difference = jnp.abs(model(tokens) - model(changed)).max((0, 2))
@@ -268,6 +291,9 @@ def test_gpt2s_names_are_for_gpt2(name: str, tmp_path: Any) -> None:
         ({"loops": "1-1x2,0-0x2"}, "ascending"),
         ({"loops": "0-1x0"}, "once or more"),
         ({"loops": "1x2"}, "`4-5x3`"),
+        ({"positions": "rope3d", "n_head": 4}, "width of 6"),
+        ({"labels": 2}, "tied_head=False"),
+        ({"expansion": 0.0}, "expansion"),
     ],
 )
 def test_bad_settings(bad: dict[str, Any], said: str) -> None:

@@ -16,10 +16,12 @@ from configs import (
     OpenWebText,
     Shakespeare,
     SudokuExtreme,
+    TextDataConfig,
     TrainGPT,
     TrainTRM,
     UserError,
 )
+from data.puzzles.arc.rows import FIRST_TASK
 from data.storage import exists, open_path
 from gpt.model import blocks_in_a_row
 from train.experiment import AbstractExperiment
@@ -88,13 +90,17 @@ def sizes_of(config: Config) -> Sizes:
     Raises:
         UserError: if neither is known.
     """
-    trm = isinstance(config, TrainTRM)
-    path = open_path(config.data.paths[0] if trm else config.data.path)
+    data = config.data
+    text = isinstance(data, TextDataConfig)
+    path = open_path(data.path if text else data.paths[0])
     if exists(path):
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         plain = replace(config, init_from="scratch")
         return EXPERIMENTS[type(config)](plain, mesh=mesh).sizes
-    match config.data.build:
+    match data.build:
+        case ARC() as build if isinstance(config, TrainGPT):
+            if others := _arc_data(build, "augmentations", "colors"):
+                return {"tokens": FIRST_TASK + 1 + others["groups"]}  # 1: the blank
         case SudokuExtreme():
             return {"vocab": 11, "seq": 81, "puzzles": 1}
         case GeneratedSudoku(size=size):
@@ -110,8 +116,7 @@ def sizes_of(config: Config) -> Sizes:
             return {"tokens": 65}
         case OpenWebText() | FineWeb() | Shakespeare():
             return {"tokens": 50257}
-        case _:
-            raise UserError(f"Sizes of the data not known: build `{path}` first.")
+    raise UserError(f"Sizes of the data not known: build `{path}` first.")
 
 
 def amounts_of(config: TrainTRM) -> tuple[int | float, int]:
@@ -144,12 +149,16 @@ def amounts_of(config: TrainTRM) -> tuple[int | float, int]:
             )
 
 
-def _arc_data(build: ARC) -> dict[str, int] | None:
-    """Return the sizes of ARC data; None unless a preset has the same data."""
+def _arc_data(build: ARC, *but: str) -> dict[str, int] | None:
+    """Return the sizes of ARC data; None unless a preset has the same data.
+
+    The settings `but` may differ; the tasks (`groups`) do not depend on augmentations.
+    """
     for preset, data in ARC_DATA.items():
         other = TRM_PRESETS[preset][1].data.build
         assert isinstance(other, ARC)
-        if replace(build, source=other.source, processes=other.processes) == other:
+        same = {name: getattr(other, name) for name in ("source", "processes", *but)}
+        if replace(build, **same) == other:
             return data
     return None
 

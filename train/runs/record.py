@@ -49,8 +49,9 @@ def _parsed(hint: Any, value: Any, name: str = "") -> Any:
         KeyError: if a setting is unknown.
     """
     if isinstance(value, dict) and _is_union(hint):
-        classes = {kind.__name__: kind for kind in typing.get_args(hint)}
-        hint = classes[value["class"]]
+        kinds = typing.get_args(hint)
+        classes = {kind.__name__: kind for kind in kinds}
+        hint = classes[value.get("class", kinds[0].__name__)]  # once the only one
     if isinstance(value, dict) and dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         fields = {field: part for field, part in value.items() if field != "class"}
