@@ -30,7 +30,6 @@ from configs import (
 )
 from data.puzzles.arc.grid import to_tokens
 from data.puzzles.arc.row_dataset import RowDataset
-from data.puzzles.arc.tasks import UNKNOWN
 from data.puzzles.arc.voting import Votes
 from data.storage import open_path, require_writable, write_whole
 from gpt.answers import answers
@@ -150,10 +149,9 @@ def main(args: Sequence[str] | None = None) -> None:
     found = vote(decoder, data, votes, puzzles=settings.puzzles, batch=settings.batch)
     print(f"{found['answers']:,} augmented test inputs of {len(votes.tasks):,} tasks")
     print(f"{found['grids']:10.4f}  of the answers are grids")
-    pairs = [pair for task in votes.tasks.values() for pair in task["test"]]
-    if any(pair["output"] != UNKNOWN for pair in pairs):
+    if passed := votes.metrics():
         print(f"{found['exact_accuracy']:10.4f}  are right")
-        found |= votes.metrics()
+        found |= passed
         for name in ("ARC/pass@1", "ARC/pass@2", "ARC/pass@10"):
             print(f"{found[name]:10.4f}  {name}")
     else:
