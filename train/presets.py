@@ -452,12 +452,12 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
         ),
     ),
     "arc-gpt-small": (
-        "The 46 smallest training tasks of ARC-AGI-1 by a GPT of 0.3M; for a CPU, not "
-        "run to its end (docs/arc-gpt.md).",
+        "The 46 smallest training tasks of ARC-AGI-1 by a GPT of 0.3M: 52.5 % in two "
+        "attempts, after six minutes on two CPU cores.",
         TrainGPT(
             batch_size=16,
             microbatch_size=16,
-            max_iters=800,
+            max_iters=3000,
             precision="float32",
             model=replace(_GRIDS, n_layer=3, n_head=4, n_embd=96, block_size=87),
             optim=replace(_MUON, lr=3e-3, warmup=20, muon_momentum=0.9),
@@ -472,8 +472,8 @@ GPT_PRESETS: dict[str, tuple[str, TrainGPT]] = {
                 ),
                 block=100,
             ),
-            eval=TextEvalConfig(interval=400, iters=4),
-            run=RunConfig(log_every=100, save_every=400),
+            eval=TextEvalConfig(interval=1000, iters=4),
+            run=RunConfig(log_every=200, save_every=1000),
         ),
     ),
     "eval-gpt2": (
