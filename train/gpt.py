@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from configs import PuzzleDataConfig, TrainGPT, UserError, ceil_div
+from configs import PuzzleDataConfig, TextDataConfig, TrainGPT, UserError, ceil_div
 from data.puzzles.arc.row_dataset import RowDataset
 from data.storage import AnyPath
 from data.text.dataset import IGNORE, TokenDataset, Tokens
@@ -166,11 +166,13 @@ class GPTExperiment(AbstractExperiment):
         Batches of text do not depend on each other. Rows of ARC go on in the same
         order.
         """
-        size = self.config.batch_size
-        if not isinstance(self.train, RowDataset):
+        if isinstance(self.config.data, TextDataConfig):
             vars(self).pop("train", None)
-        elif size != self.train.puzzles.batch_size:
-            self.train = self.train.resized(first, size, process_rows(self.mesh, size))
+            return
+        rows, size = self.train, self.config.batch_size
+        assert isinstance(rows, RowDataset)
+        if size != rows.puzzles.batch_size:
+            self.train = rows.resized(first, size, process_rows(self.mesh, size))
 
     # -- evaluation --------------------------------------------------------------------
 
