@@ -141,16 +141,15 @@ def packaged_for(texts: Sequence[tuple[str, str]]) -> str:
     Raises:
         UserError: if there is none.
     """
-    for name in packaged():
-        _, record = recorded_run(name)
-        if record["kind"] == "trm":
-            with suppress(UserError):
-                sizes = record["sizes"]
-                read_puzzles(texts, kind_of(None, sizes["seq"], sizes["vocab"]))
-                return name
+    records = {name: recorded_run(name)[1] for name in packaged()}
+    sizes = {name: r["sizes"] for name, r in records.items() if r["kind"] == "trm"}
+    for name, size in sizes.items():
+        with suppress(UserError):
+            read_puzzles(texts, kind_of(None, size["seq"], size["vocab"]))
+            return name
     raise UserError(
-        f"No packaged model reads these puzzles: there are {', '.join(packaged())}. "
-        "Check the puzzles, or name a run with `--run-dir`."
+        f"No packaged model reads these puzzles: there are {', '.join(sizes)}. Check "
+        "the puzzles, or name a run with `--run-dir`."
     )
 
 
