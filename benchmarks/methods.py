@@ -160,7 +160,7 @@ def train(
 def cost(settings: Settings, method: str, folder: Path) -> float:
     """Return the milliseconds of an update, the median of a short run."""
     more = ["--config.run.log-every", 20, "--config.eval.final-puzzles", 32]
-    lines = train(settings, method, folder, 200, *more)
+    lines = train(settings, method, folder, 400, *more)
     speeds = [line["examples_per_second"] for line in lines if line["split"] == "train"]
     return 32e3 / statistics.median(speeds[1:])
 
@@ -257,7 +257,8 @@ def main(settings: Settings) -> None:
     def on_a_core(seed: int, method: str) -> dict[str, Any]:
         os.sched_setaffinity(0, {core := cores.get()})  # of this thread
         try:
-            return run(settings, method, seed, statistics.median(ratios[method]))
+            ratio = 1.0 if method == "trm" else statistics.median(ratios[method])
+            return run(settings, method, seed, ratio)
         finally:
             cores.put(core)
 
