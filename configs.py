@@ -894,8 +894,8 @@ class OptimConfig:
     small."""
 
     muon_beta2: float | None = None
-    """NorMuon (arXiv 2510.05491, which has 0.95): divide each neuron's update by its
-    running size, of which this is the decay. None: Muon."""
+    """NorMuon (arXiv 2510.05491): divide each neuron's update by the root of its mean
+    square, which is averaged over updates with this decay (paper: 0.95). None: Muon."""
 
     def __post_init__(self) -> None:
         require_within(self, "(0, inf)", "lr", "eps", "muon_rate")
@@ -1016,8 +1016,8 @@ class RunConfig:
     schedules, follow from its speed. Includes the last evaluation and save."""
 
     seeds_at_once: int = 1
-    """How many of `seeds` to train at a time, each in a process with an equal share of
-    this machine's GPUs or TPU chips; on a CPU all share the cores."""
+    """Number of `seeds` to train at the same time, one process for each. The processes
+    divide this machine's GPUs or TPU chips equally; on a CPU they share the cores."""
 
     eval_only: bool = False
     """Evaluate the newest checkpoint of the run directory, or the weights of

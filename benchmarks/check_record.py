@@ -26,7 +26,7 @@ SAME = ("task", "recipe", "metric", "commit", "cpu", "cores", "devices", "prepar
 
 @dataclass(frozen=True)
 class Target:
-    """What the runs of a task must reach, and on which hardware."""
+    """The target of a task: a metric, its value, and the hardware."""
 
     metric: str
     """Metric of the last evaluation."""

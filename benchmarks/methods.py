@@ -88,7 +88,7 @@ UNTRAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What to compare, and where."""
+    """Board, methods, seeds, cores and folders of a comparison."""
 
     board: Literal["6x6", "extreme"] = "6x6"
     methods: tuple[str, ...] = tuple(METHODS)

@@ -20,8 +20,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def side_by_side(jobs: Mapping[Path, Callable[[], int | None]], at_once: int) -> int:
     """Do all jobs; return 0, or the exit status of the first that fails.
 
-    After a failure no job is begun, and those under way go on. A signal is forwarded to
-    them.
+    After a failure or a signal no job is begun. Those under way go on after a failure,
+    and get the signal.
 
     Args:
         jobs: functions that return an exit status and can be pickled, by the file that
@@ -34,23 +34,25 @@ def side_by_side(jobs: Mapping[Path, Callable[[], int | None]], at_once: int) ->
     """
     free, waiting, status = device_shares(at_once), list(jobs), 0
     running: dict[int, tuple[Any, Path, dict[str, str]]] = {}
-    with _forwarding(lambda: [process.pid for process, *_ in running.values()]):
-        while running or (waiting and not status):
-            while free and waiting and not status:
+    pids = lambda: [process.pid for process, *_ in running.values()]
+    with _forwarding(pids) as signals:
+        while running or (waiting and not status and not signals):
+            while free and waiting and not status and not signals:
                 log, share = waiting.pop(0), free.pop(0)
                 process = SPAWN.Process(target=_work, args=(jobs[log], log, share))
                 process.start()
                 running[process.sentinel] = process, log, share
                 print(f"{log}: started", flush=True)
-            for sentinel in connection.wait(list(running)):
-                process, log, share = running.pop(sentinel)  # pyright: ignore
+            ended = connection.wait(list(running))
+            for sentinel in [each for each in running if each in ended]:
+                process, log, share = running.pop(sentinel)
                 process.join()
                 code = process.exitcode
                 code = 128 - code if code < 0 else code
                 print(f"{log}: ended with status {code}", flush=True)
                 free.append(share)
                 status = status or code
-    return status
+    return status or (128 + signals[0] if signals else 0)
 
 
 def _work(job: Callable[[], int | None], log: Path, share: Mapping[str, str]) -> None:
@@ -99,16 +101,18 @@ def _devices() -> tuple[str, int]:
 
 
 @contextmanager
-def _forwarding(processes: Callable[[], Sequence[int]]) -> Iterator[None]:
-    """Send signals to other processes, which save and end, instead of ending."""
+def _forwarding(processes: Callable[[], Sequence[int]]) -> Iterator[list[int]]:
+    """Send signals to other processes, which save and end; yield those received."""
+    signals: list[int] = []
 
     def forward(number: int, frame: object) -> None:
+        signals.append(number)
         for process in processes():
             os.kill(process, number)
 
     before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

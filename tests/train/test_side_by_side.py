@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -25,19 +26,28 @@ def test_a_failure_ends_what_is_not_begun(
     assert str(tmp_path / "c") not in out
 
 
-def test_a_signal_reaches_all(tmp_path: Path) -> None:
-    jobs = {tmp_path / name: partial(time.sleep, 60) for name in "ab"}
+def end_well(ready: Path) -> None:
+    """Complete at a signal, as a run does in its last step."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ready.touch()
+    time.sleep(60)
+
+
+def test_a_signal_reaches_all_and_no_job_is_begun_after_it(tmp_path: Path) -> None:
+    ready = [tmp_path / name for name in ("ready a", "ready b")]
+    jobs = {tmp_path / path.name[-1]: partial(end_well, path) for path in ready}
+    jobs[tmp_path / "c"] = partial(end_well, tmp_path / "ready c")
 
     def stop() -> None:
-        while len(list(tmp_path.iterdir())) < 2:
+        while not all(path.exists() for path in ready):
             time.sleep(0.1)
-        time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
     since = time.monotonic()
     assert side_by_side(jobs, 2) == 128 + signal.SIGTERM
     assert time.monotonic() - since < 50
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize(

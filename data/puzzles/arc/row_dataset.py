@@ -43,8 +43,8 @@ class Question(NamedTuple):
 class RowDataset:
     """A split of ARC datasets as rows of tokens; only outputs are targets.
 
-    Batches, and their order, are those of `PuzzleDataset`. Where a pair lies on its
-    canvas does not matter.
+    Batches have the examples of `PuzzleDataset`, in its order. Grids are cut out of
+    their canvases.
 
     Attributes:
         puzzles: the pairs on canvases.
